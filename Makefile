@@ -1,0 +1,26 @@
+# One environment, made on first use; everything after that works offline.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+
+.PHONY: test lint quickstart clean
+
+test: $(VENV)/ready  ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+quickstart: $(VENV)/ready  ## the embedded digits: from a grid to a leaderboard
+	$(BIN)/kdbench run quickstart --workers 2
+	$(BIN)/kdbench leaderboard quickstart
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,139 @@
+"""What there is: everything that has a name, listed with a line and described in full."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kdbench.benchmark import extensions, networks
+from kdbench.benchmark.data import DATASETS
+from kdbench.benchmark.experiments import grid as grids
+from kdbench.benchmark.experiments.document import read
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.training.recipe import RECIPES
+from kdbench.methods.chain import Chain
+from kdbench.methods.method import METHODS, Method, hyper_parameters
+from kdbench.methods.refusal import Refusal, nearest
+
+Row = dict[str, Any]
+SHOWN_FOR = (100, (3, 32, 32))  # the classes and images for which networks are shown
+
+
+def listed(noun: str) -> list[Row]:
+    match noun:
+        case "methods":
+            rows = [{"name": name} | _method(METHODS[name]) for name in METHODS]
+            return sorted(rows, key=lambda row: (row["source"] != "labels", row["source"], row["name"]))
+        case "networks":
+            return [{"name": name} | _listed_network(name) for name in networks.names()]
+        case "datasets":
+            return [{"name": name} | _dataset(name) for name in sorted(DATASETS)]
+        case "recipes":
+            return [{"name": name} | _recipe(name) for name in RECIPES]
+        case _:
+            return [
+                {"name": name, "about": " ".join(read(file).convert(grids.Sheet).about.split())}
+                for name, file in grids.shipped().items()
+            ]
+
+
+def described(name: str, results: Path) -> Row:
+    """Whatever has this name, in full."""
+    if name in METHODS:
+        method = METHODS[name]
+        own = {key: f"{_typed(value.annotation)} = {value.default}" for key, value in hyper_parameters(method).items()}
+        about = inspect.cleandoc(method.__doc__ or "")
+        return {
+            "method": name,
+            "source": method.source,
+            "about": about,
+            "parameters": own,
+            "from": extensions.origin(name),
+        }
+    if name in DATASETS:
+        return {"data set": name} | _dataset(name) | {"from": extensions.origin(name)}
+    if name in RECIPES:
+        return {"recipe": name} | msgspec.to_builtins(RECIPES[name])
+    if name in grids.shipped():
+        grid = grids.load(name)
+        return {
+            "grid": name,
+            "about": " ".join(grid.about.split()),
+            "file": str(grids.shipped()[name]),
+            "cells": len(grid.cells),
+            "teachers": len(grid.teachers),
+        }
+    if record := Store(results).record(name):
+        return dict(msgspec.to_builtins(record))
+    try:
+        chain = grids.formed(name, *SHOWN_FOR)
+    except Refusal as refusal:
+        if "unknown network" not in str(refusal):
+            raise
+        known = [*METHODS, *DATASETS, *RECIPES, *grids.shipped(), *networks.names()]
+        raise Refusal(f"nothing is called '{name}'{nearest(name, known)}") from None
+    links = {f"{depth}": f"{type(link).__name__} → {chain.form(depth)}" for depth, link in enumerate(chain.links, 1)}
+    return {"network": name} | _network(chain) | {"at": "3@32x32, 100 classes", "depths": links}
+
+
+def columns(rows: list[Row]) -> str:
+    """Names and facts in columns."""
+    if not rows:
+        return "none"
+    heads = list(rows[0])
+    cells = [heads, *([_text(row[head]) for head in heads] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
+    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def paragraphs(row: Row, indent: str = "") -> str:
+    lines = []
+    for key, value in row.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}:", paragraphs(value, indent + "  ")]
+        elif isinstance(value, str) and "\n" in value:
+            lines += [f"{indent}{key}:", *(f"{indent}  {line}".rstrip() for line in value.splitlines())]
+        else:
+            lines.append(f"{indent}{key}: {_text(value)}")
+    return "\n".join(lines)
+
+
+def _method(method: type[Method]) -> Row:
+    defaults = ", ".join(f"{key}={value.default}" for key, value in hyper_parameters(method).items())
+    about = (method.__doc__ or "").strip().splitlines()
+    return {"source": method.source, "parameters": defaults, "about": about[0] if about else ""}
+
+
+def _listed_network(name: str) -> Row:
+    try:
+        return _network(grids.formed(name, *SHOWN_FOR))
+    except Refusal as refusal:  # a user's own, for other images
+        return {"parameters": "–", "embedding": "–", "stages": str(refusal)}
+
+
+def _network(chain: Chain) -> Row:
+    count = sum(parameter.numel() for parameter in chain.parameters())
+    taps = " ".join(str(chain.form(depth)) for depth in chain.stages)
+    return {"parameters": count, "embedding": chain.embedding_width, "stages": taps}
+
+
+def _dataset(name: str) -> Row:
+    source = DATASETS[name]
+    image = "x".join(map(str, source.image))
+    return {"classes": source.classes, "image": image, "train": source.train, "test": source.test}
+
+
+def _recipe(name: str) -> Row:
+    recipe = RECIPES[name]
+    keys = ("epochs", "batch", "optimizer", "lr", "schedule", "precision")
+    return {key: getattr(recipe, key) for key in keys}
+
+
+def _typed(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else re.sub(r"typing\.", "", str(annotation))
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

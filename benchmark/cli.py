@@ -1,0 +1,280 @@
+"""The command. Rooms are imported inside the verb that needs them: ``kdbench --help`` answers at once."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from kdbench.benchmark.experiments.plan import Plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+A_PATH = click.Path(path_type=Path)
+
+
+def results(verb: F) -> F:
+    where = click.option(
+        "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True,
+        help="The folder in which records are kept.",
+    )  # fmt: skip
+    return where(verb)
+
+
+def files(verb: F) -> F:
+    return click.option(
+        "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
+        help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
+    )(verb)  # fmt: skip
+
+
+def as_json(verb: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="For scripts.")(verb)
+
+
+def _grid_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from kdbench.benchmark.experiments.grid import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def grid(required: bool) -> Callable[[F], F]:
+    return click.argument(
+        "grid", metavar="GRID" if required else "[GRID]", required=required, shell_complete=_grid_names
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kdbench")
+def app() -> None:
+    """Which knowledge should a small network take from a large one?
+
+    Declare a grid of students, teachers, data sets, methods and seeds; run it; read the leaderboard. GRID is the name
+    of a grid that ships, or a YAML file of your own.
+
+    \b
+    Examples:
+      kdbench list grids                what ships
+      kdbench plan quickstart           what a run would do
+      kdbench run quickstart            do it; again: nothing is left to do
+      kdbench leaderboard quickstart    the table, in Markdown and CSV
+    """
+
+
+@app.command("list")
+@click.argument("noun", type=click.Choice(["methods", "networks", "datasets", "recipes", "grids"]))
+@files
+@as_json
+def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
+    """What there is, with a line about each.
+
+    \b
+    Examples:
+      kdbench list methods
+      kdbench list networks --json
+      kdbench list methods --with my_method.py
+    """
+    from kdbench.benchmark import catalogue
+
+    _load(files)
+    rows = catalogue.listed(noun)
+    _print(rows, as_json, lambda: catalogue.columns(rows))
+
+
+@app.command()
+@click.argument("name")
+@results
+@files
+@as_json
+def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """All about a method, network, data set, recipe, grid or finished cell.
+
+    \b
+    Examples:
+      kdbench show kd
+      kdbench show cifar-240
+      kdbench show resnet8x4
+    """
+    from kdbench.benchmark import catalogue
+
+    _load(files)
+    found = catalogue.described(name, results)
+    _print(found, as_json, lambda: catalogue.paragraphs(found))
+
+
+@app.command()
+@grid(required=True)
+@results
+@files
+@as_json
+def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """What `run` would do: cells finished, running, failed, missing and invalid, and the hours that are left.
+
+    \b
+    Examples:
+      kdbench plan quickstart
+      kdbench plan my_grid.yaml --json
+    """
+    from kdbench.benchmark.experiments import summary
+
+    made = _plan(grid, results, files)
+    _print(summary.of_plan(made), as_json, lambda: summary.plan_text(made))
+
+
+@app.command()
+@grid(required=False)
+@click.option("--cell", type=A_PATH, metavar="FILE", help="Run the cell of this record anew, and compare.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
+@click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
+@click.option(
+    "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
+    help="The folder in which data sets lie.",
+)  # fmt: skip
+@results
+@files
+def run(
+    grid: str | None,
+    cell: Path | None,
+    workers: int | None,
+    retry: str | None,
+    data: Path,
+    results: Path,
+    files: tuple[Path, ...],
+) -> None:
+    """Run what a grid still lacks on this machine: teachers first, resumable at any moment.
+
+    Exit code 1 says that a cell failed, or that a cell that was run anew has other bits.
+
+    \b
+    Examples:
+      kdbench run quickstart
+      kdbench run my_grid.yaml --workers 2 --retry failed
+      kdbench run --cell results/records/digits-resnet8x0.25-ce-s0-d2ccf0df6a11.json
+    """
+    from kdbench.benchmark.experiments import local
+
+    if (grid is None) == (cell is None):
+        raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
+    _load(files)
+    if grid is not None:
+        sys.exit(local.run_grid(grid, results, data, workers, retry_failed=retry == "failed"))
+    elif cell is not None:
+        sys.exit(local.run_again(cell, results, data))
+
+
+@app.command()
+@grid(required=True)
+@results
+@files
+@as_json
+def status(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """How far a grid is: finished, running with the time left, failed with the reason.
+
+    \b
+    Examples:
+      kdbench status quickstart
+      kdbench status quickstart --json
+    """
+    from kdbench.benchmark.experiments import summary
+
+    made = _plan(grid, results, files)
+    _print(summary.of_status(made, results), as_json, lambda: summary.status_text(made, results))
+
+
+@app.command()
+@grid(required=False)
+@results
+@files
+@as_json
+def leaderboard(grid: str | None, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """Write leaderboard.md and leaderboard.csv from the records, and print the table.
+
+    \b
+    Examples:
+      kdbench leaderboard
+      kdbench leaderboard quickstart --results my_results
+    """
+    from kdbench.benchmark.leaderboard import publish
+
+    _load(files)
+    board = publish.publish(results, grid)
+    _print(board.rows, as_json, lambda: board.text)
+    _warn(board.troubles)
+
+
+@app.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """The script that makes your shell complete verbs, options and the names of grids.
+
+    \b
+    Examples:
+      eval "$(kdbench completion bash)"
+      kdbench completion fish > ~/.config/fish/completions/kdbench.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    print(kind(app, {}, "kdbench", "_KDBENCH_COMPLETE").source())
+
+
+def main() -> None:
+    """Bad input ends in one sentence and exit code 2; a traceback is always our mistake."""
+    try:
+        app(prog_name="kdbench", standalone_mode=False)
+    except click.ClickException as error:
+        _refuse(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        print("kdbench: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")  # no right to write, no space left, too long a name
+    except ValueError as error:
+        if type(error).__name__ != "Refusal":  # by name: the class comes with torch, and help must not wait for it
+            raise
+        _refuse(str(error))
+
+
+def _plan(grid: str, results: Path, files: tuple[Path, ...]) -> "Plan":
+    from kdbench.benchmark.experiments.grid import load
+    from kdbench.benchmark.experiments.plan import plan
+    from kdbench.benchmark.experiments.store import Store
+
+    _load(files)
+    store = Store(results)
+    made = plan(load(grid), store)
+    _warn(store.troubles)
+    return made
+
+
+def _load(files: tuple[Path, ...]) -> None:
+    if files:
+        from kdbench.benchmark import extensions
+
+        for file in files:
+            extensions.load(file)
+
+
+def _print(value: Any, as_json: bool, text: Callable[[], str]) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text())
+
+
+def _warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        print(f"kdbench: {sentence}", file=sys.stderr)
+
+
+def _refuse(sentence: str) -> None:
+    _warn([" ".join(sentence.split()).rstrip(".")])
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Augmentation where the images are: a batch of bytes is cropped, flipped and normalised in one pass.
+
+A view of an image is a number: a crop by (dy, dx) out of (2·crop + 1)² and a flip. Order and views of an epoch are
+drawn on the CPU from (seed, epoch) alone, so that they are the same on every device and for every method.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+from kdbench.benchmark.data.dataset import Dataset, Split
+from kdbench.benchmark.randomness import stream
+
+
+class Views:
+    """The training images of a data set, ready to be looked at from any of their views."""
+
+    def __init__(self, data: Dataset, augment: bool) -> None:
+        images = data.train.images
+        self.crop = data.crop if augment else 0
+        self.flips = 2 if augment and data.flip else 1
+        self.height, self.width = images.shape[2:]
+        side = 2 * self.crop + 1
+        self.count = side * side * self.flips  # views an image
+        # Padded with zeros while still bytes: black, as in the field's recipe, and not the mean.
+        padded = F.pad(images, [self.crop] * 4)
+        self.windows = padded.unfold(2, self.height, 1).unfold(3, self.width, 1)  # (N, C, dy, dx, H, W), no copy
+        self.normalise = Normalise(data, images.device)
+
+    def bytes(self, index: Tensor, view: Tensor) -> Tensor:
+        """The images at ``index``, each seen from its view, as bytes."""
+        place, flip = view // self.flips, view % self.flips
+        side = 2 * self.crop + 1
+        cropped = self.windows[index, :, place // side, place % side]
+        return torch.where(flip.bool()[:, None, None, None], cropped.flip(-1), cropped) if self.flips > 1 else cropped
+
+    def __call__(self, index: Tensor, view: Tensor) -> Tensor:
+        return self.normalise(self.bytes(index, view))
+
+
+class Normalise:
+    """Bytes to floats of mean 0 and deviation 1, channel by channel."""
+
+    def __init__(self, data: Dataset, device: torch.device) -> None:
+        self.mean = torch.tensor(data.mean, device=device).view(-1, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(data.std, device=device).view(-1, 1, 1) * 255)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images - self.mean) * self.scale
+
+
+def strong(images: Tensor, seed: int) -> Tensor:
+    """Each image under a RandAugment of its own: the second view of multi-level distillation."""
+    augment = v2.RandAugment(num_ops=2, magnitude=10)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.stack([augment(image) for image in images])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which images one step sees, and from which views."""
+
+    step: int
+    index: Tensor
+    view: Tensor
+
+
+def draws(train: Split, views: int, batch: int, *seed: int | str, start: int = 0) -> Iterator[Draw]:
+    """The steps of one epoch, from ``start`` on: every image once, the last partial batch kept."""
+    generator = torch.Generator().manual_seed(stream("epoch", *seed))
+    order = torch.randperm(len(train), generator=generator)
+    view = torch.randint(views, (len(train),), generator=generator)
+    order, view = order.to(train.images.device), view.to(train.images.device)
+    for step, (index, seen) in enumerate(zip(order.split(batch), view.split(batch), strict=True)):
+        if step >= start:
+            yield Draw(step, index, seen)

@@ -1,0 +1,1 @@
+"""Cell, grid, plan, run, record, store."""

@@ -1,0 +1,52 @@
+"""Which cell may start now: none before its teacher's record is there, none whose teacher will never be."""
+
+import time
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.plan import Plan, State
+
+ASK_AGAIN = 2.0  # seconds until a cell that another process runs is looked at again
+
+
+class Agenda:
+    """The cells of a plan that are still to be run, in its order."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.waiting = {e.cell.id: e.cell for e in plan.those(State.MISSING, State.RUNNING)}
+        self.unfinished = {e.cell.id for e in plan.teachers if e.state is not State.FINISHED}
+        self.lost = {e.cell.id for e in plan.teachers if e.state in (State.FAILED, State.INVALID)}
+        self.running: dict[str, Cell] = {}
+        self._not_before: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def next(self) -> Cell | None:
+        """A cell that may start now; it counts as running from here on."""
+        for key, cell in self.waiting.items():
+            taught = cell.teacher is None or cell.teacher.id not in self.unfinished
+            if taught and self._not_before.get(key, 0) <= time.monotonic():
+                self.running[key] = self.waiting.pop(key)
+                return cell
+        return None
+
+    def finished(self, cell: Cell) -> None:
+        del self.running[cell.id]
+        self.unfinished.discard(cell.id)
+
+    def failed(self, cell: Cell) -> None:
+        del self.running[cell.id]
+        self.lost.add(cell.id)
+
+    def elsewhere(self, cell: Cell) -> None:
+        """Another process runs it: it may finish it, or die and leave it to us."""
+        del self.running[cell.id]
+        self.waiting[cell.id] = cell
+        self._not_before[cell.id] = time.monotonic() + ASK_AGAIN
+
+    def blocked(self) -> list[Cell]:
+        """Cells whose teacher will not be there; they leave the agenda."""
+        without = [cell for cell in self.waiting.values() if cell.teacher and cell.teacher.id in self.lost]
+        for cell in without:
+            del self.waiting[cell.id]
+        return without

@@ -1,0 +1,129 @@
+"""Reading YAML that people write: every mistake is answered with the file, the line and the place in it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from kdbench.benchmark.experiments.conversion import Misfit, convert
+from kdbench.methods.refusal import Refusal
+
+T = TypeVar("T")
+MOST_VALUES = 100_000  # what aliases may unfold to; a grid that a person wrote has a few hundred
+LARGEST = 2**63  # what the numbers of other programs can hold
+
+
+class Loader(yaml.SafeLoader):
+    """Plain YAML 1.2: no tags, no dates, no octal numbers, no ``yes`` for true, and ``1e-3`` is a number."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's, emptied)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if tag := getattr(event, "tag", None):
+            raise yaml.MarkedYAMLError(problem=f"found the tag {tag}", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+for _kind, _pattern, _first in (
+    ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"[-+]?\d+$", list("-+0123456789")),
+    ("float", r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$", list("-+.0123456789")),
+):
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern, re.ASCII), _first)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML file's values, and the line on which each of them stands."""
+
+    file: Path
+    values: Any
+    lines: dict[str, int]
+
+    def refusal(self, place: str, why: str) -> Refusal:
+        """A sentence that begins with the file, the line and the place; ``place`` is written ``$.methods[0].kd``."""
+        near = place
+        while near not in self.lines and near != "$":
+            near = re.sub(r"(\.[^.\[]+|\[[^\[]*\])$", "", near)
+        spot = place.removeprefix("$").removeprefix(".")
+        return Refusal(f"{self.file}:{self.lines.get(near, 1)}: {spot + ': ' if spot else ''}{why}")
+
+    def convert(self, kind: type[T], values: Any = None, place: str = "$") -> T:
+        """All of the values, or some that stand at a place, as a struct of this kind."""
+        try:
+            fitting: T = convert(self.values if place == "$" else values, kind, place)
+        except Misfit as misfit:
+            raise self.refusal(misfit.place, misfit.why) from None
+        return fitting
+
+
+def read(file: Path) -> Document:
+    """A YAML file without tags, duplicate keys or aliases that unfold without end."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Refusal(f"{file}: no such file") from None
+    except IsADirectoryError:
+        raise Refusal(f"{file}: must be a YAML file, got a folder") from None
+    except ValueError:
+        raise Refusal(f"{file}: must be a YAML file, got something that is not text") from None
+    except OSError as error:
+        raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
+    lines: dict[str, int] = {}
+    try:
+        node = yaml.compose(text, Loader)
+        if node is None:
+            raise Refusal(f"{file}: must hold a grid, got an empty file")
+        return Document(file, _values(node, "$", lines, file, ()), lines)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise Refusal(f"{file}:{line}: must be plain YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise Refusal(f"{file}: must be plain YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise Refusal(f"{file}: must be YAML that a person can read, got values too deep within one another") from None
+
+
+def _values(node: Any, place: str, lines: dict[str, int], file: Path, above: tuple[Any, ...]) -> Any:
+    line = node.start_mark.line + 1
+    if node in above:
+        raise Refusal(f"{file}:{line}: an alias must not lie inside what it stands for")
+    if len(lines) > MOST_VALUES:
+        raise Refusal(f"{file}:{line}: aliases must not unfold to more than {MOST_VALUES:,} values")
+    lines[place] = line
+    inside = (*above, node)
+    if isinstance(node, yaml.SequenceNode):
+        return [_values(item, f"{place}[{i}]", lines, file, inside) for i, item in enumerate(node.value)]
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, file)
+    mapping = {}
+    for key_node, value_node in node.value:
+        key = _scalar(key_node, file) if isinstance(key_node, yaml.ScalarNode) else None
+        spot = f"{file}:{key_node.start_mark.line + 1}"
+        if not isinstance(key, str):
+            got = "a list or a mapping" if not isinstance(key_node, yaml.ScalarNode) else key_node.value or "nothing"
+            raise Refusal(f"{spot}: a key must be text, got {got}")
+        if key in mapping:
+            raise Refusal(f"{spot}: the key '{key}' stands twice")
+        mapping[key] = _values(value_node, f"{place}.{key}", lines, file, inside)
+        lines[f"{place}.{key}"] = key_node.start_mark.line + 1
+    return mapping
+
+
+def _scalar(node: Any, file: Path) -> Any:
+    match node.tag.rpartition(":")[2]:
+        case "null":
+            return None
+        case "bool":
+            return node.value.lower() == "true"
+        case "int" | "float" as kind:
+            number = float(node.value)
+            if not abs(number) < LARGEST:
+                where = f"{file}:{node.start_mark.line + 1}"
+                raise Refusal(f"{where}: a number must lie between -2^63 and 2^63, got {node.value[:40]}")
+            return int(node.value) if kind == "int" else number
+    return node.value

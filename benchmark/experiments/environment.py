@@ -1,0 +1,66 @@
+"""Where a cell runs: what its record says of the machine and the code."""
+
+import hashlib
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import torch
+
+from kdbench.benchmark.experiments.record import Environment
+from kdbench.benchmark.training.engine import Engine
+
+
+def environment(engine: Engine) -> Environment:
+    arithmetic = engine.environment()
+    key = hashlib.blake2b(msgspec.json.encode(arithmetic, order="sorted"), digest_size=4).hexdigest()
+    return Environment(
+        key=key,
+        arithmetic=arithmetic,
+        machine=machine(),
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("kdbench", "torch", "torchvision", "timm", "numpy")},
+        git=commit(),
+        finished=now(),
+    )
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@cache
+def machine() -> dict[str, Any]:
+    facts: dict[str, Any] = {"system": platform.platform(), "cpu": _cpu(), "cores": psutil.cpu_count()}
+    facts["memory_gb"] = round(psutil.virtual_memory().total / 2**30)
+    if torch.cuda.is_available():
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return facts
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@cache
+def commit() -> str:
+    """The commit of the code that runs, marked where files were changed since; empty outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie inside another's checkout
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../methods")
+        return git("rev-parse", "HEAD") + ("+changed" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

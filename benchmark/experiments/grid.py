@@ -1,0 +1,265 @@
+"""A grid declares a set of cells in YAML: students × teachers × data sets × methods × seeds."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from kdbench.benchmark import extensions, networks
+from kdbench.benchmark.data import source
+from kdbench.benchmark.experiments.cell import Cell, Seed
+from kdbench.benchmark.experiments.conversion import Misfit, convert, shown
+from kdbench.benchmark.experiments.document import Document, read
+from kdbench.benchmark.experiments.parameters import complete
+from kdbench.benchmark.networks.registry import Image
+from kdbench.benchmark.training.recipe import RECIPES, Recipe
+from kdbench.methods import members
+from kdbench.methods.chain import Chain
+from kdbench.methods.refusal import Refusal, nearest
+
+SHIPPED = Path(__file__).parents[1] / "grids"
+ARROW = "->"
+MOST_CELLS = 100_000
+
+OneOrMore = str | Annotated[list[str], Meta(min_length=1)]
+WithParameters = Annotated[dict[str, dict[str, Any] | None], Meta(min_length=1)]
+Seeds = Annotated[int, Meta(ge=1)] | Annotated[list[Seed], Meta(min_length=1)]
+
+
+class Sheet(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a grid's file may say; where a list is expected, a single one will do."""
+
+    about: str = ""
+    include: OneOrMore | None = None  # other grids, whose cells are added
+    files: OneOrMore | None = None  # Python files that register methods, networks or data sets
+    datasets: OneOrMore | None = None
+    pairs: OneOrMore | None = None  # "teacher -> student"
+    teachers: OneOrMore | None = None  # or every teacher with every student
+    students: OneOrMore | None = None
+    methods: str | Annotated[list[str | WithParameters], Meta(min_length=1)] | None = None
+    recipe: str | dict[str, Any] | None = None  # a name, or {base: NAME, epochs: 20, ...}
+    teacher_recipe: str | dict[str, Any] | None = None  # the student's, unless another is named
+    seeds: Seeds = 1  # a number of them, or a list
+    teacher_seeds: Seeds = 1
+
+
+Placed = tuple[str, str]  # a place in the file, and the name that stands there
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A set of cells, teachers among them, in the order in which they were declared."""
+
+    name: str
+    about: str
+    cells: tuple[Cell, ...]
+
+    @cached_property
+    def teachers(self) -> dict[str, Cell]:
+        """The teachers that its cells need, by id."""
+        return {cell.teacher.id: cell.teacher for cell in self.cells if cell.teacher}
+
+
+def shipped() -> dict[str, Path]:
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def load(name: str) -> Grid:
+    """The grid of this name, or in this file."""
+    document = read(_find(name))
+    unique = {cell.id: cell for cell in _cells(document, above=())}
+    return Grid(document.file.stem, document.convert(Sheet).about, tuple(unique.values()))
+
+
+def _find(name: str, folder: Path | None = None) -> Path:
+    if name in shipped():
+        return shipped()[name]
+    file = (folder or Path()) / name
+    if file.suffix in (".yaml", ".yml") or file.exists():
+        return file
+    raise Refusal(f"unknown grid '{name}'{nearest(name, shipped())}")
+
+
+def _cells(document: Document, above: tuple[Path, ...]) -> Iterator[Cell]:
+    sheet, here = document.convert(Sheet), (*above, document.file.resolve())
+    for place, name in _items(document, sheet.files, "$.files"):
+        with _placed(document, place):
+            extensions.load(document.file.parent / name)
+    for place, name in _items(document, sheet.include, "$.include"):
+        with _placed(document, place):
+            included = read(_find(name, document.file.parent))
+            if included.file.resolve() in here:
+                raise Refusal(f"{name}: a grid must not include itself")
+        yield from _cells(included, here)
+    if sheet.include is None or sheet.methods is not None:
+        yield from _product(document, sheet)
+
+
+def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
+    """The cells that a sheet declares itself."""
+    datasets = [
+        _dataset(document, *item) for item in _items(document, _required(document, sheet, "datasets"), "$.datasets")
+    ]
+    pairs = list(_pairs(document, sheet))
+    methods = list(_methods(document, sheet))
+    recipe, protocol = _recipe(document, _required(document, sheet, "recipe"), "$.recipe")
+    teacher_recipe, teacher_protocol = recipe, protocol
+    if sheet.teacher_recipe is not None:
+        teacher_recipe, teacher_protocol = _recipe(document, sheet.teacher_recipe, "$.teacher_recipe")
+    seeds = _seeds(document, sheet.seeds, "$.seeds")
+    teacher_seeds = _seeds(document, sheet.teacher_seeds, "$.teacher_seeds")
+    count = len(datasets) * len(pairs) * len(methods) * len(seeds) * len(teacher_seeds)
+    if count > MOST_CELLS:
+        raise document.refusal("$", f"a grid must not declare more than {MOST_CELLS:,} cells, got {count:,}")
+    for dataset, pair in itertools.product(datasets, pairs):
+        for place, name in filter(None, pair):
+            _network(document, place, name, dataset)
+
+    for dataset, (teacher, (_, student)) in itertools.product(datasets, pairs):
+        for (name, params), teacher_seed in itertools.product(methods, teacher_seeds):
+            teacher_cell = None
+            if any(method.taught for method in members(name).values()):
+                if teacher is None:
+                    raise document.refusal("$.students", f"'{name}' needs a teacher: name teachers, or pairs")
+                teacher_cell = Cell(
+                    dataset=dataset,
+                    student=teacher[1],
+                    method="ce",
+                    params=complete("ce", {}),
+                    recipe=teacher_recipe.for_network(teacher[1]),
+                    protocol=teacher_protocol,
+                    seed=teacher_seed,
+                    code=extensions.needed(dataset, teacher[1]),
+                )
+            for seed in seeds:
+                yield Cell(
+                    dataset=dataset,
+                    teacher=teacher_cell,
+                    student=student,
+                    method=name,
+                    params=params,
+                    recipe=recipe.for_network(student),
+                    protocol=protocol,
+                    seed=seed,
+                    code=extensions.needed(dataset, student, *members(name)),
+                )
+
+
+def _pairs(document: Document, sheet: Sheet) -> Iterator[tuple[Placed | None, Placed]]:
+    """Each pair's teacher and student."""
+    if sheet.pairs is not None and (sheet.students is not None or sheet.teachers is not None):
+        raise document.refusal("$.pairs", "a grid must name either pairs, or students and teachers")
+    if sheet.pairs is None:
+        students = _items(document, _required(document, sheet, "students", "'pairs' or 'students'"), "$.students")
+        teachers: Sequence[Placed | None] = [*_items(document, sheet.teachers, "$.teachers")] or [None]
+        yield from ((teacher, student) for student, teacher in itertools.product(students, teachers))
+    for place, pair in _items(document, sheet.pairs, "$.pairs"):
+        teacher, arrow, student = (part.strip() for part in pair.partition(ARROW))
+        if not (teacher and arrow and student):
+            raise document.refusal(place, f"a pair must be written 'teacher {ARROW} student', got '{pair}'")
+        yield (place, teacher), (place, student)
+
+
+def _methods(document: Document, sheet: Sheet) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each method with all its parameters; ``{sweep: [1, 2]}`` in a parameter's place makes one method of each."""
+    for place, item in _items(document, _required(document, sheet, "methods"), "$.methods"):
+        entries = {item: None} if isinstance(item, str) else item
+        for name, params in entries.items():
+            spot = place if isinstance(item, str) else f"{place}.{name}"
+            for chosen in _swept(document, params or {}, spot):
+                with _placed(document, spot):
+                    yield name, complete(name, chosen)
+
+
+def _swept(document: Document, params: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    choices = []
+    for key, value in params.items():
+        spot = f"{place}.{key}"
+        if isinstance(value, dict) and set(value) == {"sweep"}:
+            if not isinstance(value["sweep"], list) or not value["sweep"]:
+                raise document.refusal(
+                    f"{spot}.sweep", f"a sweep must be a list of values, got {shown(value['sweep'])}"
+                )
+            values = [one for _, one in _items(document, value["sweep"], f"{spot}.sweep")]
+        else:  # the members of a combination have parameters of their own
+            values = list(_swept(document, value, spot)) if isinstance(value, dict) else [value]
+        choices.append([(key, one) for one in values])
+    return (dict(choice) for choice in itertools.product(*choices))
+
+
+def _recipe(document: Document, value: str | dict[str, Any], place: str) -> tuple[Recipe, str]:
+    """A recipe and its name: one that is known, or one with some of its settings changed."""
+    settings = {"base": value} if isinstance(value, str) else value
+    if "base" not in settings:
+        return document.convert(Recipe, settings, place), "custom"
+    with _placed(document, place if isinstance(value, str) else f"{place}.base"):
+        base = convert(settings["base"], str)
+        known = msgspec.to_builtins(RECIPES[base])
+    changes = {key: setting for key, setting in settings.items() if key != "base"}
+    recipe = document.convert(Recipe, known | changes, place)
+    changed = [f"{key}={now}" for key, now in msgspec.to_builtins(recipe).items() if now != known[key]]
+    return recipe, f"{base}({', '.join(changed)})" if changed else base
+
+
+def _dataset(document: Document, place: str, name: str) -> str:
+    with _placed(document, place):
+        source(name)
+    return name
+
+
+def _network(document: Document, place: str, name: str, dataset: str) -> None:
+    """A network that is unknown, or cannot take the data set's images, is refused before anything runs."""
+    known = source(dataset)
+    with _placed(document, place):
+        formed(name, known.classes, known.image)
+
+
+def formed(name: str, classes: int, image: Image) -> Chain:
+    """The network on the meta device, or a sentence about why there is none for such images."""
+    try:
+        return networks.form(name, classes, image)
+    except Refusal:
+        raise
+    except Exception as error:  # torch and a user's network have many ways of saying so
+        why = str(error).partition("\n")[0]
+        raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {why}") from None
+
+
+def _seeds(document: Document, seeds: Seeds, place: str) -> Sequence[int]:
+    return range(seeds) if isinstance(seeds, int) else [seed for _, seed in _items(document, seeds, place)]
+
+
+def _required(document: Document, sheet: Sheet, key: str, wanted: str = "") -> Any:
+    value = getattr(sheet, key)
+    if value is None:
+        raise document.refusal("$", f"the key {wanted or repr(key)} is missing")
+    return value
+
+
+def _items(document: Document, value: Any, place: str) -> list[tuple[str, Any]]:
+    """One or more, each with its place in the file; none may stand twice."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return [(place, value)]
+    for i, item in enumerate(value):
+        if item in value[:i]:
+            raise document.refusal(f"{place}[{i}]", f"{shown(item)} stands twice")
+    return [(f"{place}[{i}]", item) for i, item in enumerate(value)]
+
+
+@contextmanager
+def _placed(document: Document, place: str) -> Iterator[None]:
+    """Prefixes a refusal with the file, the line and the place that it is about."""
+    try:
+        yield
+    except Misfit as misfit:
+        raise document.refusal(place + misfit.place, misfit.why) from None
+    except Refusal as refusal:
+        raise document.refusal(place, str(refusal)) from None

@@ -1,0 +1,141 @@
+"""The verb ``run``: a grid on this machine, or one cell anew."""
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from kdbench.benchmark import data
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.launcher import Launcher
+from kdbench.benchmark.experiments.plan import State, plan
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.run import run, same_bits
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.summary import duration, plan_text, time_left
+from kdbench.benchmark.experiments.worker import Status
+from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.engine import Engine
+from kdbench.methods.refusal import Refusal
+
+
+def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, retry_failed: bool) -> int:
+    """Run what is missing; the exit code is 1 where a cell failed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
+    store = Store(results)
+    grid = load(name)
+    made = plan(grid, store)
+    if retry_failed:
+        for entry in made.those(State.FAILED):
+            store.forgive(entry.cell.id)
+        made = plan(grid, store)
+    _warn(store)
+    if made.entries and all(entry.state is State.INVALID for entry in made.students):
+        raise Refusal(f"{name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
+    todo = made.those(State.MISSING, State.RUNNING)
+    if not todo:
+        print(plan_text(made))
+        print("Nothing is left to run.")
+        return int(bool(made.those(State.FAILED)))
+    for dataset in {entry.cell.dataset for entry in todo}:
+        data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
+
+    print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 1
+    with Bars() as bars:
+        outcomes = Launcher(store, data_folder, workers or gpus, bars).launch(made)
+    _warn(store)
+    print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
+    return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
+
+
+def _warn(store: Store) -> None:
+    """Say what was found damaged, once."""
+    for trouble in store.troubles:
+        print(f"kdbench: {trouble}", file=sys.stderr)
+    store.troubles.clear()
+
+
+def run_again(file: Path, results: Path, data_folder: Path) -> int:
+    """Run a record's cell anew and say whether it gives the same bits; its teacher must be there."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
+    record, cell = _record_or_cell(content, file)
+    store, engine = Store(results), Engine.best()
+    if record:  # how sums are split over threads changes the last bits
+        torch.set_num_threads(min(record.environment.arithmetic.get("threads", 1), torch.get_num_threads()))
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh, weights = run(cell, store, engine, data_folder, Checkpoints(Path(scratch)))
+    print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
+    if record is None:
+        store.finish(fresh, weights)
+        return 0
+    here = environment(engine).key
+    if same_bits(fresh.result, record.result):
+        print("The same bits as the record.")
+        return 0
+    if here != record.environment.key:
+        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")
+        return 0
+    print(f"Other bits than the record ({record.result.top1:.2f}), in the same environment.")
+    return 1
+
+
+def _record_or_cell(content: bytes, file: Path) -> tuple[Record | None, Cell]:
+    decode = msgspec.yaml.decode if file.suffix in (".yaml", ".yml") else msgspec.json.decode
+    try:
+        record: Record = decode(content, type=Record)
+        return record, record.cell
+    except msgspec.MsgspecError:
+        try:
+            return None, decode(content, type=Cell)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Refusal(f"{file} must be a record or a cell: {error}") from None
+
+
+class Bars:
+    """A bar for the grid and one for every cell that runs; where nobody watches, a line a finished cell."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+        self.bars = Progress(MofNCompleteColumn(), *columns, console=self.console, transient=True)
+        self.rows: dict[str, TaskID] = {}
+        self.whole = self.bars.add_task("cells", total=0, note="")
+
+    def __enter__(self) -> "Bars":
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.console.is_terminal:
+            self.bars.stop()
+
+    def total(self, cells: int) -> None:
+        self.bars.update(self.whole, total=cells)
+
+    def live(self, cell: Cell, status: Status) -> None:
+        if cell.id not in self.rows:
+            self.rows[cell.id] = self.bars.add_task(cell.id, total=100, note="")
+        left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
+        note = f"{'' if status.phase == 'main' else status.phase + ' '}epoch {status.epoch}/{status.epochs}{left}"
+        self.bars.update(self.rows[cell.id], completed=100 * status.share, note=note)
+
+    def over(self, cell: Cell, outcome: str, reason: str) -> None:
+        if cell.id in self.rows:
+            self.bars.remove_task(self.rows.pop(cell.id))
+        self.bars.advance(self.whole)
+        self.console.print(f"{outcome}  {cell.id}{': ' + reason if reason else ''}", markup=False, highlight=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"kdbench: {text}", markup=False, highlight=False)

@@ -1,0 +1,57 @@
+"""A method's hyper-parameters, checked against the types that its constructor declares."""
+
+import inspect
+from typing import Any, get_type_hints
+
+import msgspec
+
+from kdbench.benchmark.experiments.conversion import Misfit, convert
+from kdbench.methods import members
+from kdbench.methods.method import Method, hyper_parameters
+from kdbench.methods.refusal import Refusal, nearest
+
+
+def complete(name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Every hyper-parameter of a method, those that were given checked and the others at their defaults.
+
+    A combination takes ``ce_weight``, and a mapping of parameters under the name of each member.
+    """
+    classes = members(name)
+    if name in classes:
+        return _complete(name, classes[name], params, "")
+    for key in params:
+        if key not in classes and key != "ce_weight":
+            raise Misfit(f".{key}", f"{name} has no parameter '{key}'{nearest(key, [*classes, 'ce_weight'])}")
+    ce_weight = convert(params.get("ce_weight"), float | None, ".ce_weight")
+    inner = {part: convert(params.get(part) or {}, dict[str, Any], f".{part}") for part in classes}
+    return {"ce_weight": ce_weight} | {
+        part: _complete(part, method, inner[part], f".{part}") for part, method in classes.items()
+    }
+
+
+def shown(name: str, params: dict[str, Any]) -> str:
+    """A method's name with those of its parameters that are not at their defaults: ``kd(temperature=2.0)``."""
+    try:
+        defaults = _plain(complete(name, {}))
+    except Refusal:  # a method from a file that is not loaded now
+        return name
+    unusual = [f"{key}={value}" for key, value in _plain(params).items() if defaults.get(key, ...) != value]
+    return f"{name}({', '.join(unusual)})" if unusual else name
+
+
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    """As a record has them: a tuple comes back as a list."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(params))
+    return plain
+
+
+def _complete(name: str, method: type[Method], params: dict[str, Any], place: str) -> dict[str, Any]:
+    known, types = hyper_parameters(method), get_type_hints(method.__init__)
+    for key in params:
+        if key not in known:
+            raise Misfit(f"{place}.{key}", f"{name} has no parameter '{key}'{nearest(key, known)}")
+    values = {key: parameter.default for key, parameter in known.items()} | params
+    for key, value in values.items():
+        if value is inspect.Parameter.empty:
+            raise Misfit(f"{place}.{key}", f"{name} has no default for '{key}': it must be given")
+    return {key: convert(value, types.get(key, Any), f"{place}.{key}") for key, value in values.items()}

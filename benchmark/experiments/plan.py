@@ -1,0 +1,132 @@
+"""A grid held against the store: what is finished, running, failed, missing or invalid, and what that will take."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from kdbench import methods
+from kdbench.benchmark import data, networks
+from kdbench.benchmark.experiments import lease
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.methods.refusal import Refusal
+
+
+class State(StrEnum):
+    FINISHED = "finished"
+    RUNNING = "running"
+    FAILED = "failed"
+    MISSING = "missing"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True)
+class Entry:
+    cell: Cell
+    state: State
+    reason: str = ""
+    seconds: float | None = None  # what it took, or is expected to take
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Teachers first: a student is never started before its teacher's record is there."""
+
+    grid: Grid
+    teachers: tuple[Entry, ...]
+    students: tuple[Entry, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return self.teachers + self.students
+
+    def counts(self) -> dict[str, int]:
+        counted = Counter(entry.state for entry in self.entries)
+        return {state.value: counted[state] for state in State}
+
+    def those(self, *states: State) -> list[Entry]:
+        return [entry for entry in self.entries if entry.state in states]
+
+    def hours(self) -> tuple[float, int]:
+        """Hours that the missing cells will take one after the other, and how many have no measured like."""
+        missing = self.those(State.MISSING)
+        known = [entry.seconds for entry in missing if entry.seconds is not None]
+        return sum(known) / 3600, len(missing) - len(known)
+
+
+def plan(grid: Grid, store: Store) -> Plan:
+    records, failures = store.records(), store.failures()
+    expected = Expectation(records.values())
+    reasons: dict[tuple[str, ...], str] = {}
+    running = {folder.name for folder in (store.folder / "work").glob("*") if lease.held(folder)}
+
+    def entry(cell: Cell, finished: bool) -> Entry:
+        if finished:
+            return Entry(cell, State.FINISHED, seconds=records[cell.id].cost.seconds)
+        if cell.key not in reasons:
+            reasons[cell.key] = unworkable(cell)
+        if reasons[cell.key]:
+            return Entry(cell, State.INVALID, reasons[cell.key])
+        if cell.id in running:
+            return Entry(cell, State.RUNNING)
+        if cell.id in failures:
+            return Entry(cell, State.FAILED, failures[cell.id].error)
+        return Entry(cell, State.MISSING, _because(cell, failures), expected.seconds(cell))
+
+    # A teacher is finished when its weights are there too, as long as somebody still has to learn from it.
+    pupils = {cell.teacher.id for cell in grid.cells if cell.teacher and cell.id not in records}
+    teachers = [cell for key, cell in grid.teachers.items() if key in pupils or key in records]
+    students = [cell for cell in grid.cells if cell.id not in {teacher.id for teacher in teachers}]
+    return Plan(
+        grid,
+        tuple(entry(c, c.id in records and (c.id not in pupils or store.weights(c).exists())) for c in teachers),
+        tuple(entry(c, c.id in records) for c in students),
+    )
+
+
+def unworkable(cell: Cell) -> str:
+    """Why this cell cannot work, in a sentence; empty where it can. Built on the meta device, at no cost."""
+    known = data.source(cell.dataset)
+    facts = cell.recipe.facts(known.classes, torch.arange(known.train) % known.classes)
+    try:
+        student = networks.form(cell.student, known.classes, known.image)
+        teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
+        with torch.device("meta"):
+            methods.create(cell.method, student, teacher, facts, **cell.params).needs()
+    except Refusal as refusal:
+        return str(refusal)
+    except Exception as error:  # from a user's own method, as a rule
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return ""
+
+
+def _because(cell: Cell, failures: dict[str, Failure]) -> str:
+    return "its teacher failed" if cell.teacher and cell.teacher.id in failures else ""
+
+
+class Expectation:
+    """How long a cell will take, from records of its like."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.epochs: dict[tuple[str, ...], list[float]] = {}
+        for record in records:
+            seconds = record.cost.seconds / record.cell.recipe.epochs
+            for like in _likes(record.cell):
+                self.epochs.setdefault(like, []).append(seconds)
+
+    def seconds(self, cell: Cell) -> float | None:
+        for like in _likes(cell):
+            if like in self.epochs:
+                return statistics.median(self.epochs[like]) * cell.recipe.epochs
+        return None
+
+
+def _likes(cell: Cell) -> list[tuple[str, ...]]:
+    """What a cell's time may be judged by, the nearest first."""
+    return [(cell.dataset, cell.pair, cell.method), (cell.dataset, cell.pair)]

@@ -1,0 +1,79 @@
+"""What a finished cell leaves behind: one JSON document that a person can read."""
+
+from typing import Any
+
+import msgspec
+
+from kdbench.benchmark.experiments.cell import Cell
+
+FORMAT = 1
+
+
+class Curves(msgspec.Struct, kw_only=True):
+    """One value an epoch of the main phase."""
+
+    lr: list[float]
+    terms: dict[str, list[float]]
+    top1: list[float]
+    test_loss: list[float]
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """The numbers: the same bits whenever the same cell runs in the same environment."""
+
+    top1: float  # after the last epoch, percent: the headline
+    top5: float
+    test_loss: float
+    best_top1: float  # a diagnostic: it was found by looking at the test set
+    best_epoch: int
+    curves: Curves
+    params: dict[str, Any]  # of the method, resolved
+    weights: str  # digest of the deployed network's weights
+    teacher_weights: str | None = None
+    teacher_top1: float | None = None
+
+
+class Cost(msgspec.Struct, kw_only=True):
+    """What it took: differs from run to run."""
+
+    seconds: float  # of training, all phases
+    wall_seconds: float  # of the last sitting, with loading and evaluation
+    images_per_second: float  # the median over the main phase's epochs
+    epoch_seconds: list[float]
+    peak_memory_mb: float  # of the device; on a CPU, of the process
+    student_parameters: int
+    method_parameters: int  # adapters and memory banks: thrown away after training
+    deployed_parameters: int
+
+
+class Environment(msgspec.Struct, kw_only=True):
+    """Where it ran; ``key`` is the digest of all that may change the last bits."""
+
+    key: str
+    arithmetic: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    git: str
+    finished: str  # UTC
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """Fields that a newer version adds have defaults, so that old records still read."""
+
+    format: int = FORMAT
+    id: str
+    cell: Cell
+    result: Result
+    cost: Cost
+    environment: Environment
+
+
+class Failure(msgspec.Struct, kw_only=True):
+    """Why a cell has no record: never a result."""
+
+    id: str
+    cell: Cell
+    error: str  # one line
+    traceback: str
+    environment: Environment | None = None
+    failed: str  # UTC

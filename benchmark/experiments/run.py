@@ -1,0 +1,177 @@
+"""Run one cell: from what was asked for to a record."""
+
+import hashlib
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from kdbench import methods
+from kdbench.benchmark import data, networks
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.randomness import stream
+from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.loop import Epoch, Live, train
+from kdbench.methods.chain import Chain
+from kdbench.methods.refusal import Refusal
+
+load_data = lru_cache(maxsize=2)(data.load)
+
+
+def run(
+    cell: Cell,
+    store: Store,
+    engine: Engine,
+    data_folder: Path,
+    checkpoints: Checkpoints,
+    watch: Callable[[Live], None] | None = None,
+) -> tuple[Record, bytes | None]:
+    """Train the cell's student, from its last checkpoint if there is one, and say what came of it; with the weights of
+    one that may teach."""
+    started = time.perf_counter()
+    known = data.source(cell.dataset)
+    dataset = load_data(cell.dataset, data_folder)
+
+    # The seed gives the same initial weights and the same batches to every method: comparisons are paired.
+    torch.manual_seed(stream("student", cell.seed))
+    student = networks.build(cell.student, known.classes, known.image)
+    teacher, teacher_record = _teacher(cell, store) if cell.teacher else (None, None)
+    facts = cell.recipe.facts(known.classes, dataset.train.labels)
+    torch.manual_seed(stream("method", cell.seed))
+    # A method without a teacher is given the student in its place, and never looks.
+    params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
+    method = methods.create(cell.method, student, teacher or student, facts, **params)
+
+    with PeakMemory(engine) as memory:
+        history = train(
+            student, teacher, method, dataset, cell.recipe, cell.seed,
+            engine=engine, checkpoints=checkpoints, watch=watch,
+        )  # fmt: skip
+
+    shipped = method.deployed(student).cpu()
+    main = [epoch for epoch in history if epoch.phase == "main"]
+    record = Record(
+        id=cell.id,
+        cell=cell,
+        result=_result(main, params, digest(shipped), teacher_record),
+        cost=Cost(
+            seconds=sum(epoch.seconds for epoch in history),
+            wall_seconds=time.perf_counter() - started,
+            images_per_second=statistics.median(len(dataset.train) / epoch.seconds for epoch in main),
+            epoch_seconds=[round(epoch.seconds, 4) for epoch in main],
+            peak_memory_mb=round(memory.peak / 2**20, 1),
+            student_parameters=parameters(student),
+            method_parameters=parameters(method) + sum(buffer.numel() for buffer in method.buffers()),
+            deployed_parameters=parameters(shipped),
+        ),
+        environment=environment(engine),
+    )
+    return record, _weights(shipped) if cell.method == "ce" else None  # trained with labels alone
+
+
+def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:
+    scores = [epoch.score for epoch in main if epoch.score is not None]
+    top1 = [score.top1 for score in scores]
+    return Result(
+        top1=top1[-1],
+        top5=scores[-1].top5,
+        test_loss=scores[-1].loss,
+        best_top1=max(top1),
+        best_epoch=top1.index(max(top1)) + 1,
+        curves=Curves(
+            lr=[epoch.lr for epoch in main],
+            terms={name: [epoch.terms[name] for epoch in main] for name in main[0].terms},
+            top1=top1,
+            test_loss=[score.loss for score in scores],
+        ),
+        params=params,
+        weights=weights,
+        teacher_weights=teacher.result.weights if teacher else None,
+        teacher_top1=teacher.result.top1 if teacher else None,
+    )
+
+
+def _teacher(cell: Cell, store: Store) -> tuple[Chain, Record]:
+    """The trained teacher, seen to be the one that its record speaks of."""
+    assert cell.teacher is not None
+    record = store.record(cell.teacher.id)
+    file = store.weights(cell.teacher)
+    if record is None or not file.exists():
+        raise Refusal(f"the teacher {cell.teacher.id} must be trained first")
+    known = data.source(cell.dataset)
+    teacher = networks.build(cell.teacher.student, known.classes, known.image)
+    try:
+        teacher.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError):
+        raise Refusal(f"{file} must hold the teacher's weights, but is damaged: remove it to train it again") from None
+    if digest(teacher) != record.result.weights:
+        raise Refusal(
+            f"{file} must hold the weights that the teacher's record names, got others: remove it to train it again"
+        )
+    return teacher, record
+
+
+def _weights(network: nn.Module) -> bytes:
+    return save({key: value.contiguous() for key, value in network.state_dict().items()})
+
+
+def digest(network: nn.Module) -> str:
+    """Of all weights and buffers, bit for bit."""
+    total = hashlib.blake2b(digest_size=16)
+    for key, value in network.state_dict().items():
+        total.update(key.encode())
+        total.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class PeakMemory:
+    """The most memory in use while a block runs: the device's own count, or samples of the process on a CPU."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.cuda = engine.device.type == "cuda"
+        self.process = psutil.Process()
+        self.peak = 0
+        self._over = threading.Event()
+
+    def __enter__(self) -> "PeakMemory":
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            threading.Thread(target=self._sample, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        if self.cuda:
+            self.peak = torch.cuda.max_memory_allocated()
+        else:
+            self._look()
+
+    def _sample(self) -> None:
+        while not self._over.wait(0.5):
+            self._look()
+
+    def _look(self) -> None:
+        self.peak = max(self.peak, self.process.memory_info().rss)
+
+
+def same_bits(one: Result, other: Result) -> bool:
+    return msgspec.json.encode(one) == msgspec.json.encode(other)

@@ -1,0 +1,214 @@
+"""A results folder: records, failures, teachers' weights, and the work in progress.
+
+    records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
+    failures/   why a cell has no record
+    teachers/   weights, named by cell id
+    work/       checkpoints, logs and leases of what is running
+    damaged/    what was found and could not be believed
+
+A cell is finished when its own record, written beside its place and renamed into it, parses and says that it is this
+cell's. Nothing else is believed: no log, no pickle, no scheduler.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.methods.refusal import Refusal
+
+PACK_FROM = 200  # single files that may lie about before they are packed
+ABANDONED = 3600.0  # seconds after which a file that was begun has no writer any more
+
+T = TypeVar("T", Record, Failure)
+
+
+class Store:
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise Refusal(f"the results must go to a folder, got the file {folder}")
+        self.folder = folder
+        self.records_folder = folder / "records"
+        self.failures_folder = folder / "failures"
+        self.damaged_folder = folder / "damaged"
+        self.troubles: list[str] = []  # one sentence for everything that was found damaged
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def records(self) -> dict[str, Record]:
+        """All records by id. Single files come before packs: one that is just being packed is seen at least once."""
+        self._sweep(self.records_folder)
+        found = {}
+        for file in sorted(self.records_folder.glob("*.json")):
+            if record := self._read(file, Record):
+                found[record.id] = record
+        for pack in sorted(self.records_folder.glob("*.jsonl")):
+            for record, _ in self._unpack(pack):
+                found.setdefault(record.id, record)
+        return found
+
+    def record(self, cell_id: str) -> Record | None:
+        if record := self._read(self.records_folder / f"{cell_id}.json", Record):
+            return record
+        packs = self.records_folder.glob("*.jsonl")
+        return next((record for pack in packs for record, _ in self._unpack(pack, only=cell_id)), None)
+
+    def finish(self, record: Record, weights: bytes | None = None) -> None:
+        """Old weights go first and the new ones come last: none ever lie beside the record of others."""
+        file = self.weights(record.cell)
+        if weights is not None:
+            file.unlink(missing_ok=True)
+        write(self.records_folder / f"{record.id}.json", pretty(record))
+        if weights is not None:
+            write(file, weights)
+        self.forgive(record.id)
+
+    def pack(self) -> None:
+        """Many single records become one file a pair; a kill in the middle leaves a record twice, never not at all."""
+        singles = sorted(self.records_folder.glob("*.json"))
+        if len(singles) < PACK_FROM or not (lease := Lease.take(self.folder / "work" / "pack")):
+            return
+        try:
+            packs: dict[Path, dict[str, bytes]] = {}
+            for file in singles:
+                if record := self._read(file, Record):
+                    name = re.sub(r"[^\w.→]+", "_", f"{record.cell.dataset} {record.cell.pair}")
+                    line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
+                    packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
+            for pack, fresh in packs.items():
+                kept = {record.id: line for record, line in self._unpack(pack)} if pack.exists() else {}
+                write(pack, b"".join(line + b"\n" for _, line in sorted((kept | fresh).items())))
+                for cell_id in fresh:
+                    (self.records_folder / f"{cell_id}.json").unlink(missing_ok=True)
+        finally:
+            lease.release()
+
+    # -- failures -----------------------------------------------------------------------------------------------------
+
+    def failures(self) -> dict[str, Failure]:
+        files = sorted(self.failures_folder.glob("*.json"))
+        return {failure.id: failure for file in files if (failure := self._read(file, Failure))}
+
+    def failure(self, cell_id: str) -> Failure | None:
+        return self._read(self.failures_folder / f"{cell_id}.json", Failure)
+
+    def fail(self, failure: Failure) -> None:
+        write(self.failures_folder / f"{failure.id}.json", pretty(failure))
+
+    def forgive(self, cell_id: str) -> None:
+        """Forget a failure, so that the cell is run again."""
+        (self.failures_folder / f"{cell_id}.json").unlink(missing_ok=True)
+
+    # -- weights and work ---------------------------------------------------------------------------------------------
+
+    def weights(self, cell: Cell) -> Path:
+        return self.folder / "teachers" / f"{cell.id}.safetensors"
+
+    def work(self, cell_id: str) -> Path:
+        return self.folder / "work" / cell_id
+
+    def clear(self, cell_id: str) -> None:
+        """A finished cell needs no checkpoints any more, nor the drafts of those who were killed taking it; who calls
+        this holds its lease."""
+        for file in self.work(cell_id).glob("*"):
+            if not file.name.startswith("lease."):
+                file.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Pack, and clear up behind those that were killed with their record just written."""
+        self.pack()
+        for folder in (self.failures_folder, self.folder / "teachers"):
+            self._sweep(folder)
+        for folder in (self.folder / "work").glob("*"):
+            if self.record(folder.name) and (lease := Lease.take(folder)):
+                self.clear(folder.name)
+                lease.release()
+
+    # -- what is believed ---------------------------------------------------------------------------------------------
+
+    def _read(self, file: Path, kind: type[T]) -> T | None:
+        """A record, if it parses and is what its name says; else it is set aside and reported."""
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:  # not there, or just packed or set aside by another process
+            return None
+        try:
+            found = _believed(content, kind)
+            if found.id != file.stem:
+                raise ValueError(f"it holds the cell {found.id}")
+        except ValueError as error:
+            self._set_aside(file, content, str(error))
+            return None
+        return found
+
+    def _unpack(self, pack: Path, only: str | None = None) -> Iterator[tuple[Record, bytes]]:
+        """Each record with its line; a line that is not believed is copied aside, and packing leaves it out."""
+        wanted = f'"id":"{only}"'.encode() if only else b""
+        for number, line in enumerate(pack.read_bytes().splitlines(), start=1):
+            if wanted in line:
+                try:
+                    yield _believed(line, Record), line
+                except ValueError as error:
+                    write(self._aside(pack, line), line + b"\n")
+                    self._report(f"{pack}, line {number}, is not believed: {error}")
+
+    def _sweep(self, folder: Path) -> None:
+        """A writer that was killed leaves a part behind."""
+        for part in folder.glob(".*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > ABANDONED:
+                    self._set_aside(part, part.read_bytes(), "its writer did not come to an end")
+
+    def _set_aside(self, file: Path, content: bytes, why: str) -> None:
+        place = self._aside(file, content)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            file.replace(place)
+        self._report(f"{file} is set aside as {place}: {why}")
+
+    def _aside(self, file: Path, content: bytes) -> Path:
+        """Named by its content: nothing that was set aside before is written over."""
+        self.damaged_folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.blake2b(content, digest_size=4).hexdigest()
+        return self.damaged_folder / f"{file.stem.lstrip('.')}.{digest}{file.suffix}"
+
+    def _report(self, trouble: str) -> None:
+        if trouble not in self.troubles:
+            self.troubles.append(trouble)
+
+
+def _believed(content: bytes, kind: type[T]) -> T:
+    try:
+        found = msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"it is damaged: {error}") from None
+    if found.id != found.cell.id:
+        raise ValueError(f"it is not what it says: its cell is {found.cell.id}")
+    return found
+
+
+def pretty(value: msgspec.Struct) -> bytes:
+    """Indented, but with each list of numbers on a line of its own: curves are read across. (Strings cannot match:
+    a line break in them is escaped.)"""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    one_line = re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s*\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    return one_line.encode() + b"\n"
+
+
+def write(file: Path, content: bytes) -> None:
+    """All of it or nothing, whatever happens in between."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(file)

@@ -1,0 +1,94 @@
+"""A plan in words: before a run, and while one goes on."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kdbench.benchmark.experiments.plan import Entry, Plan, State
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.worker import Status
+
+
+def of_plan(plan: Plan) -> dict[str, Any]:
+    hours, unknown = plan.hours()
+    return {
+        "grid": plan.grid.name,
+        "teachers": len(plan.teachers),
+        "students": len(plan.students),
+        "counts": plan.counts(),
+        "hours": round(hours, 4),
+        "cells_without_estimate": unknown,
+        "cells": [_row(entry) for entry in plan.entries],
+    }
+
+
+def plan_text(plan: Plan) -> str:
+    lines = [_headline(plan)]
+    for state in (State.INVALID, State.FAILED):
+        lines += [f"  {state}  {entry.cell.id}: {entry.reason}" for entry in plan.those(state)]
+    missing = plan.those(State.MISSING)
+    lines += [f"  to run  {entry.cell.id}{_expected(entry)}" for entry in missing[:20]]
+    if len(missing) > 20:
+        lines.append(f"  … and {len(missing) - 20} more")
+    if missing:
+        lines.append(f"{time_left(plan)} to run")
+    return "\n".join(lines)
+
+
+def of_status(plan: Plan, results: Path) -> dict[str, Any]:
+    running = [_row(entry) | (msgspec.to_builtins(live(entry, results)) or {}) for entry in plan.those(State.RUNNING)]
+    return {"grid": plan.grid.name, "counts": plan.counts(), "running": running} | {
+        str(state): [_row(entry) for entry in plan.those(state)] for state in (State.FAILED, State.INVALID)
+    }
+
+
+def status_text(plan: Plan, results: Path) -> str:
+    lines = [_headline(plan)]
+    for entry in plan.those(State.RUNNING):
+        status = live(entry, results)
+        if status is None:
+            lines.append(f"  running  {entry.cell.id}: starting")
+        else:
+            left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
+            lines.append(f"  running  {entry.cell.id}: epoch {status.epoch} of {status.epochs}{left}")
+    for state in (State.FAILED, State.INVALID):
+        lines += [f"  {state}  {entry.cell.id}: {entry.reason}" for entry in plan.those(state)]
+    if plan.those(State.FAILED):
+        lines.append(f"Failures in full: {results / 'failures'}/; run them again with --retry failed.")
+    return "\n".join(lines)
+
+
+def live(entry: Entry, results: Path) -> Status | None:
+    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+        return msgspec.json.decode((Store(results).work(entry.cell.id) / "status.json").read_bytes(), type=Status)
+    return None
+
+
+def time_left(plan: Plan) -> str:
+    hours, unknown = plan.hours()
+    missing = len(plan.those(State.MISSING))
+    if unknown == missing:
+        return f"{missing} cells of unmeasured length"
+    rest = f", and {unknown} cells of unmeasured length" if unknown else ""
+    return f"about {duration(hours * 3600)}{rest}"
+
+
+def duration(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours} h {minute:02} min" if hours else f"{minute} min {second:02} s" if minute else f"{second} s"
+
+
+def _headline(plan: Plan) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in plan.counts().items() if count)
+    return f"{plan.grid.name}: {len(plan.students)} cells and {len(plan.teachers)} teachers: {counts}"
+
+
+def _expected(entry: Entry) -> str:
+    return "" if entry.seconds is None else f" (about {duration(entry.seconds)})"
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {"id": entry.cell.id, "state": str(entry.state), "reason": entry.reason, "seconds": entry.seconds}

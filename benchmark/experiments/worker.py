@@ -1,0 +1,196 @@
+"""A process that runs cells, one after the other, and tells its launcher what becomes of them."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from kdbench.benchmark import extensions
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.environment import environment, now
+from kdbench.benchmark.experiments.lease import BEAT, Lease
+from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.benchmark.experiments.run import run
+from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.loop import Live
+
+GRACE = 60.0  # seconds that a worker is given to write a last checkpoint
+Outcome = Literal["finished", "failed", "elsewhere"]
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; its last checkpoint has just been written."""
+
+
+class Lost(Exception):
+    """This process was believed dead, and another has taken over."""
+
+
+class Status(msgspec.Struct):
+    """What other processes are told of a cell that runs; one small file in its working folder."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    share: float  # of all its steps that are done
+    seconds_left: float | None
+
+
+class Worker:
+    """Takes a cell's lease, runs it, and leaves a record or a failure; nothing that a cell does stops the worker."""
+
+    def __init__(self, store: Store, engine: Engine, data_folder: Path) -> None:
+        self.store, self.engine, self.data_folder = store, engine, data_folder
+        self.stop = threading.Event()
+
+    def work(self, cell: Cell, needs_weights: bool = False, tell: Any = None) -> Outcome:
+        """``needs_weights``: a finished teacher whose weights are gone is run again."""
+        folder = self.store.work(cell.id)
+        lease = Lease.take(folder)
+        if lease is None:
+            return "elsewhere"
+        try:
+            # Another may have finished it between the plan and the lease, or failed.
+            if self.store.record(cell.id) and not (needs_weights and not self.store.weights(cell).exists()):
+                return "finished"
+            if self.store.failure(cell.id):
+                return "failed"
+            with Pulse(lease, folder, tell) as pulse:
+                return self._run(cell, lease, pulse)
+        finally:
+            (folder / "status.json").unlink(missing_ok=True)
+            lease.release()
+
+    def _run(self, cell: Cell, lease: Lease, pulse: "Pulse") -> Outcome:
+        checkpoints = Checkpoints(self.store.work(cell.id))
+
+        def watch(live: Live) -> None:
+            pulse.live = live
+            if pulse.lost:
+                raise Lost
+            if self.stop.is_set():
+                if checkpoints.every > 0:
+                    checkpoints.every = 0.0  # one is due now; the next look finds it written
+                else:
+                    raise Interrupted
+
+        result: tuple[Record, bytes | None] | Failure
+        try:
+            result = run(cell, self.store, self.engine, self.data_folder, checkpoints, watch)
+        except Exception as error:
+            result = failure(cell, describe(error), traceback.format_exc(), self.engine)
+        if not lease.holds():  # whoever has taken over will write the same
+            return "elsewhere"
+        if isinstance(result, Failure):
+            self.store.fail(result)
+            return "failed"
+        self.store.finish(*result)
+        self.store.clear(cell.id)
+        return "finished"
+
+
+class Pulse:
+    """While a cell runs: keeps the lease alive, tells the launcher and other processes how far it is."""
+
+    def __init__(self, lease: Lease, folder: Path, tell: Any) -> None:
+        self.lease, self.folder, self.tell = lease, folder, tell
+        self.live: Live | None = None
+        self.began = time.monotonic()
+        self.first: float | None = None
+        self.lost = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Pulse":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        beaten = written = time.monotonic()
+        while not self._over.wait(0.5):
+            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the beat
+                if time.monotonic() - beaten > BEAT:
+                    beaten = time.monotonic()
+                    self.lost = not self.lease.holds()
+                    self.lease.beat()
+                if status := self.status():
+                    if self.tell:
+                        self.tell(status)
+                    if time.monotonic() - written > 2:
+                        written = time.monotonic()
+                        write(self.folder / "status.json", msgspec.json.encode(status))
+
+    def status(self) -> Status | None:
+        live = self.live
+        if live is None:
+            return None
+        share = (live.epoch - 1 + live.step / live.steps) / live.epochs
+        now = time.monotonic()
+        if self.first is None:  # a resumed cell begins in the middle: its pace counts from there
+            self.first, self.began = share, now
+        gained = share - self.first
+        left = (1 - share) * (now - self.began) / gained if gained > 0 else None
+        return Status(live.phase, live.epoch, live.epochs, share, left)
+
+
+def describe(error: BaseException) -> str:
+    """One line that says what went wrong."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return f"ran out of memory: {text[:300]}"
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def failure(cell: Cell, error: str, trace: str, engine: Engine | None) -> Failure:
+    where = environment(engine) if engine else None
+    return Failure(id=cell.id, cell=cell, error=error, traceback=trace, environment=where, failed=now())
+
+
+def main(
+    launcher: Connection, results: Path, data_folder: Path, engine: Engine, threads: int, files: list[Path]
+) -> None:
+    """A worker process: cells come in through the pipe, outcomes and live news go out."""
+    torch.set_num_threads(threads)
+    worker = Worker(Store(results), engine, data_folder)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
+    threading.Thread(target=_outlive, args=[worker.stop], daemon=True).start()
+    for file in files:
+        extensions.load(file)
+    lock = threading.Lock()
+
+    def say(kind: str, what: object) -> None:
+        with lock, contextlib.suppress(OSError):  # a launcher that was killed is no trouble of the cell's
+            launcher.send((kind, what))
+
+    warnings.showwarning = lambda message, *_, **__: say("warning", str(message))
+    with contextlib.suppress(EOFError, ConnectionResetError, Interrupted):
+        while not worker.stop.is_set():
+            if launcher.poll(0.2):
+                cell, needs_weights = launcher.recv()
+                outcome = worker.work(cell, needs_weights, tell=lambda status: say("live", status))
+                say("outcome", outcome)
+
+
+def _outlive(stop: threading.Event) -> None:
+    """Nobody is left to be told when the launcher was killed: stop like it would have asked, or else at once."""
+    if launcher := multiprocessing.parent_process():
+        launcher.join()
+        stop.set()
+        time.sleep(GRACE)
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""Views over records, regenerated from nothing else."""

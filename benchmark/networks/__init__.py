@@ -1,0 +1,14 @@
+"""Every classifier as a chain of links."""
+
+from kdbench.benchmark.networks import (  # noqa: F401  (their names register themselves)
+    from_timm,
+    mobilenet,
+    resnet,
+    resnet50,
+    shufflenet,
+    vgg,
+    wide_resnet,
+)
+from kdbench.benchmark.networks.registry import build, family, form, names, network
+
+__all__ = ["build", "family", "form", "names", "network"]

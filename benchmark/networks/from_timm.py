@@ -1,0 +1,257 @@
+"""Any classifier of timm as a chain, cut by family from timm's own modules.
+
+A family that is not known here still offers its embedding and its logits: a chain of two links.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from timm.models.convnext import ConvNeXt
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.densenet import DenseNet
+from timm.models.efficientnet import EfficientNet
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.regnet import RegNet
+from timm.models.resnet import ResNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vgg import VGG
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from kdbench.benchmark.networks.registry import Image, family
+from kdbench.methods.chain import Chain
+from kdbench.methods.refusal import Refusal, nearest
+
+LISTED = (
+    *("resnet18", "resnet50", "vgg11_bn", "densenet121", "mobilenetv2_100", "mobilenetv3_small_100", "efficientnet_b0"),
+    *(
+        "convnext_atto",
+        "regnety_002",
+        "vit_tiny_patch16_224",
+        "deit_tiny_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+    ),
+    *("swin_tiny_patch4_window7_224", "mixer_s16_224"),
+)
+
+
+@dataclass
+class Cut:
+    """The links of a model, and where its stages end."""
+
+    links: list[nn.Module]
+    stages: list[int]
+    prefix_tokens: int = 0
+
+    def stage(self, blocks: Iterable[nn.Module]) -> None:
+        self.links += blocks
+        self.stages.append(len(self.links))
+
+
+class Apply(nn.Module):
+    """A function of a value as a link."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class ChannelsFirst(nn.Module):
+    """A module that wants its channels last, in a chain whose maps have them first."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.module(x.permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2)
+
+
+class Body(nn.Module):
+    """All of a model but its classifier."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+        return features
+
+
+class TwoHeads(nn.Module):
+    """DeiT's classifier: the mean of one head's answer to each half of the embedding."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x.chunk(2, dim=1)
+        mean: Tensor = (self.first(one) + self.second(other)) / 2
+        return mean
+
+
+@family(r"timm:(?P<model>.+)", *(f"timm:{name}" for name in LISTED))
+def from_timm(name: re.Match[str], classes: int, image: Image) -> Chain:
+    """``timm:NAME`` for any of timm's classifiers, untrained, at the data set's image size and number of classes."""
+    model = _create(name["model"], classes, image)
+    cut = next((cut(model) for kind, cut in CUTS.items() if isinstance(model, kind)), None) or _whole(model)
+    return Chain(model, cut.links, stages=cut.stages, image=image, prefix_tokens=cut.prefix_tokens)
+
+
+def _create(model: str, classes: int, image: Image) -> nn.Module:
+    if not timm.is_model(model):
+        raise Refusal(f"timm has no model '{model}'{nearest(model, timm.list_models())}")
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": image[0]}
+    try:  # those that place tokens on a grid must be told its size
+        net: nn.Module = timm.create_model(model, img_size=image[1:], **options)
+    except TypeError:
+        net = timm.create_model(model, **options)
+    return net
+
+
+def _drop(model: Any) -> nn.Dropout:
+    """timm drops features by a function between two modules."""
+    return nn.Dropout(float(getattr(model, "drop_rate", 0.0)))
+
+
+def _resnet(model: Any) -> Cut:
+    cut = Cut([model.conv1, model.bn1, model.act1], [3])
+    cut.links.append(model.maxpool)
+    for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
+        cut.stage(layer.children())
+    cut.links += [nn.Sequential(model.global_pool, _drop(model)), model.fc]
+    return cut
+
+
+def _vit(model: Any) -> Cut:
+    stem = nn.Sequential(model.patch_embed, Apply(model._pos_embed), model.patch_drop, model.norm_pre)
+    cut = Cut([stem], [], model.num_prefix_tokens)
+    _quarters(cut, model.blocks)
+    cut.links += [model.norm, nn.Sequential(Apply(model.pool), model.fc_norm, model.head_drop), model.head]
+    return cut
+
+
+def _deit(model: Any) -> Cut:
+    cut = _vit(model)
+    pair = nn.Sequential(Apply(lambda tokens: tokens[:, :2]), model.head_drop, nn.Flatten())
+    cut.links[-2:] = [pair, TwoHeads(model.head, model.head_dist)]
+    return cut
+
+
+def _mixer(model: Any) -> Cut:
+    cut = Cut([model.stem], [])
+    _quarters(cut, model.blocks)
+    pool = Apply(lambda tokens: tokens.mean(dim=1)) if model.global_pool == "avg" else nn.Identity()
+    cut.links += [model.norm, nn.Sequential(pool, model.head_drop), model.head]
+    return cut
+
+
+def _swin(model: Any) -> Cut:
+    cut = Cut([nn.Sequential(model.patch_embed, Apply(lambda x: x.permute(0, 3, 1, 2)))], [])
+    for layer in model.layers:
+        cut.stage(ChannelsFirst(module) for module in (layer.downsample, *layer.blocks))
+    cut.links.append(ChannelsFirst(model.norm))
+    pool = nn.Sequential(Apply(lambda x: x.permute(0, 2, 3, 1)), model.head.global_pool, model.head.drop)
+    cut.links += [pool, model.head.fc]
+    return cut
+
+
+def _convnext(model: Any) -> Cut:
+    cut = Cut([model.stem], [1])
+    for stage in model.stages:
+        cut.stage((stage.downsample, *stage.blocks))
+    head = model.head
+    cut.links += [model.norm_pre, nn.Sequential(head.global_pool, head.norm, head.flatten, head.pre_logits, head.drop)]
+    cut.links.append(head.fc)
+    return cut
+
+
+def _efficientnet(model: Any) -> Cut:
+    cut = Cut([model.conv_stem, model.bn1], [2])
+    for stage in model.blocks:
+        cut.stage(stage.children())
+    cut.stage([model.conv_head, model.bn2])
+    cut.links += [nn.Sequential(model.global_pool, _drop(model)), model.classifier]
+    return cut
+
+
+def _mobilenetv3(model: Any) -> Cut:
+    cut = Cut([model.conv_stem, model.bn1], [2])
+    for stage in model.blocks:
+        cut.stage(stage.children())
+    head = (model.global_pool, model.conv_head, model.norm_head, model.act2, model.flatten, _drop(model))
+    cut.links += [nn.Sequential(*head), model.classifier]
+    return cut
+
+
+def _densenet(model: Any) -> Cut:
+    """A dense block keeps all that it has seen: it can be cut before and behind, not inside."""
+    cut = Cut([], [])
+    for name, module in model.features.named_children():
+        cut.links.append(module)
+        if name.startswith("denseblock") or name == "norm5":
+            cut.stages.append(len(cut.links))
+    cut.links += [nn.Sequential(model.global_pool, model.head_drop), model.classifier]
+    return cut
+
+
+def _regnet(model: Any) -> Cut:
+    cut = Cut([model.stem], [1])
+    for stage in (model.s1, model.s2, model.s3, model.s4):
+        cut.stage(stage.children())
+    cut.links += [model.final_conv, nn.Sequential(model.head.global_pool, model.head.drop), model.head.fc]
+    return cut
+
+
+def _vgg(model: Any) -> Cut:
+    """A stage ends before its pooling; the embedding is that of the two wide layers."""
+    cut = Cut([], [])
+    for module in model.features:
+        if isinstance(module, nn.MaxPool2d):
+            cut.stages.append(len(cut.links))
+        cut.links.append(module)
+    cut.links += [nn.Sequential(model.pre_logits, model.head.global_pool, model.head.drop), model.head.fc]
+    return cut
+
+
+def _whole(model: Any) -> Cut:
+    """Embedding and logits alone."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if isinstance(classifier, nn.Conv2d):
+        classifier = nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), classifier, nn.Flatten())
+    elif not isinstance(classifier, nn.Linear):
+        raise Refusal(f"timm's {type(model).__name__} has no single classifier that a chain could end in")
+    return Cut([nn.Sequential(Body(model), nn.Flatten()), classifier], [])
+
+
+def _quarters(cut: Cut, blocks: Iterable[nn.Module]) -> None:
+    """A network without stages: each quarter of its blocks counts as one."""
+    blocks = list(blocks)
+    for number in range(4):
+        cut.stage(blocks[number * len(blocks) // 4 : (number + 1) * len(blocks) // 4])
+
+
+# Their modules are timm's own affair and carry no types. A family that derives from another stands before it.
+CUTS: dict[type[nn.Module], Callable[..., Cut]] = {
+    VisionTransformerDistilled: _deit,
+    VisionTransformer: _vit,
+    ResNet: _resnet,
+    SwinTransformer: _swin,
+    ConvNeXt: _convnext,
+    EfficientNet: _efficientnet,
+    MobileNetV3: _mobilenetv3,
+    DenseNet: _densenet,
+    RegNet: _regnet,
+    VGG: _vgg,
+    MlpMixer: _mixer,
+}

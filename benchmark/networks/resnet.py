@@ -1,0 +1,82 @@
+"""The residual networks of the CIFAR literature (He et al. 2016), and their wider cousins of the distillation field.
+
+Shortcuts are 1×1 convolutions with batch norm wherever the shape changes. Keys, shapes and outputs are those of the
+checkpoints that the field passes around. An activation that follows a sum is a link of its own.
+"""
+
+import re
+
+from torch import Tensor, nn
+
+from kdbench.benchmark.networks.initial import initialise
+from kdbench.benchmark.networks.registry import Image, family
+from kdbench.methods.chain import Chain
+from kdbench.methods.refusal import Refusal
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut; the activation after the sum is left to the chain."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = None
+        if stride != 1 or width_in != width:
+            self.downsample = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn2
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + shortcut
+
+
+class ResNet(nn.Module):
+    """The modules of a network with three stages of residual blocks."""
+
+    def __init__(self, blocks: int, widths: tuple[int, int, int, int], classes: int, channels: int) -> None:
+        super().__init__()
+        stem, *stages = widths
+        self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.layer1 = self._stage(blocks, stem, stages[0], stride=1)
+        self.layer2 = self._stage(blocks, stages[0], stages[1], stride=2)
+        self.layer3 = self._stage(blocks, stages[1], stages[2], stride=2)
+        self.fc = nn.Linear(stages[2], classes)
+
+    @staticmethod
+    def _stage(blocks: int, width_in: int, width: int, stride: int) -> nn.Sequential:
+        rest = [BasicBlock(width, width, 1) for _ in range(blocks - 1)]
+        return nn.Sequential(BasicBlock(width_in, width, stride), *rest)
+
+
+@family(
+    r"resnet(?P<depth>\d+)(x(?P<factor>\d+(\.\d+)?))?",
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    *("resnet8x0.25", "resnet14x2", "resnet8x4", "resnet32x4"),
+)
+def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
+    """``resnet<depth>`` is 16-16-32-64 channels wide; ``x<factor>`` multiplies that, the stem's at most by two."""
+    blocks, odd = divmod(int(name["depth"]) - 2, 6)
+    factor = float(name["factor"] or 1)
+    if odd or not 1 <= blocks <= 500 or not 1 <= 16 * factor <= 16_000:
+        raise Refusal(f"a resnet's depth must be 6n + 2 and its widths from 1 to a few thousand, got '{name[0]}'")
+    # The wide nets' stem is half as wide as their first stage, but never narrower than the plain nets'.
+    stem = int(min(16 * factor, max(16, 8 * factor)))
+    widths = (stem, int(16 * factor), int(32 * factor), int(64 * factor))
+    net = initialise(ResNet(blocks, widths, classes, image[0]))
+
+    links: list[nn.Module] = [net.conv1, net.bn1, nn.ReLU()]
+    stages = [len(links)]
+    for stage in (net.layer1, net.layer2, net.layer3):
+        for block in stage:
+            links += [block, nn.ReLU()]
+        stages.append(len(links))
+    links += [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), net.fc]
+    return Chain(net, links, stages=stages, image=image)

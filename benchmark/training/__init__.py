@@ -1,0 +1,1 @@
+"""The recipe, the one loop, and what makes a run survive."""

@@ -1,0 +1,79 @@
+"""Checkpoints that survive a kill at any moment, and are believed only when they are whole.
+
+A file is a line that names the format, the digest of the rest, and the rest: what ``torch.save`` writes. It is written
+beside the last one and renamed over it, and the one before is kept. Nothing in a checkpoint is ever run as code.
+"""
+
+import hashlib
+import io
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = b"kdbench checkpoint 1\n"
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """The last two checkpoints of a run, in a folder; a new one is due every so many seconds."""
+
+    def __init__(self, folder: Path, every: float = 30.0) -> None:
+        self.last = folder / "checkpoint.pt"
+        self.before = folder / "checkpoint.before.pt"
+        self.every = every
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved >= self.every
+
+    def save(self, state: State) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        body = buffer.getbuffer()
+        self.last.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.last.with_suffix(f".{os.getpid()}.part")
+        with temporary.open("wb") as file:
+            file.write(FORMAT + hashlib.blake2b(body, digest_size=32).digest())
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        if self.last.exists():
+            self.last.replace(self.before)
+        temporary.replace(self.last)
+        self._saved = time.monotonic()
+
+    def load(self) -> State | None:
+        """The newest whole checkpoint; a damaged one is set aside and reported."""
+        for stale in self.last.parent.glob("checkpoint.*.part"):
+            stale.unlink(missing_ok=True)
+        for file in (self.last, self.before):
+            if file.exists():
+                try:
+                    return read(file)
+                except ValueError as error:
+                    aside = file.with_suffix(".damaged")
+                    file.replace(aside)
+                    warnings.warn(f"{file} {error}: it is set aside as {aside.name}", stacklevel=2)
+        return None
+
+    def clear(self) -> None:
+        self.last.unlink(missing_ok=True)
+        self.before.unlink(missing_ok=True)
+
+
+def read(file: Path) -> State:
+    content = file.read_bytes()
+    head, body = content[: len(FORMAT) + 32], content[len(FORMAT) + 32 :]
+    if not head.startswith(FORMAT):
+        raise ValueError("is not a checkpoint")
+    if hashlib.blake2b(body, digest_size=32).digest() != head[len(FORMAT) :]:
+        raise ValueError("is damaged")
+    try:
+        state: State = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception:  # torch and pickle have many ways of saying so
+        raise ValueError("carries something else than tensors and plain values") from None
+    return state

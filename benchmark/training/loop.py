@@ -1,0 +1,192 @@
+"""The one training loop: every method, every network, every phase, from the first step to the last or from wherever a
+killed run left off. All that is random in a step is drawn from (seed, phase, epoch, step): a run that was interrupted
+ends with the same bits as one that was not."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.benchmark.data.dataset import Dataset
+from kdbench.benchmark.data.views import Draw, Views, draws, strong
+from kdbench.benchmark.randomness import stream
+from kdbench.benchmark.training.checkpoint import Checkpoints, State
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import Score, evaluate
+from kdbench.benchmark.training.optimizer import optimize
+from kdbench.benchmark.training.recipe import Recipe
+from kdbench.benchmark.training.step import Step
+from kdbench.benchmark.training.teacher import LiveTeacher, NoTeacher
+from kdbench.methods.chain import Chain
+from kdbench.methods.method import Batch, Method, Phase
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch left behind."""
+
+    phase: str
+    epoch: int
+    lr: float  # of the last step
+    terms: dict[str, float]  # each loss term's mean over the epoch's steps
+    seconds: float  # of training; evaluation is not in it
+    score: Score | None  # on the test set; initial phases are not evaluated
+
+
+@dataclass
+class Progress:
+    """Where a run is, and what it has seen so far of the epoch that it is in."""
+
+    phase: int = 0
+    epoch: int = 1
+    step: int = 0
+    lr: float = 0.0  # of the last step; the schedule has moved on since
+    seconds: float = 0.0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def next_epoch(self) -> None:
+        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
+
+    def next_phase(self) -> None:
+        self.phase, self.epoch = self.phase + 1, 1
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a watcher is told while a run goes on."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+
+
+def train(
+    student: Chain,
+    teacher: Chain | None,
+    method: Method,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    *,
+    shared: int | None = None,
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    engine: Engine | None = None,
+    checkpoints: Checkpoints | None = None,
+    watch: Callable[[Live], None] | None = None,
+) -> list[Epoch]:
+    """Train ``student`` in place and return what each epoch left behind."""
+
+    # -- what is trained, by whom, on what ----------------------------------------------------------------------------
+    engine = engine or Engine.best()
+    engine.prepare()
+    for module in (student, method) if teacher is None else (student, method, teacher):
+        engine.place(module, recipe)
+    data = data.to(engine.device)
+    views = Views(data, recipe.augment)
+    needs = method.needs()
+    ask_teacher = NoTeacher() if teacher is None else LiveTeacher(teacher, needs)
+    step = Step(student, method, shared)
+    phases = (*method.phases, Phase("main", recipe.epochs, task=True))
+    steps = recipe.steps(len(data.train))
+    generator = torch.Generator(engine.device)
+
+    # -- where it was left off ----------------------------------------------------------------------------------------
+    history: list[Epoch] = []
+    progress = Progress()
+    saved = checkpoints.load() if checkpoints else None
+    if saved:
+        student.load_state_dict(saved["student"])
+        method.load_state_dict(saved["method"])
+        history = [Epoch(**epoch | {"score": epoch["score"] and Score(**epoch["score"])}) for epoch in saved["history"]]
+        progress = Progress(**saved["progress"])
+        progress.sums = {name: value.to(engine.device) for name, value in progress.sums.items()}
+
+    def state() -> State:
+        return {
+            "student": student.state_dict(),
+            "method": method.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "history": [asdict(epoch) for epoch in history],
+            "progress": vars(progress),
+        }
+
+    # -- the steps ----------------------------------------------------------------------------------------------------
+    for phase in phases[progress.phase :]:
+        trained = [module for module, yes in ((student, phase.student), (method, phase.method)) if yes]
+        parameters = [p for module in trained for p in module.parameters() if p.requires_grad]
+        optimizer, schedule = optimize(parameters, recipe, steps, initial=phase.name != "main")
+        if saved:
+            optimizer.load_state_dict(saved["optimizer"])
+            schedule.load_state_dict(saved["schedule"])
+            saved = None
+
+        while progress.epoch <= phase.epochs:
+            epoch = torch.tensor(float(progress.epoch), device=engine.device)
+            epoch_seed = (seed, phase.name, progress.epoch)
+            student.train(phase.student)
+            method.train(phase.method)
+            started = time.perf_counter() - progress.seconds
+
+            for draw in draws(data.train, views.count, recipe.batch, *epoch_seed, start=progress.step):
+                torch.manual_seed(stream("step", *epoch_seed, draw.step))
+                generator.manual_seed(stream("method", *epoch_seed, draw.step))
+                images = tuple(look(views, name, draw, epoch_seed) for name in needs.views)
+                if needs.input_grad:
+                    images = tuple(image.requires_grad_() for image in images)
+                labels = data.train.labels[draw.index]
+                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion)
+
+                terms = step(batch, ask_teacher(batch), phase.task)
+                step.zero_grad(set_to_none=True)
+                torch.stack(list(terms.values())).sum().backward()
+                progress.lr = optimizer.param_groups[0]["lr"]
+                optimizer.step()
+                schedule.step()
+
+                for name, term in terms.items():
+                    progress.sums[name] = progress.sums.get(name, 0) + term.detach()
+                progress.step = draw.step + 1
+                progress.seconds = time.perf_counter() - started
+                if watch:
+                    watch(Live(phase.name, progress.epoch, phase.epochs, progress.step, steps))
+                if checkpoints and checkpoints.due():
+                    checkpoints.save(state())
+
+            means = {name: float(total) / steps for name, total in progress.sums.items()}  # waits for the device
+            seconds = time.perf_counter() - started
+            score = evaluate(method.deployed(student), data.test, views.normalise) if phase.task else None
+            losses = means | ({"test": score.loss} if score else {})  # the last step may have burst the weights
+            if not all(math.isfinite(loss) for loss in losses.values()):
+                raise Diverged(
+                    f"the loss is no longer a number in epoch {progress.epoch} of phase {phase.name}: {losses}"
+                )
+            history.append(Epoch(phase.name, progress.epoch, progress.lr, means, seconds, score))
+            progress.next_epoch()
+            if checkpoints and checkpoints.due():
+                checkpoints.save(state())
+
+        progress.next_phase()
+    return history
+
+
+def look(views: Views, name: str, draw: Draw, epoch_seed: tuple[int | str, ...]) -> Tensor:
+    """The images of a step: as the recipe augments them, or that and a strong augmentation more."""
+    seen = views.bytes(draw.index, draw.view)
+    match name:
+        case "recipe":
+            return views.normalise(seen)
+        case "strong":
+            return views.normalise(strong(seen, stream("strong", *epoch_seed, draw.step)))
+        case _:
+            raise ValueError(f"a view must be 'recipe' or 'strong', got '{name}'")

@@ -1,0 +1,35 @@
+"""The optimiser and the schedule that a recipe asks for: torch's own."""
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, OneCycleLR
+
+from kdbench.benchmark.training.recipe import Recipe
+
+
+def optimize(
+    parameters: Iterable[nn.Parameter], recipe: Recipe, steps: int, *, initial: bool = False
+) -> tuple[Optimizer, LRScheduler]:
+    """``steps`` an epoch; the schedule moves every step. In an initial phase the rate stays where it is."""
+    optimizer: Optimizer
+    if recipe.optimizer == "sgd":
+        optimizer = SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+    else:
+        optimizer = AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+
+    schedule: LRScheduler
+    if recipe.schedule == "constant" or initial:
+        schedule = ConstantLR(optimizer, factor=1)
+    elif recipe.schedule == "steps":
+        schedule = MultiStepLR(optimizer, [epoch * steps for epoch in recipe.milestones], gamma=0.1)
+    else:
+        schedule = OneCycleLR(
+            optimizer,
+            max_lr=recipe.lr,
+            total_steps=recipe.epochs * steps + 1,
+            pct_start=recipe.warmup,
+            anneal_strategy="cos",
+        )
+    return optimizer, schedule

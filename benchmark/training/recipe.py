@@ -1,0 +1,65 @@
+"""How to train: epochs, optimiser, schedule, augmentation, precision."""
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from torch import Tensor
+
+from kdbench.methods.method import Facts
+from kdbench.methods.registry import Registry
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    epochs: Count
+    batch: Count = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.05
+    lr_of: dict[str, Positive] = {}  # for networks that need another one
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9  # of SGD
+    weight_decay: NotNegative = 5e-4  # on every parameter: norms, biases and adapters too
+    schedule: Literal["steps", "onecycle", "constant"] = "steps"
+    milestones: tuple[Count, ...] = ()  # steps: the epochs after which lr is multiplied by 0.1
+    warmup: Annotated[float, Meta(gt=0, lt=1)] = 0.3  # onecycle: the share of steps in which lr rises to its peak
+    augment: bool = True  # the moves that leave the data set's images what they are
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast in the networks; losses and weights stay in fp32
+
+    def __post_init__(self) -> None:
+        late = [epoch for epoch in self.milestones if epoch >= self.epochs]
+        if late:
+            raise ValueError(f"milestones must come before the last epoch, {self.epochs}, got {late[0]}")
+
+    def for_network(self, name: str) -> "Recipe":
+        """The recipe with the learning rate that this network needs."""
+        return msgspec.structs.replace(self, lr=self.lr_of.get(name, self.lr), lr_of={})
+
+    def steps(self, images: int) -> int:
+        """Steps an epoch; the last partial batch is kept."""
+        return math.ceil(images / self.batch)
+
+    def facts(self, classes: int, labels: Tensor) -> Facts:
+        """What a method is told of a run by this recipe on a training set with these labels."""
+        return Facts(classes, labels, self.batch, self.steps(len(labels)), self.epochs)
+
+
+RECIPES: Registry[Recipe] = Registry("recipe")
+
+# What nearly every published CIFAR-100 table uses.
+RECIPES.register("cifar-240")(
+    Recipe(
+        epochs=240,
+        milestones=(150, 180, 210),
+        lr_of={"MobileNetV2": 0.01, "ShuffleV1": 0.01, "ShuffleV2": 0.01},
+    )
+)
+# A twelfth of it: enough to rank methods roughly on a laptop, too short for a number to hold beside a published one.
+RECIPES.register("cifar-short")(
+    Recipe(epochs=20, schedule="onecycle", lr=0.1, precision="bf16", lr_of={"MobileNetV2": 0.02})
+)
+# For the embedded digits, seconds a cell.
+RECIPES.register("quick")(Recipe(epochs=40, batch=30, schedule="onecycle", lr=0.1))

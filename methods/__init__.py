@@ -1,0 +1,40 @@
+"""What knowledge is and how it travels: one file a method, in the room of the source that it draws on."""
+
+import importlib
+import pkgutil
+from typing import Any
+
+from kdbench.methods.chain import Chain
+from kdbench.methods.combination import Combination
+from kdbench.methods.method import METHODS, Facts, Method
+from kdbench.methods.refusal import Refusal
+
+for _room in ("labels", "logits", "features", "gradients", "relations"):
+    for _module in pkgutil.iter_modules([f"{folder}/{_room}" for folder in __path__], f"{__name__}.{_room}."):
+        importlib.import_module(_module.name)
+
+
+def members(name: str) -> dict[str, type[Method]]:
+    """The methods in a name such as ``kd`` or ``crd+kd``."""
+    parts = name.split("+")
+    if len(set(parts)) < len(parts):
+        raise Refusal(f"a combination must name each method once, got '{name}'")
+    return {part: METHODS[part] for part in parts}
+
+
+def create(name: str, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> Method:
+    """The method of this name; a combination takes ``ce_weight`` and a mapping of parameters for each member."""
+    classes = members(name)
+    if name in classes:
+        return classes[name](student, teacher, facts, **params)
+    ce_weight = params.pop("ce_weight", None)
+    built = {part: method(student, teacher, facts, **params.get(part, {})) for part, method in classes.items()}
+    return Combination(student, teacher, facts, built, ce_weight=ce_weight)
+
+
+def resolve(name: str, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> dict[str, Any]:
+    """The parameters of a method, or of each member of a combination, made plain."""
+    classes = members(name)
+    if name in classes:
+        return classes[name].resolve(student, teacher, facts, **params)
+    return params | {part: m.resolve(student, teacher, facts, **params.get(part, {})) for part, m in classes.items()}

@@ -1,0 +1,180 @@
+"""A network as a chain of links, and the trace that one forward pass leaves behind.
+
+Depths count links: the value at depth ``d`` has passed ``links[:d]``. Depth 0 is the image, depth ``len(links)`` the
+logits, and the depth before that, the input of the classifier, is the embedding.
+"""
+
+import copy
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdbench.methods.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a value in a chain looks like, the batch left out."""
+
+    kind: Literal["map", "tokens", "vector"]  # (B, C, H, W) · (B, N, C) · (B, C)
+    channels: int
+    size: tuple[int, int] = (1, 1)  # height and width of the map, or of the grid that the tokens came from
+    prefix: int = 0  # tokens before the grid: class, distillation
+
+    def __str__(self) -> str:
+        return f"{self.channels}@{self.size[0]}x{self.size[1]}" if self.kind != "vector" else str(self.channels)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass left behind: the features that were asked for, the embedding and the logits."""
+
+    logits: Tensor
+    embedding: Tensor
+    features: dict[int, Tensor] = field(default_factory=dict)
+    views: tuple["Trace", ...] = ()  # one trace a view, this one first, where a method asked for several
+
+    def __getitem__(self, depth: int) -> Tensor:
+        if depth not in self.features:
+            raise KeyError(f"depth {depth} was not asked for: the taps of this trace are {sorted(self.features)}")
+        return self.features[depth]
+
+    def narrowed(self, classes: int) -> "Trace":
+        """The same trace with the logits of the first ``classes`` classes alone."""
+        views = tuple(view.narrowed(classes) for view in self.views)
+        return replace(self, logits=self.logits[:, :classes], views=views)
+
+
+class Chain(nn.Module):
+    """A classifier as an ordered list of links, each one's output the next one's input; the last is the classifier.
+
+    ``network`` owns the parameters under their original names; a link is one of its modules, or a module of its own
+    where something is done between two of them (an activation, a pooling). ``stages`` are the depths at which the
+    classical feature taps lie; every other depth is a tap too.
+    """
+
+    links: nn.ModuleList
+
+    def __init__(
+        self,
+        network: nn.Module,
+        links: Iterable[nn.Module],
+        *,
+        stages: Sequence[int],
+        image: tuple[int, int, int] = (3, 32, 32),
+        prefix_tokens: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.links = nn.ModuleList(links)
+        self.stages = tuple(stages)
+        self.image = image
+        self.prefix_tokens = prefix_tokens
+        self.precision: torch.dtype | None = None  # the dtype that autocast computes in; None computes as stored
+        for module in self.modules():
+            # In place, a link would silently rewrite the value that was recorded just before it.
+            if hasattr(module, "inplace"):
+                setattr(module, "inplace", False)  # noqa: B010
+
+    def __len__(self) -> int:
+        return len(self.links)
+
+    @property
+    def classifier(self) -> nn.Module:
+        return self.links[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.resume(images, after=0)
+
+    def trace(self, images: Tensor, taps: Collection[int] = (), cut: int | None = None) -> Trace:
+        """One forward pass that keeps what lies at ``taps``; nothing behind depth ``cut`` sends a gradient into it."""
+        features, value, embedding = {}, images, images
+        with self._autocast(images):
+            for depth in range(len(self.links) + 1):
+                if depth > 0:
+                    value = self.links[depth - 1](value)
+                if depth in taps:
+                    features[depth] = value
+                if depth == len(self.links) - 1:
+                    embedding = value  # with its gradient, wherever the cut is, as any tap
+                if depth == cut:
+                    value = value.detach()
+        return Trace(_lifted(value), _lifted(embedding), {depth: _lifted(tap) for depth, tap in features.items()})
+
+    def resume(self, feature: Tensor, after: int) -> Tensor:
+        """The logits of the rest of the chain, from a feature that stands where the value at depth ``after`` does."""
+        with self._autocast(feature):
+            for link in self.links[after:]:
+                feature = link(feature)
+        return _lifted(feature)
+
+    def norm_at(self, depth: int) -> _BatchNorm | None:
+        """The batch norm that the value at this depth has just passed (a shortcut may have been added since)."""
+        if depth == 0:
+            return None
+        link = self.links[depth - 1]
+        last = link if isinstance(link, _BatchNorm) else getattr(link, "last_norm", None)
+        return last if isinstance(last, _BatchNorm) else None
+
+    def before_activation(self, depth: int) -> int:
+        """The depth nearest to this one whose value has just passed a batch norm and no activation yet."""
+        near = [d for d in (depth, depth - 1, depth + 1) if 0 < d < len(self) and self.norm_at(d) is not None]
+        if not near:
+            raise Refusal(f"no batch norm stands near depth {depth}")
+        return near[0]
+
+    @cached_property
+    def forms(self) -> tuple[Form, ...]:
+        """The form of the value at every depth, from one pass on the meta device."""
+        twin = copy.deepcopy(self).to("meta").eval()
+        value = torch.empty(2, *self.image, device="meta", dtype=next(twin.parameters()).dtype)
+        forms = [self._form(value)]
+        with torch.no_grad():
+            for link in twin.links:
+                value = link(value)
+                forms.append(self._form(value))
+        return tuple(forms)
+
+    def form(self, depth: int) -> Form:
+        return self.forms[depth]
+
+    @property
+    def embedding_width(self) -> int:
+        return self.forms[len(self) - 1].channels
+
+    @property
+    def classes(self) -> int:
+        return self.forms[len(self)].channels
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's own state, under its original keys."""
+        return self.network.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        return self.network.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _autocast(self, value: Tensor) -> torch.autocast:
+        dtype = self.precision or torch.bfloat16
+        return torch.autocast(value.device.type, dtype=dtype, enabled=self.precision is not None)
+
+    def _form(self, value: Tensor) -> Form:
+        match tuple(value.shape):
+            case (_, channels, height, width):
+                return Form("map", channels, (height, width))
+            case (_, tokens, channels):
+                side = round((tokens - self.prefix_tokens) ** 0.5)
+                return Form("tokens", channels, (side, side), self.prefix_tokens)
+            case (_, channels):
+                return Form("vector", channels)
+            case shape:
+                raise Refusal(f"a value in a chain must be a map, tokens or a vector, got the shape {shape}")
+
+
+def _lifted(value: Tensor) -> Tensor:
+    """At least fp32: what a method reads is never coarser, whatever the network computes in."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value

@@ -1,0 +1,56 @@
+"""Several methods in one: ``crd+kd`` carries the terms of both, and counts cross-entropy once."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.method import Batch, Facts, Method, Needs
+from kdbench.methods.refusal import Refusal
+
+
+class Combination(Method):
+    """The sum of its members' terms; cross-entropy weighs what the member that asks for most gives it."""
+
+    def __init__(
+        self, student: Chain, teacher: Chain, facts: Facts, members: Mapping[str, Method], *, ce_weight: float | None
+    ) -> None:
+        largest = max(member.ce_weight for member in members.values())
+        super().__init__(student, teacher, facts, ce_weight=largest if ce_weight is None else ce_weight)
+        self.members = nn.ModuleDict(members)
+        self.methods = dict(members)
+        self.phases = tuple(phase for member in members.values() for phase in member.phases)
+        if len({phase.name for phase in self.phases}) < len(self.phases):
+            raise Refusal(f"'{'+'.join(members)}' cannot be combined: two of them have an initial phase of one name")
+        cuts = {member.needs().cut for member in members.values()}
+        if len(cuts) > 1:
+            raise Refusal(f"'{'+'.join(members)}' cannot be combined: they cut the student at different depths")
+
+    def needs(self) -> Needs:
+        all_needs = [member.needs() for member in self.methods.values()]
+        return Needs(
+            student=frozenset().union(*(needs.student for needs in all_needs)),
+            teacher=frozenset().union(*(needs.teacher for needs in all_needs)),
+            cut=all_needs[0].cut,
+            labels=any(needs.labels for needs in all_needs),
+            live_teacher=any(needs.live_teacher for needs in all_needs),
+            input_grad=any(needs.input_grad for needs in all_needs),
+            teacher_train=any(needs.teacher_train for needs in all_needs),
+            views=max((needs.views for needs in all_needs), key=len),
+            whole_batch=any(needs.whole_batch for needs in all_needs),
+        )
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        terms = {}
+        for name, member in self.methods.items():
+            # A member's own initial phase is not the others' business.
+            if batch.phase == "main" or batch.phase in {phase.name for phase in member.phases}:
+                for term, value in member.losses(student, teacher, batch).items():
+                    terms[f"{name}.{term}"] = value
+        return terms
+
+    def deployed(self, student: Chain) -> nn.Module:
+        changed = [shipped for member in self.methods.values() if (shipped := member.deployed(student)) is not student]
+        if len(changed) > 1:
+            raise Refusal(f"'{'+'.join(self.methods)}' cannot be combined: two of them ship a network of their own")
+        return changed[0] if changed else student

@@ -1,0 +1,1 @@
+"""Knowledge in the gradients: how the answer would change."""

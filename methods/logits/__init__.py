@@ -1,0 +1,1 @@
+"""Knowledge in the logits: what the teacher says about every class."""

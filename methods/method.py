@@ -1,0 +1,122 @@
+"""The contract between a method and the training loop: what a method is told, what it asks for, what it answers."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.registry import Registry
+
+Source = Literal["labels", "logits", "features", "gradients", "relations"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a training run before its first step."""
+
+    classes: int
+    labels: Tensor  # of the whole training set, in its order
+    batch: int
+    steps: int  # an epoch
+    epochs: int  # of the main phase
+
+    @property
+    def size(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images and labels, and what a method may need to know of the step."""
+
+    views: tuple[Tensor, ...]  # the same images, augmented in each of the ways that Needs.views names
+    labels: Tensor
+    index: Tensor  # of each image in the training set: memory banks are addressed by it
+    epoch: Tensor  # 0-dim and counted from 1; a plain number would make torch.compile start anew every epoch
+    generator: Generator  # for a method's own draws; seeded from (seed, epoch, step)
+    phase: str = "main"
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+
+    @property
+    def images(self) -> Tensor:
+        return self.views[0]
+
+    def task(self, logits: Tensor) -> Tensor:
+        """The loss of the task itself, for those that need it elsewhere than on the student's logits."""
+        return self.criterion(logits, self.labels)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The one place where a method says what it wants from the loop."""
+
+    student: frozenset[int] = frozenset()  # depths that losses() reads
+    teacher: frozenset[int] = frozenset()
+    cut: int | None = None  # cross-entropy's gradient stops behind this student depth
+    labels: bool = False  # losses() reads batch.labels
+    live_teacher: bool = False  # runs the teacher itself (its tail, say): its answers cannot be remembered
+    input_grad: bool = False  # both traces can be differentiated by batch.images; no compilation on this path
+    teacher_train: bool = False  # the teacher normalises with batch statistics; its buffers stay as they are
+    views: tuple[str, ...] = ("recipe",)  # further views are in student.views, teacher.views, batch.views
+    whole_batch: bool = False  # relational: traces and batch are gathered over ranks first
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with an optimiser of its own; ``batch.phase`` tells losses() which one it is in."""
+
+    name: str
+    epochs: int
+    student: bool = True  # is the student trained?
+    method: bool = True  # is the method's own part trained?
+    task: bool = False  # is cross-entropy added?
+
+
+class Method(nn.Module):
+    """One way to carry knowledge from a frozen teacher to a student.
+
+    The keyword-only arguments of a constructor are the method's hyper-parameters. Adapters and memory banks are
+    submodules and buffers, so that checkpoints restore them.
+    """
+
+    source: ClassVar[Source]
+    taught: ClassVar[bool] = True  # is there a teacher at all?
+    phases: tuple[Phase, ...] = ()  # that come before the main one
+
+    def __init__(self, student: Chain, teacher: Chain, facts: Facts, *, ce_weight: float = 1.0) -> None:
+        super().__init__()
+        self._teacher = (teacher,)  # in a tuple, where nn.Module does not look: the teacher is never a submodule
+        self.ce_weight = ce_weight  # the loop adds ce_weight * batch.task(student.logits)
+
+    @classmethod
+    def resolve(cls, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> dict[str, Any]:
+        """Parameters such as "by quality" turned into plain ones, once, before the first step."""
+        return params
+
+    @property
+    def teacher(self) -> Chain:
+        return self._teacher[0]
+
+    def needs(self) -> Needs:
+        return Needs()
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        """The knowledge terms alone, named and weighted; the loop sums them and adds cross-entropy."""
+        raise TypeError(f"{type(self).__name__} must define losses()")
+
+    def deployed(self, student: Chain) -> nn.Module:
+        """The network that is evaluated and shipped."""
+        return student
+
+
+METHODS: Registry[type[Method]] = Registry("method")
+
+
+def hyper_parameters(method: type[Method]) -> dict[str, inspect.Parameter]:
+    """A method's hyper-parameters, with their types and defaults, as its constructor declares them."""
+    parameters = inspect.signature(method.__init__).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,1 @@
+"""How cells reach a cluster."""

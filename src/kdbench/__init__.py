@@ -1,0 +1,12 @@
+"""kdbench: which knowledge should a small network take from a large one — logits, features, gradients or relations?
+
+The rooms stand at the top of the repository and are linked into this package:
+
+- ``kdbench.methods``: what knowledge is and how it travels;
+- ``kdbench.benchmark``: from a grid to a leaderboard;
+- ``kdbench.slurm``: how cells reach a cluster.
+"""
+
+from importlib.metadata import version
+
+__version__ = version("kdbench")

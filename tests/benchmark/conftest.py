@@ -1,0 +1,153 @@
+"""A data set, a network, a run and a record that take no time."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdbench.benchmark import cli, extensions, networks
+from kdbench.benchmark.data import DATASETS, Dataset, Split
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.parameters import complete
+from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
+from kdbench.benchmark.networks import registry
+from kdbench.benchmark.training.recipe import Recipe
+from kdbench.methods.chain import Chain
+from kdbench.methods.method import METHODS
+
+CLASSES, IMAGE = 4, (1, 8, 8)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """Noise, in four classes that differ by their brightness: 60 images, so that a batch of 16 leaves one of 12."""
+    generator = torch.Generator().manual_seed(3)
+
+    def split(images: int) -> Split:
+        labels = torch.arange(images) % CLASSES
+        noise = torch.randint(100, (images, *IMAGE), generator=generator)
+        return Split((noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
+
+    return Dataset(split(60), split(22), mean=(0.49,), std=(0.25,), crop=1, flip=True)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(epochs=2, batch=16, lr=0.05, schedule="constant")
+
+
+@pytest.fixture
+def make_student() -> Callable[[int], Chain]:
+    """A tiny network whose initial weights are those of a seed."""
+
+    def make(seed: int = 0) -> Chain:
+        torch.manual_seed(seed)
+        return networks.build("resnet8x0.25", CLASSES, IMAGE)
+
+    return make
+
+
+# -- experiments: cells, records of cells that never ran, and names that are gone after the test ----------------------
+
+MakeCell = Callable[..., Cell]
+MakeRecord = Callable[..., Record]
+
+
+@pytest.fixture
+def make_cell(recipe: Recipe) -> MakeCell:
+    """A cell on the digits; ``make_cell("kd", teacher="resnet14x0.5", seed=3)``."""
+
+    def make(method: str = "ce", teacher: str | Cell | None = None, **asked: Any) -> Cell:
+        if isinstance(teacher, str):
+            teacher = make(student=teacher)
+        asked["params"] = complete(method, asked.get("params", {}))
+        basis = {"dataset": "digits", "student": "resnet8x0.25", "recipe": recipe, "protocol": "tiny", "seed": 0}
+        return Cell(method=method, teacher=teacher, **(basis | asked))
+
+    return make
+
+
+@pytest.fixture
+def make_record() -> MakeRecord:
+    """What a cell would have left behind; ``make_record(cell, top1=71.5, seconds=10, speed=2000, environment="b")``."""
+
+    def make(
+        cell: Cell, top1: float = 50.0, *, seconds: float = 4.0, speed: float = 1000.0, environment: str = "here"
+    ) -> Record:
+        epochs = cell.recipe.epochs
+        curves = Curves(
+            lr=[0.1] * epochs, terms={"task": [1.0] * epochs}, top1=[top1] * epochs, test_loss=[1.0] * epochs
+        )
+        return Record(
+            id=cell.id,
+            cell=cell,
+            result=Result(
+                top1=top1, top5=99.0, test_loss=1.0, best_top1=top1 + 1, best_epoch=1, curves=curves,
+                params=cell.params, weights="w" * 32,
+            ),
+            cost=Cost(
+                seconds=seconds, wall_seconds=seconds + 1, images_per_second=speed,
+                epoch_seconds=[seconds / epochs] * epochs, peak_memory_mb=100.0,
+                student_parameters=5_000, method_parameters=0, deployed_parameters=5_000,
+            ),
+            environment=Environment(
+                key=environment, arithmetic={}, machine={}, versions={}, git="", finished="2025-01-01T00:00:00+00:00"
+            ),
+        )  # fmt: skip
+
+    return make
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """Of a refusal: one line on stderr, nothing on stdout, exit code 2."""
+        assert (self.code, self.out, self.err.count("\n")) == (2, "", 1), self
+        assert self.err.startswith("kdbench: "), self
+        return self.err.removeprefix("kdbench: ").rstrip("\n")
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def kdbench(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_names: None) -> Command:
+    """The command, as a shell calls it, but in this process; a traceback fails the test."""
+
+    def call(*words: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as leave:
+            code = leave.code
+        out, err = capfd.readouterr()
+        return Answer(code or 0, out, err)
+
+    return call
+
+
+@pytest.fixture
+def own_names() -> Iterator[None]:
+    """What a test registers, as a user's file does, is gone after it."""
+    kept: list[tuple[Any, Any]] = [
+        (METHODS._things, dict(METHODS._things)),
+        (DATASETS._things, dict(DATASETS._things)),
+        (registry.FAMILIES, list(registry.FAMILIES)),
+        (extensions._loaded, dict(extensions._loaded)),
+        (extensions._owner, dict(extensions._owner)),
+    ]
+    yield
+    for names, before in kept:
+        names.clear()
+        (names.extend if isinstance(names, list) else names.update)(before)
+    networks.form.cache_clear()

@@ -1,0 +1,135 @@
+"""Which cell may start: none before its teacher, none twice, none whose teacher will never be there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdbench.benchmark.experiments import agenda as agenda_module
+from kdbench.benchmark.experiments.agenda import ASK_AGAIN, Agenda
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.plan import Entry, Plan, State
+
+Make = Callable[..., Any]
+MakeAgenda = Callable[..., Agenda]
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(agenda_module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def teachers(make_cell: Make) -> list[Cell]:
+    return [make_cell(student="resnet8", seed=seed) for seed in range(2)]
+
+
+@pytest.fixture
+def students(make_cell: Make, teachers: list[Cell]) -> list[Cell]:
+    """Two of each teacher, and one without."""
+    return [make_cell("kd", teacher, seed=seed) for teacher in teachers for seed in range(2)] + [make_cell()]
+
+
+@pytest.fixture
+def make_agenda(teachers: list[Cell], students: list[Cell]) -> MakeAgenda:
+    def make(states: tuple[State, State] = (State.MISSING, State.MISSING), **others: State) -> Agenda:
+        grid = Grid("grid", "", tuple(students))
+        first = tuple(Entry(cell, state) for cell, state in zip(teachers, states, strict=True))
+        rest = tuple(Entry(cell, others.get(f"student{i}", State.MISSING)) for i, cell in enumerate(students))
+        return Agenda(Plan(grid, first, rest))
+
+    return make
+
+
+def startable(agenda: Agenda) -> list[Cell]:
+    started = []
+    while cell := agenda.next():
+        started.append(cell)
+    return started
+
+
+def test_what_needs_no_teacher_starts_with_the_teachers_and_nothing_starts_twice(
+    make_agenda: MakeAgenda, teachers: list[Cell], students: list[Cell]
+) -> None:
+    agenda = make_agenda()
+    assert startable(agenda) == [*teachers, students[4]]
+    assert startable(agenda) == []
+    assert len(agenda) == 7
+
+
+def test_a_students_turn_comes_when_its_own_teacher_is_finished(
+    make_agenda: MakeAgenda, teachers: list[Cell], students: list[Cell]
+) -> None:
+    agenda = make_agenda()
+    startable(agenda)
+    agenda.finished(teachers[1])
+    assert startable(agenda) == students[2:4]
+    agenda.finished(teachers[0])
+    assert startable(agenda) == students[:2]
+    for cell in students:
+        agenda.finished(cell)
+    assert len(agenda) == 0
+
+
+def test_only_what_is_missing_or_running_elsewhere_is_done(make_agenda: MakeAgenda, students: list[Cell]) -> None:
+    agenda = make_agenda(
+        (State.FINISHED, State.FINISHED),
+        student0=State.FINISHED, student1=State.FAILED, student2=State.INVALID, student3=State.RUNNING,
+    )  # fmt: skip
+    assert startable(agenda) == students[3:]
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.INVALID])
+def test_a_teacher_that_will_never_be_there_blocks_its_own_students(
+    make_agenda: MakeAgenda, teachers: list[Cell], students: list[Cell], state: State
+) -> None:
+    agenda = make_agenda((State.FINISHED, state))
+    assert agenda.blocked() == students[2:4]
+    assert agenda.blocked() == []
+    assert startable(agenda) == [*students[:2], students[4]]
+
+
+def test_a_teacher_that_fails_blocks_its_own_students(
+    make_agenda: MakeAgenda, teachers: list[Cell], students: list[Cell]
+) -> None:
+    agenda = make_agenda()
+    assert agenda.blocked() == []
+    startable(agenda)
+    agenda.failed(teachers[0])
+    assert agenda.blocked() == students[:2]
+    agenda.finished(teachers[1])
+    assert startable(agenda) == students[2:4]
+
+
+def test_a_cell_that_another_process_runs_comes_back_later(
+    make_agenda: MakeAgenda, teachers: list[Cell], clock: Clock
+) -> None:
+    agenda = make_agenda()
+    startable(agenda)
+    agenda.elsewhere(teachers[0])
+    assert len(agenda) == 7
+    assert agenda.next() is None
+    clock.now += ASK_AGAIN
+    assert startable(agenda) == [teachers[0]]
+
+
+def test_a_teacher_that_another_process_runs_keeps_its_students_waiting(
+    make_agenda: MakeAgenda, teachers: list[Cell], students: list[Cell], clock: Clock
+) -> None:
+    agenda = make_agenda((State.RUNNING, State.FINISHED))
+    assert startable(agenda) == [teachers[0], *students[2:]]
+    agenda.elsewhere(teachers[0])
+    clock.now += ASK_AGAIN
+    assert startable(agenda) == [teachers[0]]
+    agenda.finished(teachers[0])
+    assert startable(agenda) == students[:2]

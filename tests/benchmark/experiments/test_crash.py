@@ -1,0 +1,160 @@
+"""A grid that is killed at any moment and run again ends with the same records; two runs share one without a clash."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from kdbench.benchmark.experiments.local import run_again
+from kdbench.benchmark.experiments.run import run, same_bits
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.engine import Engine
+
+MakeCommand = Callable[..., Any]
+CRASH = Path(__file__).with_name("crash.py")
+
+GRID = """
+files: mine.py
+datasets: digits
+pairs: resnet8 -> resnet8x0.25
+methods: [ce, kd]
+recipe: {base: quick, epochs: 3}
+seeds: 2
+"""
+
+# A user's file is loaded by the workers too: this one looks over their shoulders. It saves often; with KILL=n,
+# the n-th time that a record is about to be renamed into its place, all processes of the run are killed. With PROOF, a
+# file shows that a cell is being run: where another has made it, that is an error.
+MINE = """
+import os, signal
+from pathlib import Path
+from kdbench.benchmark.experiments import store, worker
+from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.methods.method import METHODS, Method
+
+@METHODS.register("mine")
+class Mine(Method):
+    source = "logits"
+
+Checkpoints.__init__.__defaults__ = (0.1,)
+kill, fsync, run = int(os.environ.get("KILL", 0)), os.fsync, worker.run
+
+def counted(descriptor):
+    global kill
+    fsync(descriptor)
+    kill -= "records" in os.readlink(f"/proc/self/fd/{descriptor}")
+    if kill == 0 and "KILL" in os.environ:
+        os.killpg(0, signal.SIGKILL)
+
+def proved(cell, *rest):
+    if "PROOF" in os.environ:
+        proof = Path(os.environ["PROOF"])
+        os.close(os.open(proof / cell.id, os.O_CREAT | os.O_EXCL))
+        with (proof / "log").open("a") as log:
+            log.write(cell.id + "\\n")
+    result = run(cell, *rest)
+    if "PROOF" in os.environ:
+        (proof / cell.id).unlink()
+    return result
+
+os.fsync, worker.run = counted, proved
+"""
+
+
+def assert_same(store: Store, whole: Store) -> None:
+    found, expected = store.records(), whole.records()
+    assert found.keys() == expected.keys()
+    assert all(same_bits(found[key].result, expected[key].result) for key in expected)
+    assert store.troubles == whole.troubles == []
+    assert store.failures() == {}
+    assert list(store.folder.glob("work/*")) == []
+
+
+def test_twenty_kills_at_any_step_and_any_change_of_a_file_change_no_bit(tmp_path: Path) -> None:
+    kills = subprocess.run(
+        [sys.executable, CRASH, tmp_path, "1", "20"], stdout=subprocess.PIPE, text=True, check=True
+    )  # fmt: skip
+    whole = Store(tmp_path / "whole")
+    assert len(whole.records()) == 5
+    for number in range(int(kills.stdout)):
+        assert_same(Store(tmp_path / f"killed{number}"), whole)
+
+
+def test_the_whole_command_killed_and_run_again_ends_with_the_bits_of_an_undisturbed_run(
+    command: MakeCommand, tmp_path: Path
+) -> None:
+    mine = command(grid_yaml=GRID, mine_py=MINE)
+    process = mine.start("grid.yaml", KILL=2)  # while its second record is written
+    process.communicate()
+    assert process.returncode == -9
+    mine.wait(lambda: not mine.alive(process))
+    assert len(mine.store.records()) == 1
+    process = mine.start("grid.yaml")  # while its worker has a cell
+    mine.wait(lambda: mine.holder() in mine.alive(process))
+    time.sleep(random.Random(2).uniform(0, 1.5))
+    mine.kill(process)
+    code, out, err = mine.run("grid.yaml")
+    assert (code, err) == (0, "")
+    records = mine.store.records()
+    assert len(records) == 5
+
+    whole = Store(tmp_path / "whole")
+    for record in sorted(records.values(), key=lambda record: record.cell.teacher is not None):
+        scratch = Checkpoints(tmp_path / "scratch" / record.id)
+        whole.finish(*run(record.cell, whole, Engine(torch.device("cpu")), Path(), scratch))
+    assert_same(mine.store, whole)
+
+
+def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
+    make_cell: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, cell = Store(tmp_path), make_cell("kd", teacher="resnet8")
+    for one in (cell.teacher, cell):
+        record, weights = run(
+            one, store, Engine(torch.device("cpu")), Path(), Checkpoints(tmp_path / "scratch" / one.id)
+        )
+        store.finish(record, weights)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    for one in (cell.teacher, cell):
+        torch.set_num_threads(2)  # it goes back to as many as the record names
+        assert run_again(store.records_folder / f"{one.id}.json", tmp_path, Path()) == 0
+        assert capsys.readouterr().out.endswith("The same bits as the record.\n")
+        assert torch.get_num_threads() == 1
+
+    others = tmp_path / "others.json"
+    record.result.top1 += 1e-9
+    others.write_bytes(msgspec.json.encode(record))
+    assert run_again(others, tmp_path, Path()) == 1
+    assert capsys.readouterr().out.endswith("in the same environment.\n")
+    record.environment.key = "another"
+    others.write_bytes(msgspec.json.encode(record))
+    assert run_again(others, tmp_path, Path()) == 0
+    assert capsys.readouterr().out.endswith("as may be: it comes from another environment.\n")
+    others.unlink()
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}.items() <= before.items()
+
+
+def test_two_runs_of_a_grid_at_once_do_every_cell_once(command: MakeCommand, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    proof.mkdir()
+    mine = command(grid_yaml=GRID.replace("seeds: 2", "seeds: 4"), mine_py=MINE)
+    both = [mine.start("grid.yaml", PROOF=proof) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        assert "9 of 9 cells to run" in out and "9 finished" in out
+    log = (proof / "log").read_text().split()
+    assert len(log) == 9
+    assert set(log) == mine.store.records().keys()
+    code, out, _ = mine.run("grid.yaml", PROOF=proof)
+    assert code == 0
+    assert "Nothing is left to run." in out
+    assert (proof / "log").read_text().split() == log

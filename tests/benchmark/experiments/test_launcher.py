@@ -1,0 +1,172 @@
+"""``kdbench run`` with real worker processes: a cell that fails stops nobody, and whoever stops a run can go on."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdbench.benchmark.experiments.lease import held
+from kdbench.benchmark.training.checkpoint import Checkpoints
+
+MakeCommand = Callable[..., Any]
+
+# Methods of a user's own. Each does its worst in the second step, where it is told to by its environment.
+MINE = """
+import os, signal
+import torch
+from kdbench.methods.method import METHODS, Method
+
+class Wicked(Method):
+    source = "logits"
+    steps = 0
+
+    def losses(self, student, teacher, batch):
+        self.steps += 1
+        if self.steps == 2 and "WICKED" in os.environ:
+            return {"wicked": self.strike(student.logits)}
+        return {"wicked": 0.0 * student.logits.sum()}
+
+@METHODS.register("raises")
+class Raises(Wicked):
+    def strike(self, logits):
+        raise ValueError("a mistake\\nof the user's")
+
+@METHODS.register("nan")
+class NaN(Wicked):
+    def strike(self, logits):
+        return logits.sum() * float("nan")
+
+@METHODS.register("dies")
+class Dies(Wicked):
+    def strike(self, logits):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@METHODS.register("leaves")
+class Leaves(Wicked):
+    def strike(self, logits):
+        raise SystemExit(3)
+
+@METHODS.register("greedy")
+class Greedy(Wicked):
+    def strike(self, logits):
+        return torch.empty(2**60)
+"""
+
+WICKED = ["raises", "nan", "dies", "leaves", "greedy"]
+
+GRID = f"""
+files: mine.py
+datasets: digits
+pairs: resnet8 -> resnet8x0.25
+methods: [{", ".join(WICKED)}, ce, kd]
+recipe: {{base: quick, epochs: 1}}
+"""
+
+LONG = """
+datasets: digits
+pairs: resnet8 -> resnet8x0.25
+methods: [kd]
+recipe: {base: quick, epochs: 5000}
+"""
+
+
+def outcomes(output: str) -> dict[str, str]:
+    """What became of each method's cell, the teacher's among them."""
+    lines = re.findall(r"^(finished|failed|blocked)  digits-(.*)-s0-\w{12}(.*)$", output, flags=re.MULTILINE)
+    return {name.removeprefix("resnet8-resnet8x0.25-"): outcome + rest for outcome, name, rest in lines}
+
+
+def test_a_cell_that_fails_in_whatever_way_leaves_its_reason_and_the_others_finish(command: MakeCommand) -> None:
+    mine = command(grid_yaml=GRID, mine_py=MINE)
+    code, out, err = mine.run("grid.yaml", "--workers", 2, WICKED="yes")
+    assert code == 1
+    told = outcomes(out)
+    assert {name for name, outcome in told.items() if outcome == "finished"} == {"resnet8-ce", "resnet8x0.25-ce", "kd"}
+    assert told["raises"] == "failed: ValueError: a mistake of the user's"
+    assert told["nan"].startswith("failed: Diverged: the loss is no longer a number in epoch 1")
+    assert told["dies"] == "failed: its process died (SIGKILL: out of memory?)"
+    assert told["leaves"] == "failed: its process died (exit code 3)"
+    assert told["greedy"].startswith("failed: ran out of memory: ")
+    assert "3 finished" in out and "5 failed" in out
+    assert "Traceback" not in err
+
+    failures = mine.store.failures()
+    assert {failure.cell.method: f"failed: {failure.error}" for failure in failures.values()} == {
+        name: told[name] for name in WICKED
+    }
+    assert "strike" in next(f.traceback for f in failures.values() if f.cell.method == "raises")
+    assert not any(held(folder) for folder in mine.store.folder.glob("work/*"))
+
+    # Again, with --retry: they alone are run.
+    before = mine.store.records()
+    code, out, err = mine.run("grid.yaml", "--workers", 2, "--retry", "failed")
+    assert (code, err) == (0, "")
+    assert outcomes(out) == dict.fromkeys(WICKED, "finished")
+    assert mine.store.failures() == {}
+    after = mine.store.records()
+    assert len(after) == 8
+    assert {key: after[key] for key in before} == before
+
+
+def test_a_teacher_that_fails_blocks_its_students_and_nobody_else(command: MakeCommand) -> None:
+    grid = GRID.replace(", ".join(WICKED), "raises") + "teacher_recipe: {base: quick, epochs: 1, lr: 1.0e+15}\n"
+    mine = command(grid_yaml=grid, mine_py=MINE)
+    code, out, _ = mine.run("grid.yaml")
+    told = outcomes(out)
+    assert code == 1
+    assert told.pop("resnet8-ce").startswith("failed: Diverged")
+    assert told == {"resnet8x0.25-ce": "finished"} | dict.fromkeys(
+        ["raises", "kd"], "blocked: its teacher is not there"
+    )
+    code, out, _ = mine.run("grid.yaml")  # again: the failure stands, and is not tried
+    assert code == 1
+    assert outcomes(out) == dict.fromkeys(["raises", "kd"], "blocked: its teacher is not there")
+
+
+def stopped(mine: Any, process: subprocess.Popen[str]) -> None:
+    """It ends as it should, and leaves nothing that runs."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "kdbench: stopped; the same command goes on from here"
+    assert "failed" not in out
+    mine.wait(lambda: not mine.alive(process))
+    assert mine.store.failures() == {}
+
+
+def assert_resumable(mine: Any) -> None:
+    (folder,) = mine.store.folder.glob("work/*")
+    assert {file.name for file in folder.iterdir()} <= {"checkpoint.pt", "checkpoint.before.pt"}  # and no lease
+    saved = Checkpoints(folder).load()
+    assert saved and saved["progress"]["epoch"] > 1
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
+def test_a_run_that_is_stopped_writes_a_last_checkpoint_and_says_how_to_go_on(command: MakeCommand, how: str) -> None:
+    mine = command(grid_yaml=LONG)
+    process = mine.start("grid.yaml")
+    mine.wait(lambda: list(mine.store.folder.glob("work/*/status.json")))  # it trains
+    os.killpg(process.pid, signal.SIGINT) if how == "ctrl-c" else process.terminate()
+    stopped(mine, process)
+    assert_resumable(mine)
+
+
+def test_ctrl_c_while_workers_still_start_is_answered_just_so(command: MakeCommand) -> None:
+    mine = command(grid_yaml=LONG.replace("kd", "ce"))
+    process = mine.start("grid.yaml", "--workers", 2)
+    mine.wait(lambda: len(mine.alive(process)) > 2)  # the launcher, multiprocessing's own helper, a worker
+    os.killpg(process.pid, signal.SIGINT)
+    stopped(mine, process)
+
+
+def test_workers_do_not_outlive_a_launcher_that_was_killed(command: MakeCommand) -> None:
+    mine = command(grid_yaml=LONG)
+    process = mine.start("grid.yaml")
+    mine.wait(lambda: list(mine.store.folder.glob("work/*/status.json")))
+    process.kill()
+    process.wait()
+    mine.wait(lambda: not mine.alive(process))
+    assert_resumable(mine)  # as if it had been asked to stop

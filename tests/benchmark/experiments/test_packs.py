@@ -1,0 +1,214 @@
+"""Many single records become a few files, and at no moment is one of them missing."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kdbench.benchmark.experiments import store as store_module
+from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Store, pretty, write
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def records(make_cell: Make, make_record: Make) -> list[Record]:
+    """Of eight seeds and two students: two packs."""
+    cells = [make_cell(student=s, seed=i) for s in ("resnet8x0.25", "resnet8x0.5") for i in range(4)]
+    return [make_record(cell, top1=i / 7) for i, cell in enumerate(cells)]
+
+
+@pytest.fixture
+def packed(store: Store, records: list[Record], pack_from_one: None) -> Store:
+    for record in records:
+        store.finish(record)
+    store.pack()
+    return store
+
+
+@pytest.fixture
+def pack_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "PACK_FROM", 1)
+
+
+def single(store: Store, record: Record) -> Path:
+    return store.records_folder / f"{record.id}.json"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def by_id(records: list[Record]) -> dict[str, Record]:
+    return {record.id: record for record in records}
+
+
+# -- packs ------------------------------------------------------------------------------------------------------------
+
+
+def test_many_single_records_become_a_few_files_and_all_are_found(packed: Store, records: list[Record]) -> None:
+    assert len(files(packed.records_folder)) == 2
+    assert packed.records() == by_id(records)
+    assert [packed.record(record.id) for record in records] == records
+    assert files(packed.folder / "work") == []
+
+
+def test_few_records_stay_as_they_are(store: Store, records: list[Record]) -> None:
+    for record in records:
+        store.finish(record)
+    store.pack()
+    assert len(files(store.records_folder)) == len(records)
+
+
+def test_packing_again_changes_no_byte_and_adds_what_is_new(packed: Store, make_cell: Make, make_record: Make) -> None:
+    before = {file: file.read_bytes() for file in packed.records_folder.iterdir()}
+    packed.pack()
+    assert {file: file.read_bytes() for file in packed.records_folder.iterdir()} == before
+    count = len(packed.records())
+    packed.finish(make_record(make_cell(seed=77)))
+    packed.pack()
+    assert len(files(packed.records_folder)) == len(before)
+    assert len(packed.records()) == count + 1
+
+
+@pytest.mark.parametrize("survive", [0, 1, 5])
+def test_a_packer_that_is_killed_loses_and_doubles_nothing(
+    store: Store, records: list[Record], pack_from_one: None, monkeypatch: pytest.MonkeyPatch, survive: int
+) -> None:
+    """It dies after the first pack is written, with so many single files removed."""
+    for record in records:
+        store.finish(record)
+    removed, unlink = 0, Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        nonlocal removed
+        if self.parent == store.records_folder:
+            removed += 1
+            if removed > survive:
+                raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.pack()
+    monkeypatch.undo()
+    monkeypatch.setattr(store_module, "PACK_FROM", 1)
+    assert store.records() == by_id(records)
+    store.pack()
+    lines = [line for pack in store.records_folder.glob("*.jsonl") for line in pack.read_bytes().splitlines()]
+    assert len(lines) == len(records) == len(store.records())
+    assert len(files(store.records_folder)) == 2
+
+
+def test_while_another_packs_nobody_else_does(store: Store, records: list[Record], pack_from_one: None) -> None:
+    store.finish(records[0])
+    lease = Lease.take(store.folder / "work" / "pack")
+    assert lease
+    store.pack()
+    assert single(store, records[0]).exists()
+    lease.release()
+    store.pack()
+    assert not single(store, records[0]).exists()
+
+
+def test_readers_see_every_record_while_others_pack_and_finish(
+    packed: Store, records: list[Record], make_record: Make
+) -> None:
+    """Records go round: finished anew as single files, packed again, and read all the while."""
+    over, missed, looks = threading.Event(), [], 0
+
+    def read() -> None:
+        nonlocal looks
+        reader = Store(packed.folder)
+        while not over.is_set():
+            looks += 1
+            missed.extend(set(by_id(records)) - set(reader.records()))
+            missed.extend(record.id for record in records if reader.record(record.id) is None)
+        missed.extend(reader.troubles)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(25):
+        for record in records:
+            packed.finish(record)
+        packed.pack()
+    over.set()
+    thread.join()
+    assert missed == []
+    assert looks > 2
+
+
+def test_a_bad_line_of_a_pack_is_reported_and_the_others_are_kept_through_packing(
+    packed: Store, records: list[Record]
+) -> None:
+    pack = sorted(packed.records_folder.glob("*.jsonl"))[0]
+    lines = pack.read_bytes().splitlines(keepends=True)
+    lost = msgspec.json.decode(lines[1])["id"]
+    lines[1] = lines[1][:100] + b"\n"
+    pack.write_bytes(b"".join(lines))
+    left = {key: record for key, record in by_id(records).items() if key != lost}
+
+    assert packed.records() == left
+    (trouble,) = packed.troubles
+    assert f"{pack}, line 2, is not believed" in trouble
+    assert packed.record(lost) is None
+
+    packed.finish(by_id(records)[lost])  # it is missing, so it is run again
+    packed.pack()
+    fresh = Store(packed.folder)
+    assert fresh.records() == by_id(records)
+    assert fresh.troubles == []
+    (aside,) = packed.damaged_folder.iterdir()
+    assert aside.read_bytes() == lines[1]
+
+
+def test_a_cell_that_is_finished_twice_has_its_last_record(packed: Store, make_record: Make) -> None:
+    cell = next(iter(packed.records().values())).cell
+    packed.finish(make_record(cell, top1=99.0))
+    for _ in range(2):
+        assert packed.records()[cell.id].result.top1 == 99.0
+        assert packed.record(cell.id).result.top1 == 99.0  # type: ignore[union-attr]
+        packed.pack()
+
+
+def test_a_record_with_fields_of_a_newer_version_is_read_and_keeps_them_when_packed(
+    store: Store, records: list[Record], pack_from_one: None
+) -> None:
+    newer = json.loads(pretty(records[0]))
+    newer["notes"] = ["by a newer kdbench"]
+    newer["result"]["ece"] = 0.25
+    write(single(store, records[0]), json.dumps(newer, indent=1).encode())
+    store.pack()
+    assert store.records() == by_id(records[:1])
+    (pack,) = store.records_folder.iterdir()
+    assert json.loads(pack.read_bytes()) == newer
+
+
+# -- tidying ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_run_left_of_a_finished_cell_is_cleared_up_and_nothing_else(
+    store: Store, records: list[Record]
+) -> None:
+    done, begun, held = records[:3]
+    for record in (done, held):
+        store.finish(record)
+    for record in (done, begun, held):
+        write(store.work(record.id) / "checkpoint.pt", b"state")
+    lease = Lease.take(store.work(held.id))
+    assert lease
+    store.tidy()
+    assert files(store.folder / "work") == sorted(
+        [f"{begun.id}/checkpoint.pt", f"{held.id}/checkpoint.pt", f"{held.id}/lease.1"]
+    )

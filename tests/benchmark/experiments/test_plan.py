@@ -1,0 +1,200 @@
+"""A plan says of every cell what a run would do with it, and why."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from torch import Tensor
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.plan import Plan, State, plan
+from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.summary import duration, of_plan, of_status, plan_text, status_text, time_left
+from kdbench.benchmark.training.recipe import Recipe
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.method import METHODS, Batch, Facts, Method
+from kdbench.methods.refusal import Refusal
+
+MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
+
+
+class Fussy(Method):
+    source = "features"
+
+    def __init__(self, student: Chain, teacher: Chain, facts: Facts, *, bug: bool = False) -> None:
+        super().__init__(student, teacher, facts)
+        if bug:
+            raise TypeError("a mistake of its author's")
+        raise Refusal(f"fussy: wants 64 classes, got {facts.classes}")
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def ce(make_cell: MakeCell) -> Cell:
+    return make_cell()
+
+
+@pytest.fixture
+def kd(make_cell: MakeCell) -> Cell:
+    return make_cell("kd", teacher="resnet14x0.5")
+
+
+@pytest.fixture
+def grid(ce: Cell, kd: Cell) -> Grid:
+    return Grid("tiny", "", (ce, kd))
+
+
+def finish(store: Store, record: Record) -> None:
+    """A record, and the weights that whoever was trained with labels leaves too."""
+    store.finish(record)
+    if record.cell.method == "ce":
+        store.weights(record.cell).parent.mkdir(parents=True, exist_ok=True)
+        store.weights(record.cell).touch()
+
+
+def failed(cell: Cell) -> Failure:
+    return Failure(id=cell.id, cell=cell, error="Diverged: the loss is no longer a number", traceback="", failed="")
+
+
+def states(made: Plan) -> dict[str, str]:
+    return {f"{entry.cell.student} {entry.cell.method}": entry.state.value for entry in made.entries}
+
+
+def test_before_anything_is_there_all_is_missing_and_teachers_come_first(grid: Grid, store: Store) -> None:
+    made = plan(grid, store)
+    assert list(states(made).items()) == [
+        ("resnet14x0.5 ce", "missing"), ("resnet8x0.25 ce", "missing"), ("resnet8x0.25 kd", "missing"),
+    ]  # fmt: skip
+    assert (len(made.teachers), len(made.students)) == (1, 2)
+    assert not store.folder.exists()  # planning leaves nothing behind
+
+
+def test_what_has_a_record_is_finished(grid: Grid, store: Store, make_record: MakeRecord, ce: Cell, kd: Cell) -> None:
+    assert kd.teacher
+    for cell in (kd.teacher, ce):
+        finish(store, make_record(cell))
+    made = plan(grid, store)
+    assert made.counts() == {"finished": 2, "running": 0, "failed": 0, "missing": 1, "invalid": 0}
+    finish(store, make_record(kd))
+    assert set(states(plan(grid, store)).values()) == {"finished"}
+
+
+def test_a_teacher_without_weights_is_missing_as_long_as_somebody_must_learn_from_it(
+    grid: Grid, store: Store, make_record: MakeRecord, kd: Cell
+) -> None:
+    assert kd.teacher
+    finish(store, make_record(kd.teacher))
+    store.weights(kd.teacher).unlink()
+    assert states(plan(grid, store))["resnet14x0.5 ce"] == "missing"
+    finish(store, make_record(kd))
+    assert states(plan(grid, store))["resnet14x0.5 ce"] == "finished"
+
+
+def test_a_teacher_whose_pupils_are_done_is_not_trained_for_nobody(
+    grid: Grid, store: Store, make_record: MakeRecord, kd: Cell
+) -> None:
+    finish(store, make_record(kd))
+    assert states(plan(grid, store)) == {"resnet8x0.25 ce": "missing", "resnet8x0.25 kd": "finished"}
+
+
+def test_a_cell_that_teaches_and_is_asked_for_itself_stands_once(store: Store, kd: Cell) -> None:
+    assert kd.teacher
+    made = plan(Grid("tiny", "", (kd.teacher, kd)), store)
+    assert [len(made.teachers), len(made.students)] == [1, 1]
+
+
+def test_a_failure_is_told_with_its_reason_and_by_its_pupils(grid: Grid, store: Store, kd: Cell) -> None:
+    assert kd.teacher
+    store.fail(failed(kd.teacher))
+    made = plan(grid, store)
+    (entry,) = made.those(State.FAILED)
+    assert (entry.cell, entry.reason) == (kd.teacher, "Diverged: the loss is no longer a number")
+    assert [entry.reason for entry in made.those(State.MISSING)] == ["", "its teacher failed"]
+
+
+def test_a_record_outweighs_a_failure_of_the_same_cell(
+    grid: Grid, store: Store, make_record: MakeRecord, ce: Cell
+) -> None:
+    finish(store, make_record(ce))
+    store.fail(failed(ce))
+    assert states(plan(grid, store))["resnet8x0.25 ce"] == "finished"
+
+
+def test_a_cell_that_somebody_holds_is_running(grid: Grid, store: Store, ce: Cell) -> None:
+    lease = Lease.take(store.work(ce.id))
+    assert lease
+    made = plan(grid, store)
+    assert [entry.cell for entry in made.those(State.RUNNING)] == [ce]
+    assert of_status(made, store.folder)["running"][0]["id"] == ce.id
+    assert f"running  {ce.id}: starting" in status_text(made, store.folder)
+    lease.release()
+    assert states(plan(grid, store))["resnet8x0.25 ce"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [({}, "fussy: wants 64 classes, got 10"), ({"bug": True}, "TypeError: a mistake of its author's")],
+)
+def test_a_cell_that_cannot_work_is_invalid_with_the_methods_own_reason(
+    own_names: None, store: Store, make_cell: MakeCell, ce: Cell, params: dict[str, Any], reason: str
+) -> None:
+    METHODS.register("fussy")(Fussy)
+    cell = make_cell("fussy", teacher="resnet14x0.5", params=params)
+    made = plan(Grid("tiny", "", (ce, cell)), store)
+    assert [(entry.cell, entry.reason) for entry in made.those(State.INVALID)] == [(cell, reason)]
+    assert f"  invalid  {cell.id}: {reason}" in plan_text(made).splitlines()
+
+
+def test_a_cell_is_expected_to_take_as_long_an_epoch_as_its_likes(
+    store: Store, make_cell: MakeCell, make_record: MakeRecord, recipe: Recipe
+) -> None:
+    """Two epochs took 2, 4 and 60 s: the median is 2 s an epoch, and 40 epochs take 80 s."""
+    for seed, seconds in enumerate((2.0, 4.0, 60.0)):
+        finish(store, make_record(make_cell("kd", teacher="resnet14x0.5", seed=seed), seconds=seconds))
+    longer = msgspec.structs.replace(recipe, epochs=40)
+    like = make_cell("kd", teacher=make_cell(student="resnet14x0.5"), seed=9, recipe=longer)
+    akin = make_cell("kd+ce", teacher=like.teacher, seed=9, recipe=longer)  # another method: the pair's time
+    unlike = make_cell(seed=9)
+    made = plan(Grid("tiny", "", (like, akin, unlike)), store)
+    assert [entry.seconds for entry in made.students] == [80.0, 80.0, None]
+    assert made.hours() == (pytest.approx(160 / 3600), 2)
+    assert time_left(made) == "about 2 min 40 s, and 2 cells of unmeasured length"
+
+
+def test_a_plan_in_words_lists_what_is_to_run_and_no_more_than_twenty(store: Store, make_cell: MakeCell) -> None:
+    cells = tuple(make_cell(seed=seed) for seed in range(23))
+    lines = plan_text(plan(Grid("tiny", "", cells), store)).splitlines()
+    assert lines[0] == "tiny: 23 cells and 0 teachers: 23 missing"
+    assert lines[1] == f"  to run  {cells[0].id}"
+    assert lines[-2:] == ["  … and 3 more", "23 cells of unmeasured length to run"]
+
+
+def test_a_plan_for_scripts_has_a_row_for_every_cell(grid: Grid, store: Store, ce: Cell) -> None:
+    store.fail(failed(ce))
+    rows = of_plan(plan(grid, store))
+    assert (rows["grid"], rows["teachers"], rows["students"], rows["cells_without_estimate"]) == ("tiny", 1, 2, 2)
+    assert [row["state"] for row in rows["cells"]] == ["missing", "failed", "missing"]
+
+
+def test_a_status_names_the_folder_in_which_failures_lie(grid: Grid, store: Store, ce: Cell) -> None:
+    store.fail(failed(ce))
+    assert f"{store.folder}/failures/" in status_text(plan(grid, store), store.folder)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (61, "1 min 01 s"), (3600 * 30 + 60, "30 h 01 min")]
+)
+def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,184 @@
+"""The command: what it lists, how it refuses, and that its help costs nothing."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kdbench as package
+from kdbench.benchmark import cli, networks
+from kdbench.benchmark.data import DATASETS
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.grid import shipped
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.training.recipe import RECIPES
+from kdbench.methods.method import METHODS
+
+Command, MakeCell, MakeRecord = Callable[..., Any], Callable[..., Cell], Callable[..., Record]
+
+NAMES = {"methods": METHODS, "networks": networks.names(), "datasets": DATASETS, "recipes": RECIPES, "grids": shipped()}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    look = (
+        "import sys; from kdbench.benchmark import cli; sys.argv = ['kdbench', '--help']; cli.main();"
+        "print({'torch', 'pandas', 'numpy', 'yaml'} & set(sys.modules), file=sys.stderr)"
+    )
+    answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert "Examples:" in answer.stdout
+    assert answer.stderr == "set()\n"
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in cli.app.commands)], ids=" ".join)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_verb_explains_itself_by_examples(kdbench: Command, verb: list[str], flag: str) -> None:
+    answer = kdbench(*verb, flag)
+    assert (answer.code, answer.err) == (0, "")
+    examples = answer.out.partition("Examples:\n")[2]
+    assert f"kdbench {' '.join(verb)}".rstrip() in examples
+
+
+def test_the_version_is_the_packages(kdbench: Command) -> None:
+    assert kdbench("--version").out == f"kdbench, version {package.__version__}\n"
+
+
+@pytest.mark.parametrize("noun", NAMES)
+def test_all_that_has_a_name_is_listed_for_people_and_for_scripts(kdbench: Command, noun: str) -> None:
+    rows = json.loads(kdbench("list", noun, "--json").out)
+    assert {row["name"] for row in rows} == set(NAMES[noun])
+    lines = kdbench("list", noun).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *(row["name"] for row in rows)]
+
+
+@pytest.mark.parametrize("name", ["kd", "digits", "quick", "quickstart", "resnet8x0.25", "wrn_40_2", "resnet26x3"])
+def test_whatever_has_a_name_is_shown_for_people_and_for_scripts(kdbench: Command, name: str) -> None:
+    row = json.loads(kdbench("show", name, "--json").out)
+    assert name in row.values()
+    assert f": {name}" in kdbench("show", name).out.splitlines()[0]
+
+
+def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCell, make_record: MakeRecord) -> None:
+    record = make_record(make_cell("kd", teacher="resnet14x0.5"), top1=71.5)
+    Store(Path("results")).finish(record)
+    assert json.loads(kdbench("show", record.id, "--json").out)["result"]["top1"] == 71.5
+    assert "  top1: 71.5" in kdbench("show", record.id).out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["list"], "Missing argument"),
+        (["list", "method"], "'method' is not one of 'methods', 'networks', 'datasets', 'recipes', 'grids'"),
+        (["list", "methods", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
+        (["list", "methods", "--with", "mine.py"], "mine.py: no such file"),
+        (["show", "kdd"], "nothing is called 'kdd'; did you mean 'kd'?"),
+        (["show", "resnet9"], "a resnet's depth must be 6n + 2"),
+        (["show", "../x"], "nothing is called '../x'; known: "),
+        (["plan"], "Missing argument 'GRID'"),
+        (["plan", "quickstart", "again"], "Got unexpected extra argument (again)"),
+        (["plan", "quickstrat"], "unknown grid 'quickstrat'; did you mean 'quickstart'?"),
+        (["status", "quickstrat"], "unknown grid 'quickstrat'; did you mean 'quickstart'?"),
+        (["run"], "run needs a grid or --cell, got neither"),
+        (["run", "quickstart", "--cell", "x.json"], "run needs a grid or --cell, got both"),
+        (["run", "--cell", "x.json"], "x.json: cannot be read: No such file or directory"),
+        (["run", "quickstart", "--workers", "0"], "Invalid value for '--workers': 0 is not in the range"),
+        (["run", "quickstart", "--retry", "all"], "Invalid value for '--retry': 'all' is not 'failed'"),
+        (["leaderboard"], "results must hold records: run a grid first"),
+        (["leaderboard", "quickstart"], "results must hold records of quickstart: run a grid first"),
+        (["leaderboard", "quickstrat"], "unknown grid 'quickstrat'; did you mean 'quickstart'?"),
+        (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_is_refused_in_a_sentence(kdbench: Command, words: list[str], sentence: str) -> None:
+    assert sentence in kdbench(*words).sentence
+    assert not list(Path().iterdir())  # and leaves nothing behind
+
+
+@pytest.mark.parametrize("verb", ["plan", "status", "run", "leaderboard"])
+def test_results_that_are_a_file_are_refused(kdbench: Command, verb: str) -> None:
+    Path("notes.txt").touch()
+    sentence = kdbench(verb, "quickstart", "--results", "notes.txt").sentence
+    assert sentence == "the results must go to a folder, got the file notes.txt"
+
+
+def test_a_machine_that_refuses_is_quoted_in_a_sentence(
+    kdbench: Command, make_cell: MakeCell, make_record: MakeRecord
+) -> None:
+    Store(Path("results")).finish(make_record(make_cell()))
+    Path("results/leaderboard.md").mkdir()
+    assert kdbench("leaderboard").sentence.endswith(": Is a directory")
+
+
+def test_a_file_that_is_neither_record_nor_cell_is_not_run(kdbench: Command) -> None:
+    for name, content in {"x.json": b"{}", "y.json": b"\xff\x00", "z.yaml": b"a: ["}.items():
+        Path(name).write_bytes(content)
+        assert kdbench("run", "--cell", name).sentence.startswith(f"{name} must be a record or a cell: ")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kdbench", "plan", "quickstart"])
+    monkeypatch.setattr(cli, "_plan", lambda *_: [][1])
+    with pytest.raises(IndexError):
+        cli.main()
+
+
+def test_a_stop_by_the_keyboard_says_how_to_go_on(kdbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_plan", stop)
+    answer = kdbench("plan", "quickstart")
+    assert (answer.code, answer.err.lstrip()) == (130, "kdbench: stopped; the same command goes on from here\n")
+
+
+@pytest.mark.parametrize("verb", ["plan", "status"])
+def test_a_grid_is_planned_for_people_and_for_scripts(kdbench: Command, verb: str) -> None:
+    assert json.loads(kdbench(verb, "quickstart", "--json").out)["counts"]["missing"] == 11
+    assert kdbench(verb, "quickstart").out.startswith("quickstart: 10 cells and 1 teachers: 11 missing\n")
+
+
+def test_a_damaged_record_is_reported_beside_the_answer(
+    kdbench: Command, make_cell: MakeCell, make_record: MakeRecord
+) -> None:
+    record = make_record(make_cell())
+    Store(Path("results")).finish(record)
+    Path(f"results/records/{record.id}.json").write_text("{")
+    answer = kdbench("plan", "quickstart", "--json")
+    assert json.loads(answer.out)["counts"]["missing"] == 11
+    assert answer.err.startswith(f"kdbench: results/records/{record.id}.json is set aside ")
+
+
+def test_the_folder_of_results_may_come_from_the_environment(
+    kdbench: Command, monkeypatch: pytest.MonkeyPatch, make_cell: MakeCell, make_record: MakeRecord
+) -> None:
+    Store(Path("mine")).finish(make_record(make_cell()))
+    monkeypatch.setenv("KDBENCH_RESULTS", "mine")
+    assert kdbench("leaderboard").out == Path("mine/leaderboard.md").read_text() + "\n"
+    assert Path("mine/leaderboard.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("shell", "sign"), [("bash", "complete -o"), ("zsh", "#compdef kdbench"), ("fish", "complete")]
+)
+def test_a_shell_is_given_its_script(kdbench: Command, shell: str, sign: str) -> None:
+    script = kdbench("completion", shell).out
+    assert sign in script and "_KDBENCH_COMPLETE" in script
+
+
+def test_the_shell_completes_the_names_of_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.shell_completion import ShellComplete
+
+    completion = ShellComplete(cli.app, {}, "kdbench", "_KDBENCH_COMPLETE")
+    assert [item.value for item in completion.get_completions(["plan"], "quick")] == ["quickstart"]

@@ -1,0 +1,180 @@
+"""A user's own method, network and data set: listed, planned and checked like ours, and named in the cell."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdbench.benchmark import extensions, networks
+from kdbench.benchmark.data import DATASETS
+from kdbench.benchmark.experiments.grid import Grid, load
+from kdbench.methods.method import METHODS
+from kdbench.methods.refusal import Refusal
+
+METHOD = '''
+from kdbench.methods.method import METHODS, Method
+from kdbench.methods.refusal import Refusal
+
+@METHODS.register("echo")
+class Echo(Method):
+    """The student's embedding echoes the teacher's."""
+
+    source = "features"
+
+    def __init__(self, student, teacher, facts, *, weight: float = 1.0):
+        super().__init__(student, teacher, facts)
+        if weight > 9:
+            raise Refusal(f"echo: weight must be at most 9, got {weight}")
+
+    def losses(self, student, teacher, batch):
+        return {}
+'''
+NETWORK = """
+from torch import nn
+from kdbench.benchmark.networks import network
+from kdbench.methods.chain import Chain
+
+@network("linear")
+def linear(classes, image):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], classes))
+    return Chain(net, list(net), stages=[1], image=image)
+
+@network("large only")
+def large(classes, image):
+    net = nn.Sequential(nn.Conv2d(image[0], 4, 9), nn.Flatten(), nn.Linear(4 * 24 * 24, classes))
+    return Chain(net, list(net), stages=[1], image=image)
+
+@network("mute")
+def mute(classes, image):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], 7))
+    return Chain(net, list(net), stages=[1], image=image)
+"""
+DATA = """
+from kdbench.benchmark.data import DATASETS, Source
+
+DATASETS.register("dots")(Source(classes=3, image=(1, 8, 8), train=30, test=9, read=lambda folder: None))
+"""
+GRID = """
+files: [method.py, parts/network.py, data.py]
+datasets: [dots, 'dots:held-out']
+pairs: resnet8x0.25 -> linear
+methods: [ce, echo, kd]
+recipe: quick
+"""
+
+Command = Callable[..., Any]
+
+pytestmark = pytest.mark.usefixtures("own_names")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"method.py": METHOD, "parts/network.py": NETWORK, "data.py": DATA, "grid.yaml": GRID}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def forget() -> None:
+    """As in a process that starts anew."""
+    del METHODS._things["echo"], DATASETS._things["dots"]
+    theirs = ("linear", "large only", "mute")
+    networks.registry.FAMILIES[:] = [family for family in networks.registry.FAMILIES if family.names[0] not in theirs]
+    extensions._loaded.clear()
+    extensions._owner.clear()
+    networks.form.cache_clear()
+
+
+def codes(grid: Grid) -> dict[str, set[str]]:
+    return {cell.method: set(cell.code) for cell in grid.cells}
+
+
+@pytest.mark.parametrize(
+    ("noun", "file", "name"),
+    [("methods", "method.py", "echo"), ("networks", "parts/network.py", "linear"), ("datasets", "data.py", "dots")],
+)
+def test_ones_own_are_listed_and_shown_with_their_file(
+    kdbench: Command, folder: Path, noun: str, file: str, name: str
+) -> None:
+    if noun == "networks":  # one that cannot take every image is listed too
+        assert "must answer with 100 logits, got 7" in kdbench("list", noun, "--with", file).out
+    assert name in [row["name"] for row in json.loads(kdbench("list", noun, "--with", file, "--json").out)]
+    assert kdbench("show", name, "--with", file).code == 0
+    assert extensions.origin(name) == str(folder / file)
+
+
+def test_ones_own_are_planned_and_named_in_the_cells_that_need_them(kdbench: Command) -> None:
+    answer = kdbench("plan", "grid.yaml")
+    assert answer.out.startswith("grid: 6 cells and 2 teachers: 8 missing\n")
+    grid = load("grid.yaml")
+    assert codes(grid) == {
+        "ce": {"data.py", "network.py"},
+        "echo": {"data.py", "network.py", "method.py"},
+        "kd": {"data.py", "network.py"},
+    }
+    assert {frozenset(teacher.code) for teacher in grid.teachers.values()} == {frozenset({"data.py"})}
+
+
+def test_a_grids_files_lie_beside_it_wherever_the_command_is_called(
+    kdbench: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "away").mkdir()
+    monkeypatch.chdir("away")
+    assert kdbench("plan", folder / "grid.yaml").out.startswith("grid: 6 cells")
+
+
+def test_a_file_that_changes_changes_the_ids_of_the_cells_that_need_it(folder: Path) -> None:
+    before = load("grid.yaml")
+    forget()
+    (folder / "method.py").write_text(METHOD + "# a thought\n")
+    after = load("grid.yaml")
+    same = {cell.method: cell.id == other.id for cell, other in zip(before.cells, after.cells, strict=True)}
+    assert same == {"ce": True, "echo": False, "kd": True}
+
+
+def test_where_a_file_lies_changes_no_id(folder: Path) -> None:
+    before = [cell.id for cell in load("grid.yaml").cells]
+    forget()
+    (folder / "moved").mkdir()
+    (folder / "parts" / "network.py").rename(folder / "moved" / "network.py")
+    (folder / "grid.yaml").write_text(GRID.replace("parts/", "moved/"))
+    assert [cell.id for cell in load("grid.yaml").cells] == before
+
+
+def test_loading_twice_is_harmless(kdbench: Command) -> None:
+    first = kdbench("plan", "grid.yaml", "--with", "method.py", "--with", "./method.py")
+    assert (first.code, first.out) == (0, kdbench("plan", "grid.yaml").out)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("echo,", "ecko,", "methods[1]: unknown method 'ecko'; did you mean 'echo'?"),
+        ("-> linear", "-> linaer", "pairs: unknown network 'linaer'; did you mean 'linear'?"),
+        ("[dots,", "[dot,", "datasets[0]: unknown data set 'dot'; did you mean 'dots'?"),
+        ("echo,", "{echo: {wait: 2}},", "methods[1].echo.wait: echo has no parameter 'wait'"),
+        ("echo,", "{echo: {weight: hot}},", "methods[1].echo.weight: must be a number, got 'hot'"),
+        ("-> linear", "-> large only", "pairs: large only cannot take images of 1x8x8: "),
+        ("-> linear", "-> mute", "pairs: mute must answer with 3 logits, got 7"),
+    ],
+)
+def test_ones_own_are_checked_like_ours(kdbench: Command, folder: Path, old: str, new: str, sentence: str) -> None:
+    (folder / "grid.yaml").write_text(GRID.replace(old, new))
+    assert f": {sentence}" in kdbench("plan", "grid.yaml").sentence
+
+
+def test_what_ones_own_method_refuses_is_invalid(kdbench: Command, folder: Path) -> None:
+    (folder / "grid.yaml").write_text(GRID.replace("echo,", "{echo: {weight: 10}},"))
+    answer = kdbench("plan", "grid.yaml")
+    assert answer.out.startswith("grid: 6 cells and 2 teachers: 6 missing, 2 invalid\n")
+    assert "echo: weight must be at most 9, got 10.0" in answer.out
+
+
+def test_two_files_of_one_name_cannot_be_told_apart_and_are_refused(folder: Path) -> None:
+    (folder / "parts" / "data.py").write_text(DATA.replace("dots", "dashes"))
+    extensions.load(folder / "data.py")
+    with pytest.raises(Refusal, match=r"parts/data.py must not have the name of another: .*data.py is loaded"):
+        extensions.load(folder / "parts" / "data.py")

@@ -1,0 +1,40 @@
+"""Several methods in one: their terms side by side, cross-entropy once."""
+
+import pytest
+import torch
+
+from kdbench.benchmark.training.step import Step
+from kdbench.benchmark.training.teacher import LiveTeacher
+from kdbench.methods import create
+from kdbench.methods.chain import Chain
+from kdbench.methods.method import Facts, Method
+from tests.conftest import MakeBatch
+
+
+def loss(student: Chain, method: Method, make_batch: MakeBatch) -> torch.Tensor:
+    batch = make_batch(dtype=torch.float64)
+    terms = Step(student, method)(batch, LiveTeacher(method.teacher, method.needs())(batch))
+    return torch.stack(list(terms.values())).sum()
+
+
+@pytest.fixture
+def double(student: Chain, teacher: Chain) -> tuple[Chain, Chain]:
+    return student.double(), teacher.double()
+
+
+def test_cross_entropy_is_counted_once(double: tuple[Chain, Chain], facts: Facts, make_batch: MakeBatch) -> None:
+    student, teacher = double
+    ce = create("ce", student, teacher, facts)
+    kd = create("kd", student, teacher, facts, ce_weight=0.0)
+    both = create("ce+kd", student, teacher, facts)
+    together = loss(student, both, make_batch)
+    torch.testing.assert_close(together, loss(student, ce, make_batch) + loss(student, kd, make_batch))
+
+
+def test_members_take_their_own_parameters_and_cross_entropy_its_weight(
+    double: tuple[Chain, Chain], facts: Facts, make_batch: MakeBatch
+) -> None:
+    student, teacher = double
+    kd = create("kd", student, teacher, facts, temperature=2.0, weight=3.0, ce_weight=0.5)
+    both = create("ce+kd", student, teacher, facts, ce_weight=0.5, kd={"temperature": 2.0, "weight": 3.0})
+    torch.testing.assert_close(loss(student, both, make_batch), loss(student, kd, make_batch))

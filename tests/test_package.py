@@ -1,0 +1,56 @@
+"""The package as an installed user meets it."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES_OF_A_CHECKOUT = ("pyproject.toml", "README.md", "LICENSE", "src", "benchmark", "methods", "slurm")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that no build folder is left in the checkout."""
+    copy = tmp_path_factory.mktemp("checkout")
+    subprocess.run(["cp", "-a", *(ROOT / name for name in FILES_OF_A_CHECKOUT), copy], check=True)
+    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", copy / "dist", copy]
+    subprocess.run([sys.executable, *build], check=True, capture_output=True)
+    return next((copy / "dist").glob("*.whl"))
+
+
+def test_the_wheel_holds_one_package_with_its_data(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"kdbench"}
+    assert {"kdbench/py.typed", "kdbench/methods/logits/kd.py", "kdbench/benchmark/grids/quickstart.yaml"} <= set(names)
+
+
+def test_the_wheel_works_in_a_folder_that_has_rooms_of_the_same_names(wheel: Path, tmp_path: Path) -> None:
+    site, work = tmp_path / "site", tmp_path / "work"
+    zipfile.ZipFile(wheel).extractall(site)
+    for room in ("methods", "benchmark", "slurm"):
+        (work / room).mkdir(parents=True)
+        (work / room / "__init__.py").write_text("raise ImportError('the wrong room')")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from kdbench.benchmark.cli import main; sys.argv[1:] = ['plan',"
+    )
+    code += " 'quickstart']; import kdbench.methods as m; assert m.__file__.startswith(sys.path[0]), m; main()"
+    done = subprocess.run([sys.executable, "-c", code, site], cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "11 missing" in done.stdout
+
+
+def test_the_bare_names_of_the_rooms_are_forbidden(tmp_path: Path) -> None:
+    """A bare import would find whatever folder of that name the user has."""
+    file = tmp_path / "bare.py"
+    file.write_text("from methods.method import METHODS\n\nprint(METHODS)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "TID251" in done.stdout
