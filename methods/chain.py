@@ -76,6 +76,9 @@ class Chain(nn.Module):
         self.image = image
         self.prefix_tokens = prefix_tokens
         self.precision: torch.dtype | None = None  # the dtype that autocast computes in; None computes as stored
+        known = {id(value) for value in (*network.parameters(), *network.buffers())}
+        if any(id(value) not in known for value in (*self.links.parameters(), *self.links.buffers())):
+            raise ValueError("a link must not bring weights of its own: the network owns all that is saved")
         for module in self.modules():
             # In place, a link would silently rewrite the value that was recorded just before it.
             if hasattr(module, "inplace"):

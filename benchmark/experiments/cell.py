@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from kdbench.benchmark.training.recipe import Count, Recipe
+from kdbench.benchmark.training.recipe import Recipe
 
 Seed = Annotated[int, Meta(ge=0)]
 
@@ -25,7 +25,6 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipe: Recipe
     protocol: str = ""  # the recipe's name, for people; what counts is what it says
     seed: Seed
-    world: Count = 1  # processes that share a batch
     code: dict[str, str] = {}  # files from outside kdbench that this cell needs, and their digests
 
     @cached_property
@@ -47,10 +46,13 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.dataset, self.teacher.student if self.teacher else "", self.student, self.method, params
 
 
-def _meant(cell: Cell) -> dict[str, Any]:
-    meant = msgspec.to_builtins(cell)
-    inner: dict[str, Any] | None = meant
-    while inner is not None:
-        del inner["protocol"]
-        inner = inner["teacher"]
-    return dict(meant)
+def _meant(asked: msgspec.Struct) -> dict[str, Any]:
+    """What was asked for, without names and defaults. A default must therefore never change, and that of a new field
+    must say what was done before there was one: ids, and with them the records that are there, stay what they are."""
+    meant = {}
+    for field in msgspec.structs.fields(asked):
+        value = getattr(asked, field.name)
+        usual = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+        if value != usual and field.name != "protocol":
+            meant[field.name] = _meant(value) if isinstance(value, msgspec.Struct) else value
+    return meant

@@ -2,7 +2,7 @@
 
 The primitive is ``link``: it is atomic, on NFS too, and fails where the name exists. A lease is a file ``lease.N`` in
 the cell's working folder, N one above all that are there. Names come again once all are released, so whoever has linked
-looks a second time: it has the lease when its number is the highest and nobody below is alive, and then removes what
+looks a second time: it has the lease when its file is still there and no other holder is alive, and then removes what
 the dead have left. Of two that link under different numbers, the later look sees the other's link: never do both go on,
 and whoever gave way asks again. (A client's own link makes NFS read the folder anew: the second look is not a
 remembered one.)
@@ -66,12 +66,11 @@ class Lease:
         finally:
             draft.unlink(missing_ok=True)
 
-        leases = _leases(folder)
-        below = leases[:-1]
-        if leases[-1:] != [mine.file] or not mine.holds() or any(alive(lease) for lease in below):
+        others = [lease for lease in _leases(folder) if lease != mine.file]
+        if not mine.holds() or any(alive(lease) for lease in others):
             mine.release()
             return None
-        for dead in below:
+        for dead in others:
             dead.unlink(missing_ok=True)
         return mine
 

@@ -11,6 +11,10 @@ from kdbench.methods import members
 from kdbench.methods.refusal import Refusal
 
 SECTION = ["dataset", "recipe", "pair"]
+ABOUT = (
+    "Top-1 after the last epoch, mean ± standard deviation over n seeds; gains on the same seeds, in points. "
+    "Best epoch: a diagnostic, found by looking at the test set."
+)
 ORDER = ["labels", "logits", "features", "gradients", "relations", "other"]
 
 
@@ -62,7 +66,8 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
         base = cells.loc[cells["method"] == reference, [*same, "top1"]].rename(columns={"top1": reference})
         base = base[~base.duplicated(same, keep=False)]  # a reference that is there twice is none
         cells = cells.merge(base, how="left", on=same)
-        cells[f"over {reference}"] = cells["top1"] - cells[reference]
+        gain = cells["top1"] - cells[reference]
+        cells[f"over {reference}"] = gain.mask(cells["method"] == reference)
 
     cells["recipe"] = _distinct(cells, "recipe", "task", within=["dataset", "pair"])
     cells["pair"] = _distinct(cells, "pair", "teacher", within=["dataset", "recipe"])
@@ -93,12 +98,7 @@ def _distinct(cells: pd.DataFrame, name: str, id: str, within: list[str]) -> pd.
 
 def markdown(table: pd.DataFrame) -> str:
     """A section for each data set, recipe and pair."""
-    lines = [
-        "# Leaderboard",
-        "",
-        "Top-1 after the last epoch, mean ± standard deviation over n seeds; gains on the same",
-    ]
-    lines[-1] += " seeds, in points. Best epoch: a diagnostic, found by looking at the test set."
+    lines = ["# Leaderboard", "", ABOUT]
     for (dataset, recipe, pair), rows in table.groupby(SECTION, sort=False):
         shown_rows = pd.DataFrame(
             {

@@ -21,7 +21,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.05
     lr_of: dict[str, Positive] = {}  # for networks that need another one
-    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9  # of SGD
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9  # of SGD; onecycle moves it, as torch does
     weight_decay: NotNegative = 5e-4  # on every parameter: norms, biases and adapters too
     schedule: Literal["steps", "onecycle", "constant"] = "steps"
     milestones: tuple[Count, ...] = ()  # steps: the epochs after which lr is multiplied by 0.1

@@ -101,7 +101,7 @@ def test_the_whole_command_killed_and_run_again_ends_with_the_bits_of_an_undistu
     mine.wait(lambda: mine.holder() in mine.alive(process))
     time.sleep(random.Random(2).uniform(0, 1.5))
     mine.kill(process)
-    code, out, err = mine.run("grid.yaml")
+    code, _, err = mine.run("grid.yaml")
     assert (code, err) == (0, "")
     records = mine.store.records()
     assert len(records) == 5

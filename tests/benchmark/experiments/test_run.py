@@ -151,7 +151,9 @@ def test_a_checkout_that_kdbench_only_lies_in_is_not_named_as_its_code(
     git(["git", "init", "--quiet", tmp_path], check=True)
     who = ["-c", "user.name=a", "-c", "user.email=b@c"]
     git(["git", "-C", tmp_path, *who, "commit", "--quiet", "--allow-empty", "-m", "theirs"], check=True)
-    monkeypatch.setattr(environment_module, "__file__", str(tmp_path / "environment.py"))
+    installed = tmp_path / "site-packages" / "benchmark" / "experiments"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(environment_module, "__file__", str(installed / "environment.py"))
     assert environment_module.commit.__wrapped__() == ""
 
 

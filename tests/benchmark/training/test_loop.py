@@ -205,6 +205,15 @@ def test_a_method_gets_the_taps_the_views_and_the_gradients_it_asks_for(
     assert batch.images.requires_grad
 
 
+def test_behind_the_cut_cross_entropy_trains_nothing(make_student: Make, dataset: Dataset, recipe: Recipe) -> None:
+    student, cut = make_student(), 5
+    begun = [parameter.detach().clone() for parameter in student.parameters()]
+    spied(student, dataset, recipe, wants=Needs(cut=cut))
+    behind = {id(parameter) for link in student.links[:cut] for parameter in link.parameters()}
+    for parameter, before in zip(student.parameters(), begun, strict=True):
+        assert torch.equal(parameter, before) is (id(parameter) in behind)
+
+
 # -- what is left behind ----------------------------------------------------------------------------------------------
 
 
