@@ -23,6 +23,14 @@ def results(verb: F) -> F:
     return where(verb)
 
 
+def data(verb: F) -> F:
+    where = click.option(
+        "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
+        help="The folder in which data sets lie.",
+    )  # fmt: skip
+    return where(verb)
+
+
 def files(verb: F) -> F:
     return click.option(
         "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
@@ -128,10 +136,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @click.option("--cell", type=A_PATH, metavar="FILE", help="Run the cell of this record anew, and compare.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
-@click.option(
-    "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
-    help="The folder in which data sets lie.",
-)  # fmt: skip
+@data
 @results
 @files
 def run(
@@ -151,7 +156,7 @@ def run(
     Examples:
       kdbench run quickstart
       kdbench run my_grid.yaml --workers 2 --retry failed
-      kdbench run --cell results/records/digits-resnet8x0.25-ce-s0-d2ccf0df6a11.json
+      kdbench run --cell results/records/CELL.json
     """
     from kdbench.benchmark.experiments import local
 
@@ -202,6 +207,36 @@ def leaderboard(grid: str | None, results: Path, files: tuple[Path, ...], as_jso
     board = publish.publish(results, grid)
     _print(board.rows, as_json, lambda: board.text)
     _warn(board.troubles)
+
+
+@app.group()
+def teacher() -> None:
+    """Teachers that others have trained."""
+
+
+@teacher.command("import")
+@click.argument("file", type=A_PATH)
+@click.option("--network", required=True, help="The network that the weights are of.")
+@click.option("--dataset", required=True, help="The data set that it was trained on.")
+@data
+@results
+@files
+def import_teacher(file: Path, network: str, dataset: str, data: Path, results: Path, files: tuple[Path, ...]) -> None:
+    """Store a checkpoint as a teacher, and say how good it is on the test set.
+
+    FILE is a .pth of the field's toolkits, a plain state dict or a .safetensors; nothing in it is run as code.
+
+    \b
+    Examples:
+      kdbench teacher import resnet56.pth --network resnet56 --dataset cifar100
+    """
+    from kdbench.benchmark.experiments import imported
+    from kdbench.benchmark.experiments.store import Store
+
+    _load(files)
+    name, record = imported.take(file, network, dataset, Store(results), data)
+    print(f"{name}: top-1 {record.result.top1:.2f} on {dataset}")
+    print(f"In a grid: 'pairs: {name} -> STUDENT'.")
 
 
 @app.command()

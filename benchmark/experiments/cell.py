@@ -10,6 +10,8 @@ from msgspec import Meta
 
 from kdbench.benchmark.training.recipe import Recipe
 
+IMPORT = "import"  # the method of a teacher that others have trained
+
 Seed = Annotated[int, Meta(ge=0)]
 
 
@@ -22,7 +24,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     student: str
     method: str
     params: dict[str, Any] = {}
-    recipe: Recipe
+    recipe: Recipe | None = None  # none for a teacher that was imported
     protocol: str = ""  # the recipe's name, for people; what counts is what it says
     seed: Seed
     code: dict[str, str] = {}  # files from outside kdbench that this cell needs, and their digests
@@ -34,6 +36,13 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         words = [self.dataset, self.teacher.student if self.teacher else "", self.student, self.method]
         name = "-".join(re.sub(r"[^\w.+]+", "_", word, flags=re.ASCII) for word in words if word)
         return f"{name[:120]}-s{self.seed}-{digest}"
+
+    @property
+    def training(self) -> Recipe:
+        """The recipe of a cell that is trained here."""
+        if self.recipe is None:
+            raise ValueError(f"{self.id} was imported: there is no recipe to train it by")
+        return self.recipe
 
     @property
     def pair(self) -> str:

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from kdbench.benchmark import extensions, networks
 from kdbench.benchmark.data import source
+from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.cell import Cell, Seed
 from kdbench.benchmark.experiments.conversion import Misfit, convert, shown
 from kdbench.benchmark.experiments.document import Document, read
@@ -39,7 +40,7 @@ class Sheet(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include: OneOrMore | None = None  # other grids, whose cells are added
     files: OneOrMore | None = None  # Python files that register methods, networks or data sets
     datasets: OneOrMore | None = None
-    pairs: OneOrMore | None = None  # "teacher -> student"
+    pairs: OneOrMore | None = None  # "teacher -> student"; NETWORK@DIGEST is a teacher that was imported
     teachers: OneOrMore | None = None  # or every teacher with every student
     students: OneOrMore | None = None
     methods: str | Annotated[list[str | WithParameters], Meta(min_length=1)] | None = None
@@ -119,7 +120,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
         raise document.refusal("$", f"a grid must not declare more than {MOST_CELLS:,} cells, got {count:,}")
     for dataset, pair in itertools.product(datasets, pairs):
         for place, name in filter(None, pair):
-            _network(document, place, name, dataset)
+            _network(document, place, name.partition(imported.MARK)[0], dataset)
 
     for dataset, (teacher, (_, student)) in itertools.product(datasets, pairs):
         for (name, params), teacher_seed in itertools.product(methods, teacher_seeds):
@@ -127,7 +128,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
             if any(method.taught for method in members(name).values()):
                 if teacher is None:
                     raise document.refusal("$.students", f"'{name}' needs a teacher: name teachers, or pairs")
-                teacher_cell = Cell(
+                teacher_cell = imported.cell(dataset, teacher[1]) or Cell(
                     dataset=dataset,
                     student=teacher[1],
                     method="ce",

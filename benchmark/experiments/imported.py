@@ -4,20 +4,30 @@
 in a grid the teacher is then called ``NETWORK@DIGEST``.
 """
 
-import pickle
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kdbench.benchmark import data, networks
+from kdbench.benchmark.data.views import Normalise
+from kdbench.benchmark.experiments.cell import IMPORT, Cell
+from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
+from kdbench.benchmark.experiments.run import digest, parameters, weights_of
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import evaluate
+from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 
-MARK = "@"
+MARK = "@"  # no network's own name has it
 WRAPPERS = ("state_dict", "model", "net", "weights")  # keys under which the field's files keep a state
 
 
@@ -27,9 +37,10 @@ def state_in(file: Path) -> dict[str, Tensor]:
         content = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
     except FileNotFoundError:
         raise Refusal(f"{file}: no such file") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        why = str(error).partition("\n")[0]
-        raise Refusal(f"{file} must hold weights, and nothing that is run as code: {why}") from None
+    except Exception:  # torch, pickle and safetensors have many ways of saying so
+        raise Refusal(
+            f"{file} must hold weights alone, got something that is damaged or would be run as code"
+        ) from None
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -62,3 +73,60 @@ def fill(chain: Chain, state: dict[str, Tensor], name: str) -> None:
 
 def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "a number"
+
+
+def cell(dataset: str, name: str) -> Cell | None:
+    """The cell of a teacher that is named ``NETWORK@DIGEST``; None for one that is trained here."""
+    network, mark, weights = name.partition(MARK)
+    if not mark:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{12}", weights):
+        raise Refusal(f"an imported teacher must be named NETWORK{MARK}DIGEST as its import said, got '{name}'")
+    return Cell(dataset=dataset, student=network, method=IMPORT, params={"weights": weights}, protocol=IMPORT, seed=0)
+
+
+def take(file: Path, network: str, dataset: str, store: Store, data_folder: Path) -> tuple[str, Record]:
+    """Store a checkpoint's weights and how good they are on the test set; answers with the teacher's name."""
+    known = data.source(dataset)
+    chain = networks.build(network, known.classes, known.image)
+    fill(chain, state_in(file), network)
+    weights = digest(chain)
+    name = f"{network}{MARK}{weights[:12]}"
+    asked = cell(dataset, name)
+    assert asked is not None
+
+    engine, images = Engine.best(), data.load(dataset, data_folder)
+    engine.place(chain, Recipe(epochs=1))
+    images = images.to(engine.device)
+    started = time.perf_counter()
+    score = evaluate(chain, images.test, Normalise(images, engine.device))
+    seconds = time.perf_counter() - started
+    count = parameters(chain)
+    record = Record(
+        id=asked.id,
+        cell=asked,
+        result=Result(
+            top1=score.top1,
+            top5=score.top5,
+            test_loss=score.loss,
+            best_top1=score.top1,
+            best_epoch=0,
+            curves=Curves(lr=[], terms={}, top1=[], test_loss=[]),
+            params=asked.params,
+            weights=weights,
+        ),
+        cost=Cost(
+            seconds=0.0,
+            wall_seconds=seconds,
+            images_per_second=0.0,
+            epoch_seconds=[],
+            peak_memory_mb=0.0,
+            student_parameters=count,
+            method_parameters=0,
+            deployed_parameters=count,
+        ),
+        environment=environment(engine),
+        origin=file.name,
+    )
+    store.finish(record, weights_of(chain.cpu()))
+    return name, record

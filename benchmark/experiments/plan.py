@@ -11,7 +11,7 @@ import torch
 from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments import lease
-from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.record import Failure, Record
 from kdbench.benchmark.experiments.store import Store
@@ -92,8 +92,10 @@ def plan(grid: Grid, store: Store) -> Plan:
 
 def unworkable(cell: Cell) -> str:
     """Why this cell cannot work, in a sentence; empty where it can. Built on the meta device, at no cost."""
+    if cell.method == IMPORT:
+        return "it must be imported first, by 'kdbench teacher import'"
     known = data.source(cell.dataset)
-    facts = cell.recipe.facts(known.classes, torch.arange(known.train) % known.classes)
+    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
     try:
         student = networks.form(cell.student, known.classes, known.image)
         teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
@@ -116,6 +118,8 @@ class Expectation:
     def __init__(self, records: Iterable[Record]) -> None:
         self.epochs: dict[tuple[str, ...], list[float]] = {}
         for record in records:
+            if record.cell.recipe is None:
+                continue
             seconds = record.cost.seconds / record.cell.recipe.epochs
             for like in _likes(record.cell):
                 self.epochs.setdefault(like, []).append(seconds)
@@ -123,7 +127,7 @@ class Expectation:
     def seconds(self, cell: Cell) -> float | None:
         for like in _likes(cell):
             if like in self.epochs:
-                return statistics.median(self.epochs[like]) * cell.recipe.epochs
+                return statistics.median(self.epochs[like]) * cell.training.epochs
         return None
 
 

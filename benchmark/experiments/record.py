@@ -66,6 +66,7 @@ class Record(msgspec.Struct, kw_only=True):
     result: Result
     cost: Cost
     environment: Environment
+    origin: str = ""  # the file that an imported teacher came from
 
 
 class Failure(msgspec.Struct, kw_only=True):

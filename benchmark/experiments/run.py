@@ -50,7 +50,7 @@ def run(
     torch.manual_seed(stream("student", cell.seed))
     student = networks.build(cell.student, known.classes, known.image)
     teacher, teacher_record = _teacher(cell, store) if cell.teacher else (None, None)
-    facts = cell.recipe.facts(known.classes, dataset.train.labels)
+    facts = cell.training.facts(known.classes, dataset.train.labels)
     torch.manual_seed(stream("method", cell.seed))
     # A method without a teacher is given the student in its place, and never looks.
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
@@ -58,7 +58,7 @@ def run(
 
     with PeakMemory(engine) as memory:
         history = train(
-            student, teacher, method, dataset, cell.recipe, cell.seed,
+            student, teacher, method, dataset, cell.training, cell.seed,
             engine=engine, checkpoints=checkpoints, watch=watch,
         )  # fmt: skip
 
@@ -80,7 +80,7 @@ def run(
         ),
         environment=environment(engine),
     )
-    return record, _weights(shipped) if cell.method == "ce" else None  # trained with labels alone
+    return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
 
 def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:
@@ -125,7 +125,7 @@ def _teacher(cell: Cell, store: Store) -> tuple[Chain, Record]:
     return teacher, record
 
 
-def _weights(network: nn.Module) -> bytes:
+def weights_of(network: nn.Module) -> bytes:
     return save({key: value.contiguous() for key, value in network.state_dict().items()})
 
 

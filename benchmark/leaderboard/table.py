@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 import pandas as pd
 
+from kdbench.benchmark.experiments.cell import IMPORT
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Record
 from kdbench.methods import members
@@ -24,6 +25,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     rows = []
     for record in sorted(records, key=lambda record: record.id):
         cell = record.cell
+        if cell.method == IMPORT:  # nothing was learned here
+            continue
         series = msgspec.structs.replace(cell, seed=0)
         rows.append(
             {
