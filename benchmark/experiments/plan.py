@@ -83,11 +83,18 @@ def plan(grid: Grid, store: Store) -> Plan:
     pupils = {cell.teacher.id for cell in grid.cells if cell.teacher and cell.id not in records}
     teachers = [cell for key, cell in grid.teachers.items() if key in pupils or key in records]
     students = [cell for cell in grid.cells if cell.id not in {teacher.id for teacher in teachers}]
-    return Plan(
-        grid,
-        tuple(entry(c, c.id in records and (c.id not in pupils or store.weights(c).exists())) for c in teachers),
-        tuple(entry(c, c.id in records) for c in students),
-    )
+    first = [entry(c, c.id in records and (c.id not in pupils or store.weights(c).exists())) for c in teachers]
+    lost = {teacher.cell.id: teacher.reason for teacher in first if teacher.state is State.INVALID}
+    second = [entry(c, c.id in records) for c in students]
+    return Plan(grid, tuple(first), tuple(_without(student, lost) for student in second))
+
+
+def _without(student: Entry, lost: dict[str, str]) -> Entry:
+    """A student whose teacher cannot be had is as invalid as its teacher."""
+    teacher = student.cell.teacher
+    if student.state is State.FINISHED or teacher is None or teacher.id not in lost:
+        return student
+    return Entry(student.cell, State.INVALID, f"its teacher cannot be had: {lost[teacher.id]}")
 
 
 def unworkable(cell: Cell) -> str:

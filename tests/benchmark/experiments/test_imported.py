@@ -105,7 +105,8 @@ def test_a_teacher_that_is_not_there_yet_is_invalid_with_the_verb_that_brings_it
     (tmp_path / "grid.yaml").write_text(GRID.format(name="resnet8@0123456789ab"))
     planned = plan(load(str(tmp_path / "grid.yaml")), Store(tmp_path / "results"))
     assert [entry.state for entry in planned.teachers] == [State.INVALID]
-    assert "kdbench teacher import" in planned.teachers[0].reason
+    assert [entry.state for entry in planned.students] == [State.INVALID]
+    assert all("kdbench teacher import" in entry.reason for entry in planned.entries)
 
 
 def test_a_digest_that_is_none_is_refused(tmp_path: Path) -> None:
