@@ -110,13 +110,18 @@ def _listed_network(name: str) -> Row:
     try:
         return _network(grids.formed(name, *SHOWN_FOR))
     except Refusal as refusal:  # a user's own, for other images
-        return {"parameters": "–", "embedding": "–", "stages": str(refusal)}
+        return {"parameters": "–", "MACs": "–", "embedding": "–", "stages": str(refusal)}
 
 
 def _network(chain: Chain) -> Row:
     count = sum(parameter.numel() for parameter in chain.parameters())
     taps = " ".join(str(chain.form(depth)) for depth in chain.stages)
-    return {"parameters": count, "embedding": chain.embedding_width, "stages": taps}
+    return {
+        "parameters": count,
+        "MACs": networks.macs(chain),
+        "embedding": chain.embedding_width,
+        "stages": taps,
+    }
 
 
 def _dataset(name: str) -> Row:

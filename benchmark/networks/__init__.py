@@ -1,6 +1,7 @@
 """Every classifier as a chain of links."""
 
 from kdbench.benchmark.networks import (  # noqa: F401  (their names register themselves)
+    feature_only,
     from_timm,
     mobilenet,
     resnet,
@@ -9,6 +10,7 @@ from kdbench.benchmark.networks import (  # noqa: F401  (their names register th
     vgg,
     wide_resnet,
 )
+from kdbench.benchmark.networks.cost import macs
 from kdbench.benchmark.networks.registry import build, family, form, names, network
 
-__all__ = ["build", "family", "form", "names", "network"]
+__all__ = ["build", "family", "form", "macs", "names", "network"]

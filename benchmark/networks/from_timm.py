@@ -103,7 +103,11 @@ class TwoHeads(nn.Module):
 @family(r"timm:(?P<model>.+)", *(f"timm:{name}" for name in LISTED))
 def from_timm(name: re.Match[str], classes: int, image: Image) -> Chain:
     """``timm:NAME`` for any of timm's classifiers, untrained, at the data set's image size and number of classes."""
-    model = _create(name["model"], classes, image)
+    return chained(_create(name["model"], classes, image), image)
+
+
+def chained(model: nn.Module, image: Image) -> Chain:
+    """A model of timm, cut as its family is."""
     cut = next((cut(model) for kind, cut in CUTS.items() if isinstance(model, kind)), None) or _whole(model)
     return Chain(model, cut.links, stages=cut.stages, image=image, prefix_tokens=cut.prefix_tokens)
 

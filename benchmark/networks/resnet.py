@@ -5,6 +5,8 @@ checkpoints that the field passes around. An activation that follows a sum is a 
 """
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -38,22 +40,31 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The modules of a network with three stages of residual blocks."""
+    """The modules of a stem, stages of residual blocks and a classifier; ``widths`` are the stem's and the stages'."""
 
-    def __init__(self, blocks: int, widths: tuple[int, int, int, int], classes: int, channels: int) -> None:
+    def __init__(self, blocks: Sequence[int], widths: Sequence[int], classes: int, channels: int) -> None:
         super().__init__()
-        stem, *stages = widths
-        self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem)
-        self.layer1 = self._stage(blocks, stem, stages[0], stride=1)
-        self.layer2 = self._stage(blocks, stages[0], stages[1], stride=2)
-        self.layer3 = self._stage(blocks, stages[1], stages[2], stride=2)
-        self.fc = nn.Linear(stages[2], classes)
+        self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.stages = []
+        for number, (count, (width_in, width)) in enumerate(zip(blocks, pairwise(widths), strict=True), start=1):
+            rest = [BasicBlock(width, width, 1) for _ in range(count - 1)]
+            stage = nn.Sequential(BasicBlock(width_in, width, stride=1 if number == 1 else 2), *rest)
+            self.add_module(f"layer{number}", stage)
+            self.stages.append(stage)
+        self.fc = nn.Linear(widths[-1], classes)
 
-    @staticmethod
-    def _stage(blocks: int, width_in: int, width: int, stride: int) -> nn.Sequential:
-        rest = [BasicBlock(width, width, 1) for _ in range(blocks - 1)]
-        return nn.Sequential(BasicBlock(width_in, width, stride), *rest)
+
+def chained(net: ResNet, image: Image) -> Chain:
+    """The classical taps lie behind the stem and behind every stage."""
+    links: list[nn.Module] = [net.conv1, net.bn1, nn.ReLU()]
+    stages = [len(links)]
+    for stage in net.stages:
+        for block in stage:
+            links += [block, nn.ReLU()]
+        stages.append(len(links))
+    links += [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), net.fc]
+    return Chain(net, links, stages=stages, image=image)
 
 
 @family(
@@ -70,13 +81,4 @@ def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
     # The wide nets' stem is half as wide as their first stage, but never narrower than the plain nets'.
     stem = int(min(16 * factor, max(16, 8 * factor)))
     widths = (stem, int(16 * factor), int(32 * factor), int(64 * factor))
-    net = initialise(ResNet(blocks, widths, classes, image[0]))
-
-    links: list[nn.Module] = [net.conv1, net.bn1, nn.ReLU()]
-    stages = [len(links)]
-    for stage in (net.layer1, net.layer2, net.layer3):
-        for block in stage:
-            links += [block, nn.ReLU()]
-        stages.append(len(links))
-    links += [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), net.fc]
-    return Chain(net, links, stages=stages, image=image)
+    return chained(initialise(ResNet([blocks] * 3, widths, classes, image[0])), image)

@@ -25,7 +25,8 @@ def test_every_method_says_in_a_line_what_it_is() -> None:
 def test_a_network_is_listed_with_what_it_costs_and_where_it_can_be_tapped() -> None:
     row = next(row for row in listed("networks") if row["name"] == "resnet20")
     assert row == {
-        "name": "resnet20", "parameters": 278_324, "embedding": 64, "stages": "16@32x32 16@32x32 32@16x16 64@8x8",
+        "name": "resnet20", "parameters": 278_324, "MACs": 40_818_944, "embedding": 64,
+        "stages": "16@32x32 16@32x32 32@16x16 64@8x8",
     }  # fmt: skip
 
 

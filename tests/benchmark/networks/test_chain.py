@@ -26,6 +26,8 @@ NAMES = [
     "ShuffleV1",
     "ShuffleV2",
     "ResNet50",
+    "fo_resnet9",
+    "fo_mobilenetv2",
 ]
 IMAGES = [(1, 8, 8), (3, 13, 17)]
 every_network = pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,98 @@
+"""The networks of the feature-only paper (Cooper et al. 2025), for images of 32 and 64 pixels.
+
+Its table adapts ImageNet's architectures where the distillation field has smaller ones of nearly the same names, so
+these carry a prefix. Keys are torchvision's (timm's for the ViTs): ImageNet's weights fit wherever the shapes do. The
+layers that the paper distils into its students are our ``stages``, the stem left out.
+"""
+
+import re
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torchvision.models import MobileNetV2
+from torchvision.models.vgg import cfgs, make_layers
+
+from kdbench.benchmark.networks import from_timm
+from kdbench.benchmark.networks.initial import initialise
+from kdbench.benchmark.networks.registry import Image, family, network
+from kdbench.benchmark.networks.resnet import BasicBlock, ResNet, chained
+from kdbench.methods.chain import Chain
+
+RESNETS = {"9": (1, 1, 1, 1), "34": (3, 4, 6, 3)}
+VGGS = {"11": "A", "19": "E"}  # torchvision's letters
+LAST_OF_RESOLUTION = (0, 3, 6, 13, 17)  # MobileNetV2's blocks; 0 is the stem
+
+
+class VGG(nn.Module):
+    """The modules of torchvision's VGG with batch norm, its head for maps that are pooled to a single pixel."""
+
+    def __init__(self, letter: str, classes: int, channels: int) -> None:
+        super().__init__()
+        self.features = make_layers(cfgs[letter], batch_norm=True)
+        self.features[0] = nn.Conv2d(channels, 64, 3, padding=1)
+        self.classifier = nn.Sequential(
+            *(nn.Linear(512, 4096), nn.ReLU(), nn.Dropout(0.5)),
+            *(nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5)),
+            nn.Linear(4096, classes),
+        )
+        initialise(self)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@family(r"fo_resnet(?P<layers>9|34)", "fo_resnet9", "fo_resnet34")
+def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
+    """A 3×3 stem without stride or pooling, four stages; every block starts as its shortcut alone."""
+    net = initialise(ResNet(RESNETS[name["layers"]], (64, 64, 128, 256, 512), classes, image[0]))
+    for block in net.modules():
+        if isinstance(block, BasicBlock):
+            nn.init.zeros_(block.bn2.weight)
+    return chained(net, image)
+
+
+@family(r"fo_vgg(?P<layers>11|19)", "fo_vgg11", "fo_vgg19")
+def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
+    """All five poolings, and a head of two wide layers with dropout; taps lie before the poolings."""
+    net = VGG(VGGS[name["layers"]], classes, image[0])
+    stages = [depth for depth, module in enumerate(net.features) if isinstance(module, nn.MaxPool2d)]
+    links = [*net.features, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), *net.classifier]
+    return Chain(net, links, stages=stages, image=image)
+
+
+@network("fo_mobilenetv2")
+def mobilenet(classes: int, image: Image) -> Chain:
+    """Full width and ReLU6; the stem has no stride."""
+    net = MobileNetV2(num_classes=classes)
+    net.features[0][0] = initialise(nn.Conv2d(image[0], 32, 3, padding=1, bias=False))
+    stem, *blocks, head = net.features
+    dropout, linear = net.classifier
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), dropout)
+    stages = [len(stem) + block for block in LAST_OF_RESOLUTION]
+    return Chain(net, [*stem, *blocks, *head, pool, linear], stages=stages, image=image)
+
+
+@network("fo_vit_b")
+def vit_b(classes: int, image: Image) -> Chain:
+    """ViT-B with patches of 4 pixels; it answers from its class token."""
+    return from_timm.chained(_vit(classes, image, embed_dim=768, depth=12, num_heads=12), image)
+
+
+@network("fo_vit_ett")
+def vit_ett(classes: int, image: Image) -> Chain:
+    """The small ViT: the mean of its tokens is the embedding, and its classifier starts from zero.
+
+    The paper is silent about a class token and about where the last norm stands: there is none, and the norm comes
+    before the mean.
+    """
+    shape = {"embed_dim": 192, "depth": 8, "num_heads": 6, "mlp_ratio": 3, "class_token": False}
+    net = _vit(classes, image, **shape, global_pool="avg", fc_norm=False)
+    nn.init.zeros_(net.get_classifier().weight)
+    return from_timm.chained(net, image)
+
+
+def _vit(classes: int, image: Image, **shape: Any) -> VisionTransformer:
+    return VisionTransformer(img_size=image[1:], patch_size=4, in_chans=image[0], num_classes=classes, **shape)

@@ -1,0 +1,155 @@
+"""The feature-only paper's networks: what they share with the libraries' models, and where they differ."""
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdbench.benchmark import networks
+from kdbench.methods.chain import Chain
+
+SMALL = ["fo_resnet9", "fo_vgg11", "fo_mobilenetv2", "fo_vit_ett"]
+ALL = [*SMALL, "fo_resnet34", "fo_vgg19", "fo_vit_b"]
+CLASSES = 7
+
+
+def seasoned(name: str, image: tuple[int, int, int] = (3, 32, 32)) -> Chain:
+    """What starts from zero would hide what it multiplies."""
+    torch.manual_seed(0)
+    chain = networks.build(name, CLASSES, image)
+    with torch.no_grad():
+        for parameter in chain.parameters():
+            if not parameter.any():
+                parameter.uniform_(-0.5, 0.5)
+        for norm in chain.modules():  # running statistics that fit the images, or the signal fades on a long way
+            if isinstance(norm, _BatchNorm):
+                norm.momentum = 1.0
+        chain.train()(some_images(image[1]))
+    return chain
+
+
+def some_images(size: int = 32) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def meta(name: str, classes: int = 100, side: int = 32) -> Chain:
+    return networks.form(name, classes, (3, side, side))
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_rest_of_the_chain_gives_the_logits_from_every_depth(name: str, size: int) -> None:
+    chain, images = seasoned(name, (3, size, size)).eval(), some_images(size)
+    with torch.no_grad():
+        trace = chain.trace(images, range(len(chain) + 1))
+        assert trace.logits.std(dim=0).max() > 1e-3
+        for depth in range(len(chain) + 1):
+            rest = chain.resume(trace[depth], after=depth)
+            assert torch.allclose(rest, trace.logits, rtol=1e-5, atol=1e-5), depth
+            form, shape = chain.form(depth), tuple(trace[depth].shape[1:])
+            assert shape in (
+                (form.channels, *form.size),
+                (form.size[0] * form.size[1], form.channels),
+                (form.channels,),
+            )
+
+
+def resnet34() -> nn.Module:
+    net = torchvision.models.resnet34(num_classes=CLASSES)
+    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    return net
+
+
+def vgg11() -> nn.Module:
+    with torch.device("meta"):
+        net = torchvision.models.vgg11_bn(num_classes=CLASSES)
+        net.avgpool, net.classifier[0] = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 4096)
+    return net.to_empty(device="cpu")
+
+
+def mobilenet() -> nn.Module:
+    net = torchvision.models.mobilenet_v2(num_classes=CLASSES)
+    net.features[0][0].stride = (1, 1)
+    return net
+
+
+def vit() -> nn.Module:
+    net: nn.Module = timm.create_model("vit_base_patch16_224", patch_size=4, img_size=32, num_classes=CLASSES)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("fo_resnet34", resnet34), ("fo_vgg11", vgg11), ("fo_mobilenetv2", mobilenet), ("fo_vit_b", vit)],
+)
+def test_the_librarys_model_with_the_same_state_gives_the_same_logits(
+    name: str, library: Callable[[], nn.Module]
+) -> None:
+    chain, plain = seasoned(name), library()
+    assert list(plain.state_dict()) == list(chain.state_dict())
+    plain.load_state_dict(chain.state_dict())
+    with torch.no_grad():
+        for training in (False, True):
+            answers = []
+            for model in (chain, plain):
+                torch.manual_seed(2)  # both drop the same
+                answers.append(model.train(training)(some_images()))
+            assert answers[1].any()
+            assert torch.allclose(*answers, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(chain.state_dict().items(), plain.state_dict().items(), strict=True):
+        assert torch.allclose(mine[1], theirs[1], rtol=1e-5, atol=1e-6), mine[0]  # running statistics, after one step
+
+
+@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("name", ALL)
+def test_taps_are_as_large_as_the_paper_has_them(name: str, side: int) -> None:
+    chain = meta(name, side=side)
+    got = [chain.form(depth).size[0] for depth in chain.stages]
+    if "vit" in name:
+        assert got == [side // 4] * 4
+    else:
+        halvings = [0, 0, 1, 2, 3] if "resnet" in name else [0, 1, 2, 3, 4]
+        assert got == [side // 2**halving for halving in halvings]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("fo_resnet9", (1, 2, 3, 4)), ("fo_vgg11", (1, 3, 5, 7)), ("fo_mobilenetv2", (3, 6, 13, 17))],
+)
+def test_stages_but_the_first_are_the_papers_student_layers(name: str, layers: tuple[int, ...]) -> None:
+    """Layers count activations outside blocks and blocks, from 0; an activation after a sum belongs to its block."""
+    chain = meta(name)
+    ends = []
+    for depth, link in enumerate(chain.links, start=1):
+        if type(link).__name__ in ("BasicBlock", "InvertedResidual"):
+            ends.append(depth)
+        elif isinstance(link, nn.ReLU | nn.ReLU6):
+            if type(chain.links[depth - 2]).__name__ == "BasicBlock":
+                ends.pop()
+            ends.append(depth)
+    assert [ends[layer] for layer in layers] == [*chain.stages[1:]]
+
+
+def test_every_block_of_the_residual_nets_starts_as_its_shortcut() -> None:
+    chain = networks.build("fo_resnet9", CLASSES, (3, 32, 32))
+    last = [block.bn2 for block in chain.network.modules() if type(block).__name__ == "BasicBlock"]
+    assert len(last) == 4 and not any(norm.weight.any() for norm in last)
+    others = [m for m in chain.modules() if isinstance(m, _BatchNorm) and not any(m is norm for norm in last)]
+    assert all(norm.weight.eq(1).all() for norm in others)
+
+
+def test_the_small_vit_starts_with_equal_logits_and_has_no_class_token() -> None:
+    chain = networks.build("fo_vit_ett", CLASSES, (3, 32, 32))
+    assert not chain(some_images()).any()
+    tokens = [chain.form(depth) for depth in chain.stages]
+    assert {(form.channels, form.size, form.prefix) for form in tokens} == {(192, (8, 8), 0)}
+    block = chain.network.blocks[0]
+    assert (len(chain.network.blocks), block.attn.num_heads, block.mlp.fc1.out_features) == (8, 6, 576)
+
+
+def test_vggs_head_drops_half_twice() -> None:
+    assert [m.p for m in meta("fo_vgg19").modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
