@@ -1,8 +1,9 @@
-"""A data set as tensors: images as bytes, labels, and how its images may be moved about."""
+"""A data set: images as bytes, labels, and how its images may be moved about."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +13,30 @@ from kdbench.methods.registry import Registry
 
 HELD_OUT = ":held-out"
 
+Shape = tuple[torch.dtype, tuple[int, ...]]
+
+
+class Images(Protocol):
+    """Labelled images, in memory (``Split``) or in files (``Files``)."""
+
+    @property
+    def labels(self) -> Tensor: ...  # (N,), int64
+    @property
+    def shape(self) -> Shape: ...  # of all images in one tensor: bytes, (N, C, H, W)
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Tensor) -> "Images": ...
+    def to(self, device: torch.device) -> "Images": ...
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # images and labels, to test on
+
 
 @dataclass(frozen=True)
 class Split:
     images: Tensor  # (N, C, H, W), uint8
     labels: Tensor  # (N,), int64
+
+    @property
+    def shape(self) -> Shape:
+        return self.images.dtype, tuple(self.images.shape)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -27,13 +47,16 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))
 
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
+
 
 @dataclass(frozen=True)
 class Dataset:
     """Training and test images; ``crop`` and ``flip`` say which moves leave an image what it is."""
 
-    train: Split
-    test: Split
+    train: Images
+    test: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: int  # pixels that an image may be shifted by, in each direction
@@ -66,11 +89,14 @@ class Source:
 
 
 DATASETS: Registry[Source] = Registry("data set")
+PREFIXES: dict[str, Callable[[str], Source]] = {}  # ``prefix:anything`` names a data set that nobody has to register
 
 
 def source(name: str) -> Source:
     """What is known of a data set, or of its training set with a tenth held out: ``cifar100:held-out``."""
-    return DATASETS[name.removesuffix(HELD_OUT)]
+    name = name.removesuffix(HELD_OUT)
+    prefix, _, rest = name.partition(":")
+    return PREFIXES[prefix](rest) if prefix in PREFIXES else DATASETS[name]
 
 
 def load(name: str, folder: Path) -> Dataset:
@@ -78,9 +104,9 @@ def load(name: str, folder: Path) -> Dataset:
     known = source(name)
     data = known.read(folder)
     for part, split, images in (("training", data.train, known.train), ("test", data.test, known.test)):
-        want, got = (images, *known.image), tuple(split.images.shape)
-        if want != got or split.images.dtype != torch.uint8:
-            raise Refusal(f"{name}: the {part} images must be bytes of shape {want}, got {split.images.dtype} {got}")
+        want, (kind, got) = (images, *known.image), split.shape
+        if want != got or kind != torch.uint8:
+            raise Refusal(f"{name}: the {part} images must be bytes of shape {want}, got {kind} {got}")
         if split.labels.shape != (images,) or int(split.labels.min()) < 0 or int(split.labels.max()) >= known.classes:
             raise Refusal(f"{name}: the {part} set must have {images} labels from 0 to {known.classes - 1}")
     return data.held_out() if name.endswith(HELD_OUT) else data

@@ -4,7 +4,7 @@ A view of an image is a number: a crop by (dy, dx) out of (2·crop + 1)² and a 
 drawn on the CPU from (seed, epoch) alone, so that they are the same on every device and for every method.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from kdbench.benchmark.data.dataset import Dataset, Split
+from kdbench.benchmark.data.dataset import Dataset, Images, Split
 from kdbench.benchmark.randomness import stream
 
 
@@ -20,6 +20,7 @@ class Views:
     """The training images of a data set, ready to be looked at from any of their views."""
 
     def __init__(self, data: Dataset, augment: bool) -> None:
+        assert isinstance(data.train, Split)
         images = data.train.images
         self.crop = data.crop if augment else 0
         self.flips = 2 if augment and data.flip else 1
@@ -37,6 +38,10 @@ class Views:
         side = 2 * self.crop + 1
         cropped = self.windows[index, :, place // side, place % side]
         return torch.where(flip.bool()[:, None, None, None], cropped.flip(-1), cropped) if self.flips > 1 else cropped
+
+    def shown(self, draws: Iterable["Draw"]) -> Iterator[tuple["Draw", Tensor]]:
+        """Each step with the bytes that it sees."""
+        return ((draw, self.bytes(draw.index, draw.view)) for draw in draws)
 
     def __call__(self, index: Tensor, view: Tensor) -> Tensor:
         return self.normalise(self.bytes(index, view))
@@ -70,12 +75,12 @@ class Draw:
     view: Tensor
 
 
-def draws(train: Split, views: int, batch: int, *seed: int | str, start: int = 0) -> Iterator[Draw]:
+def draws(train: Images, views: int, batch: int, *seed: int | str, start: int = 0) -> Iterator[Draw]:
     """The steps of one epoch, from ``start`` on: every image once, the last partial batch kept."""
     generator = torch.Generator().manual_seed(stream("epoch", *seed))
     order = torch.randperm(len(train), generator=generator)
     view = torch.randint(views, (len(train),), generator=generator)
-    order, view = order.to(train.images.device), view.to(train.images.device)
+    order, view = order.to(train.labels.device), view.to(train.labels.device)
     for step, (index, seen) in enumerate(zip(order.split(batch), view.split(batch), strict=True)):
         if step >= start:
             yield Draw(step, index, seen)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdbench.benchmark.data.dataset import Split
+from kdbench.benchmark.data.dataset import Images
 from kdbench.benchmark.data.views import Normalise
 
 
@@ -18,11 +18,11 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, test: Split, normalise: Normalise, batch: int = 500) -> Score:
+def evaluate(network: nn.Module, test: Images, normalise: Normalise, batch: int = 500) -> Score:
     """Top-1, top-5 and cross-entropy, in large batches and with a single wait for the device."""
     network.eval()
     rows = []
-    for images, labels in zip(test.images.split(batch), test.labels.split(batch), strict=True):
+    for images, labels in test.batches(batch):
         logits = network(normalise(images))
         own, order = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
         # Classes held more likely than the right one: of equals the first wins, as in argmax, and NaN is never right.

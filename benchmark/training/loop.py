@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.benchmark.data.dataset import Dataset
-from kdbench.benchmark.data.views import Draw, Views, draws, strong
+from kdbench.benchmark.data.files import views as views_of
+from kdbench.benchmark.data.views import Normalise, draws, strong
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints, State
 from kdbench.benchmark.training.engine import Engine
@@ -92,7 +93,7 @@ def train(
     for module in (student, method) if teacher is None else (student, method, teacher):
         engine.place(module, recipe)
     data = data.to(engine.device)
-    views = Views(data, recipe.augment)
+    views = views_of(data, recipe.augment)
     needs = method.needs()
     ask_teacher = NoTeacher() if teacher is None else LiveTeacher(teacher, needs)
     step = Step(student, method, shared)
@@ -138,10 +139,11 @@ def train(
             method.train(phase.method)
             started = time.perf_counter() - progress.seconds
 
-            for draw in draws(data.train, views.count, recipe.batch, *epoch_seed, start=progress.step):
+            steps_ahead = draws(data.train, views.count, recipe.batch, *epoch_seed, start=progress.step)
+            for draw, seen in views.shown(steps_ahead):
                 torch.manual_seed(stream("step", *epoch_seed, draw.step))
                 generator.manual_seed(stream("method", *epoch_seed, draw.step))
-                images = tuple(look(views, name, draw, epoch_seed) for name in needs.views)
+                images = tuple(look(views.normalise, name, seen, *epoch_seed, draw.step) for name in needs.views)
                 if needs.input_grad:
                     images = tuple(image.requires_grad_() for image in images)
                 labels = data.train.labels[draw.index]
@@ -180,13 +182,12 @@ def train(
     return history
 
 
-def look(views: Views, name: str, draw: Draw, epoch_seed: tuple[int | str, ...]) -> Tensor:
+def look(normalise: Normalise, view: str, seen: Tensor, *seed: int | str) -> Tensor:
     """The images of a step: as the recipe augments them, or that and a strong augmentation more."""
-    seen = views.bytes(draw.index, draw.view)
-    match name:
+    match view:
         case "recipe":
-            return views.normalise(seen)
+            return normalise(seen)
         case "strong":
-            return views.normalise(strong(seen, stream("strong", *epoch_seed, draw.step)))
+            return normalise(strong(seen, stream("strong", *seed)))
         case _:
-            raise ValueError(f"a view must be 'recipe' or 'strong', got '{name}'")
+            raise ValueError(f"a view must be 'recipe' or 'strong', got '{view}'")

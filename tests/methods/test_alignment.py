@@ -72,8 +72,9 @@ def test_a_vits_last_quarters_answer_to_a_network_of_fewer_resolutions() -> None
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_a_network_without_stages_is_refused(role: str) -> None:
-    whole = Chain(nn.Bilinear(1, 1, 1), [nn.Flatten(), nn.Linear(64, 10)], stages=[], image=(1, 8, 8))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    whole = Chain(net, net, stages=[], image=(1, 8, 8))
     other = networks.form("resnet8", 10, (1, 8, 8))
     pair = (whole, other) if role == "student" else (other, whole)
-    with pytest.raises(Refusal, match=f"features cannot be aligned: the {role} Bilinear has no stages to tap"):
+    with pytest.raises(Refusal, match=f"features cannot be aligned: the {role} Sequential has no stages to tap"):
         aligned(*pair)

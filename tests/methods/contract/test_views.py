@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdbench.benchmark.data import Dataset
-from kdbench.benchmark.data.views import Draw, Views
+from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.training.loop import look
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import softened_kl
@@ -50,9 +50,8 @@ def test_a_second_view_shows_the_same_images_otherwise(
 
 
 def test_every_step_of_every_epoch_has_a_strong_view_of_its_own(digits: Dataset) -> None:
-    views = Views(digits, augment=False)
-    index, view = torch.arange(8), torch.zeros(8, dtype=torch.long)
-    first = look(views, "strong", Draw(0, index, view), (0, "main", 1))
-    assert torch.equal(first, look(views, "strong", Draw(0, index, view), (0, "main", 1)))
-    assert not torch.equal(first, look(views, "strong", Draw(1, index, view), (0, "main", 1)))
-    assert not torch.equal(first, look(views, "strong", Draw(0, index, view), (0, "main", 2)))
+    normalise, seen = Normalise(digits, torch.device("cpu")), digits.train.images[:8]
+    first = look(normalise, "strong", seen, 0, "main", 1, 0)
+    assert torch.equal(first, look(normalise, "strong", seen, 0, "main", 1, 0))
+    assert not torch.equal(first, look(normalise, "strong", seen, 0, "main", 1, 1))
+    assert not torch.equal(first, look(normalise, "strong", seen, 0, "main", 2, 0))

@@ -1,0 +1,101 @@
+"""The sets that torchvision knows: from a packed .npz, from torchvision's own files, or downloaded by torchvision,
+which shows how far it is and verifies what came."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from kdbench.benchmark.data import packed
+from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split
+from kdbench.methods.refusal import Refusal
+
+Opener = Callable[[Path, bool], Any]
+
+
+def by_train(kind: str) -> Opener:
+    return lambda folder, train: getattr(datasets, kind)(str(folder), train=train, download=True)
+
+
+def by_split(kind: str) -> Opener:
+    return lambda folder, train: getattr(datasets, kind)(str(folder), split="train" if train else "test", download=True)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How torchvision keeps a set, and what is known of it."""
+
+    open: Opener
+    files: str  # where they lie in the data folder
+    classes: int
+    image: tuple[int, int, int]
+    train: int
+    test: int
+    mean: tuple[float, ...]  # of the training images, as are the deviations
+    std: tuple[float, ...]
+    flip: bool = True  # ours for SVHN and Fashion-MNIST: a digit's mirror image is no digit, a shoe's is a shoe
+    crop: int = 4  # ours for SVHN and Fashion-MNIST: the field's for CIFAR
+
+
+KEPT = {
+    "cifar10": Kept(
+        by_train("CIFAR10"), "cifar-10-batches-py/*", 10, (3, 32, 32), 50_000, 10_000,
+        mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": Kept(
+        by_train("CIFAR100"), "cifar-100-python/*", 100, (3, 32, 32), 50_000, 10_000,
+        mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761),
+    ),
+    "fashion-mnist": Kept(
+        by_train("FashionMNIST"), "FashionMNIST/raw/*", 10, (1, 28, 28), 60_000, 10_000,
+        mean=(0.2860,), std=(0.3530,),
+    ),
+    "svhn": Kept(
+        by_split("SVHN"), "*_32x32.mat", 10, (3, 32, 32), 73_257, 26_032,
+        mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970), flip=False,
+    ),
+}  # fmt: skip
+
+
+def read(folder: Path, name: str) -> Dataset:
+    kept, file = KEPT[name], folder / f"{name}.npz"
+    parts = packed.unpack(file) if file.exists() else (_opened(folder, name, True), _opened(folder, name, False))
+    return Dataset(*parts, kept.mean, kept.std, kept.crop, kept.flip)
+
+
+def _opened(folder: Path, name: str, train: bool) -> Split:
+    """One part; torchvision downloads what is missing, and what is damaged where it can tell."""
+    files = KEPT[name].files
+    there = any(folder.glob(files))
+    try:
+        part = KEPT[name].open(folder, train)
+        return Split(_images(part.data), torch.as_tensor(part.targets if hasattr(part, "targets") else part.labels))
+    except Exception as error:  # torchvision asserts, and hands on the errors of urllib, gzip, pickle and SciPy
+        reason = " ".join(str(error).split()) or type(error).__name__
+    if there:
+        raise Refusal(
+            f"{name}: {files} in {folder} is not whole ({reason}); remove it, or name another folder with --data"
+        )
+    raise Refusal(
+        f"{name}: found neither {name}.npz nor {files} in {folder}, and could not download it ({reason});"
+        " put either there, or name the folder with --data"
+    )
+
+
+def _images(data: Any) -> Tensor:
+    """(N, C, H, W), from that, from (N, H, W, 3) or from (N, H, W)."""
+    images = torch.as_tensor(data)
+    if images.ndim == 3:
+        images = images.unsqueeze(1)
+    elif images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    return images.contiguous()
+
+
+for _name, _kept in KEPT.items():
+    DATASETS.register(_name)(Source(_kept.classes, _kept.image, _kept.train, _kept.test, partial(read, name=_name)))
