@@ -211,7 +211,12 @@ def leaderboard(grid: str | None, results: Path, files: tuple[Path, ...], as_jso
 
 @app.group()
 def teacher() -> None:
-    """Teachers that others have trained."""
+    """Teachers that others have trained.
+
+    \b
+    Examples:
+      kdbench teacher import resnet56.pth --network resnet56 --dataset cifar100
+    """
 
 
 @teacher.command("import")
