@@ -13,8 +13,9 @@ import msgspec
 import psutil
 import pytest
 
-from kdbench.benchmark.experiments.lease import Holder
+from kdbench.benchmark.experiments.lease import Holder, Lease
 from kdbench.benchmark.experiments.store import Store
+from tests.benchmark.experiments.leases import Start
 
 WriteGrid = Callable[..., Path]
 
@@ -114,4 +115,26 @@ def command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     for process in (process for one in made for process in one.started):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "work" / "cell"
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A process that runs a line of Python after having imported what it needs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(line: str, *arguments: object) -> subprocess.Popen[str]:
+        program = f"import sys, os, time\nfrom pathlib import Path\nfrom {Lease.__module__} import Lease\n{line}"
+        words = [sys.executable, "-c", program, *map(str, arguments)]
+        started.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
         process.communicate()

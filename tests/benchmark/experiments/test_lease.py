@@ -2,64 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import psutil
 import pytest
 
 from kdbench.benchmark.experiments import lease as lease_module
 from kdbench.benchmark.experiments.lease import PATIENCE, Holder, Lease, alive, held
-
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "work" / "cell"
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """A process that runs a line of Python after having imported what it needs."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(line: str, *arguments: object) -> subprocess.Popen[str]:
-        program = f"import sys, os, time\nfrom pathlib import Path\nfrom {Lease.__module__} import Lease\n{line}"
-        words = [sys.executable, "-c", program, *map(str, arguments)]
-        started.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def taken(folder: Path) -> Lease:
-    lease = Lease.take(folder)
-    assert lease
-    return lease
-
-
-def leave(folder: Path, age: float = 0.0, number: int = 1, **differs: Any) -> Path:
-    """A lease in which this process's own is written, but for what differs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"lease.{number}"
-    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(Holder.me(), **differs)))
-    os.utime(file, (time.time() - age,) * 2)
-    return file
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
-
+from tests.benchmark.experiments.leases import Start, leave, names, taken
 
 # -- taking and giving back -------------------------------------------------------------------------------------------
 
