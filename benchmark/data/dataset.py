@@ -93,7 +93,7 @@ PREFIXES: dict[str, Callable[[str], Source]] = {}  # ``prefix:anything`` names a
 
 
 def source(name: str) -> Source:
-    """What is known of a data set, or of its training set with a tenth held out: ``cifar100:held-out``."""
+    """What is known of a data set; with a tenth of its training set held out, ``cifar100:held-out``, of the whole."""
     name = name.removesuffix(HELD_OUT)
     prefix, _, rest = name.partition(":")
     return PREFIXES[prefix](rest) if prefix in PREFIXES else DATASETS[name]
