@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from kdbench.benchmark.training.recipe import Recipe
+from kdbench.methods.refusal import Refusal
 
 IMPORT = "import"  # the method of a teacher that others have trained
 
@@ -41,7 +42,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def training(self) -> Recipe:
         """The recipe of a cell that is trained here."""
         if self.recipe is None:
-            raise ValueError(f"{self.id} was imported: there is no recipe to train it by")
+            raise Refusal(f"{self.id} must have a recipe to be trained by, got none: was it imported?")
         return self.recipe
 
     @property

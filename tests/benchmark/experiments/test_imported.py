@@ -14,6 +14,7 @@ from torch import Tensor
 from kdbench.benchmark import networks
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.imported import fill, state_in, take
+from kdbench.benchmark.experiments.local import run_again
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.run import digest
 from kdbench.benchmark.experiments.store import Store
@@ -107,6 +108,14 @@ def test_a_teacher_that_is_not_there_yet_is_invalid_with_the_verb_that_brings_it
     assert [entry.state for entry in planned.teachers] == [State.INVALID]
     assert [entry.state for entry in planned.students] == [State.INVALID]
     assert all("kdbench teacher import" in entry.reason for entry in planned.entries)
+
+
+def test_an_imported_teacher_cannot_be_trained_anew(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "teacher.pth")
+    store = Store(tmp_path / "results")
+    _, record = take(tmp_path / "teacher.pth", "resnet8", "digits", store, tmp_path)
+    with pytest.raises(Refusal, match="must have a recipe to be trained by"):
+        run_again(store.records_folder / f"{record.id}.json", store.folder, tmp_path)
 
 
 def test_a_digest_that_is_none_is_refused(tmp_path: Path) -> None:
