@@ -8,26 +8,14 @@ import copy
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdbench.methods.forms import Form
 from kdbench.methods.refusal import Refusal
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a value in a chain looks like, the batch left out."""
-
-    kind: Literal["map", "tokens", "vector"]  # (B, C, H, W) · (B, N, C) · (B, C)
-    channels: int
-    size: tuple[int, int] = (1, 1)  # height and width of the map, or of the grid that the tokens came from
-    prefix: int = 0  # tokens before the grid: class, distillation
-
-    def __str__(self) -> str:
-        return f"{self.channels}@{self.size[0]}x{self.size[1]}" if self.kind != "vector" else str(self.channels)
 
 
 @dataclass(frozen=True)

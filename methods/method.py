@@ -1,7 +1,7 @@
 """The contract between a method and the training loop: what a method is told, what it asks for, what it answers."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,14 @@ from kdbench.methods.registry import Registry
 Source = Literal["labels", "logits", "features", "gradients", "relations"]
 
 
+def _not_yet(rows: Tensor) -> Iterator[Tensor]:
+    raise RuntimeError("training images can be looked at only when a run begins, and not while it is planned")
+
+
+def _afresh(name: str, find: Callable[[], Any]) -> Any:
+    return find()
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of a training run before its first step."""
@@ -23,6 +31,8 @@ class Facts:
     batch: int
     steps: int  # an epoch
     epochs: int  # of the main phase
+    images: Callable[[Tensor], Iterator[Tensor]] = _not_yet  # those at some rows, in batches and not augmented
+    remembered: Callable[[str, Callable[[], Any]], Any] = _afresh  # what was found before, by its name, of this teacher
 
     @property
     def size(self) -> int:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from kdbench.benchmark.data import Dataset, load
+from kdbench.benchmark.experiments.run import shown
 from kdbench.benchmark.networks import build
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Epoch, train
@@ -61,7 +63,8 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def facts(digits: Dataset, recipe: Recipe) -> Facts:
-    return recipe.facts(classes=10, labels=digits.train.labels)
+    facts = recipe.facts(classes=10, labels=digits.train.labels)
+    return replace(facts, images=partial(shown, digits, CPU))
 
 
 MakeBatch = Callable[..., Batch]

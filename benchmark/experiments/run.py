@@ -4,8 +4,9 @@ import hashlib
 import statistics
 import threading
 import time
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench import methods
 from kdbench.benchmark import data, networks
+from kdbench.benchmark.data.dataset import Dataset
+from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
@@ -51,6 +54,11 @@ def run(
     student = networks.build(cell.student, known.classes, known.image)
     teacher, teacher_record = _teacher(cell, store) if cell.teacher else (None, None)
     facts = cell.training.facts(known.classes, dataset.train.labels)
+    if teacher and teacher_record:
+        engine.place(teacher, cell.training)
+        facts = replace(
+            facts, images=partial(shown, dataset, engine), remembered=partial(store.remembered, teacher_record)
+        )
     torch.manual_seed(stream("method", cell.seed))
     # A method without a teacher is given the student in its place, and never looks.
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
@@ -81,6 +89,13 @@ def run(
         environment=environment(engine),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
+
+
+def shown(dataset: Dataset, engine: Engine, rows: Tensor) -> Iterator[Tensor]:
+    """Training images as a network is tested on them: not augmented."""
+    normalise = Normalise(dataset, engine.device)
+    for images, _ in dataset.train[rows].batches(500):
+        yield normalise(images.to(engine.device))
 
 
 def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:

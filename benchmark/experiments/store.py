@@ -2,7 +2,7 @@
 
     records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
     failures/   why a cell has no record
-    teachers/   weights, named by cell id
+    teachers/   weights, named by cell id, and what was found out about them
     work/       checkpoints, logs and leases of what is running
     damaged/    what was found and could not be believed
 
@@ -15,9 +15,9 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,13 @@ PACK_FROM = 200  # single files that may lie about before they are packed
 ABANDONED = 3600.0  # seconds after which a file that was begun has no writer any more
 
 T = TypeVar("T", Record, Failure)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What was found out about a teacher."""
+
+    weights: str  # digest of those that it was found with
+    found: Any
 
 
 class Store:
@@ -112,6 +119,18 @@ class Store:
 
     def weights(self, cell: Cell) -> Path:
         return self.folder / "teachers" / f"{cell.id}.safetensors"
+
+    def remembered(self, teacher: Record, name: str, find: Callable[[], Any]) -> Any:
+        """What was found out about a teacher before, kept beside its weights; else it is found out now."""
+        file = self.folder / "teachers" / f"{teacher.id}.{name}.json"
+        try:
+            known = msgspec.json.decode(file.read_bytes(), type=Finding)
+        except (FileNotFoundError, ValueError):
+            known = None
+        if known is None or known.weights != teacher.result.weights:  # never seen, damaged, or of an earlier training
+            write(file, msgspec.json.encode(Finding(teacher.result.weights, find())))
+            return self.remembered(teacher, name, find)  # as it will be read the next time
+        return known.found
 
     def work(self, cell_id: str) -> Path:
         return self.folder / "work" / cell_id

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.record import Failure, Record
@@ -97,6 +98,23 @@ def test_weights_never_lie_beside_the_record_of_others(
     monkeypatch.undo()
     store.finish(new, b"new")
     assert store.weights(old.cell).read_bytes() == b"new"
+
+
+def test_what_was_found_out_about_a_teacher_is_remembered_until_it_has_other_weights(
+    store: Store, records: list[Record]
+) -> None:
+    found = iter([{"depths": (1, 2)}, {"depths": (3,)}, {"depths": (4,)}])
+    teacher = records[0]
+
+    def ask(teacher: Record) -> object:
+        return store.remembered(teacher, "quality", lambda: next(found))
+
+    assert ask(teacher) == ask(teacher) == {"depths": [1, 2]}
+    other = replace(teacher, result=replace(teacher.result, weights="others"))
+    assert ask(other) == {"depths": [3]}
+    (memory,) = (store.folder / "teachers").glob("*.json")
+    memory.write_bytes(memory.read_bytes()[:-3])
+    assert ask(other) == {"depths": [4]}
 
 
 # -- what is not believed ---------------------------------------------------------------------------------------------

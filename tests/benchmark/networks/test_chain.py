@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.benchmark import networks
-from kdbench.methods.chain import Chain, Form
+from kdbench.methods.chain import Chain
+from kdbench.methods.forms import Form
 from kdbench.methods.refusal import Refusal
 
 NAMES = [
