@@ -55,6 +55,10 @@ class Batch:
     def images(self) -> Tensor:
         return self.views[0]
 
+    def warmed(self, epochs: int) -> Tensor:
+        """The share of its weight that a term has by now, if it grows linearly over the first ``epochs`` epochs."""
+        return (self.epoch / max(epochs, 1)).clamp(max=1)
+
     def task(self, logits: Tensor) -> Tensor:
         """The loss of the task itself, for those that need it elsewhere than on the student's logits."""
         return self.criterion(logits, self.labels)
