@@ -37,11 +37,11 @@ class CorrelationCongruence(Method):
 
     L = ce_weight · CE + weight · L_CC, on the embedding. Two losses go by this name:
 
-    - ``form="neighbours"``, the default, is what the reference codebases run and what the published tables hold. It is
-      *not* the paper's loss. Student's and teacher's embeddings pass through a linear map each, to ``width`` dimensions,
-      both of them trained, neither normalised; the error of an image is multiplied with the error of the image that
-      happens to stand next to it in the batch. So it depends on the batch's order, it correlates errors rather than
-      features, and two maps to a constant would please it perfectly. Weight 0.02, width 128.
+    - ``form="neighbours"``, the default, is what the reference codebases run and what the published tables hold. It
+      is *not* the paper's loss. Student's and teacher's embeddings pass through a linear map each, to ``width``
+      dimensions, both of them trained, neither normalised; the error of an image is multiplied with the error of the
+      image that happens to stand next to it in the batch. So it depends on the batch's order, it correlates errors
+      rather than features, and two maps to one constant would please it perfectly. Weight 0.02, width 128.
     - ``form="kernel"`` is the paper's correlation congruence: K(x, y) = exp(−γ‖x − y‖²) for all pairs in the batch, by
       its Taylor series up to ``order``, student's against teacher's in squared Frobenius norm / B². Kernels need no
       equal widths, and nothing is trained beside the student. γ = 0.4 and order 2 are what public codes take. The
