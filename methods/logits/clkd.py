@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.logits.divergence import gram_distance
+from kdbench.methods.logits.divergence import gram_distance, silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 from kdbench.methods.refusal import Refusal
 
@@ -69,7 +69,7 @@ class CLKD(Method):
         return Needs(whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
-        pair = student.logits, teacher.logits
+        pair = silent_where_blank(student.logits), teacher.logits
         return {
             "instance": self.mu * normalised_distance(*pair, dim=1, reduction=self.reduction),
             "class": self.mu * self.beta * normalised_distance(*pair, dim=0, reduction=self.reduction),

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.logits.divergence import silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 from kdbench.methods.refusal import Refusal
 
@@ -42,7 +43,7 @@ class DIST(Method):
         return Needs(whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
-        inter, intra = uncorrelated(student.logits, teacher.logits, self.temperature)
+        inter, intra = uncorrelated(silent_where_blank(student.logits), teacher.logits, self.temperature)
         return {"inter": self.beta * inter, "intra": self.gamma * intra}
 
 

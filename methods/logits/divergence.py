@@ -26,3 +26,13 @@ def others(logits: Tensor, labels: Tensor) -> Tensor:
     """The logits of all classes but the labelled one: B × (C−1), in the order of the classes."""
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     return logits.gather(1, columns + (columns >= labels[:, None]))
+
+
+def silent_where_blank(logits: Tensor) -> Tensor:
+    """The same logits, which send no gradient where a sample's are all alike: as a head that starts from zero has them.
+
+    A loss that does not see their scale has no gradient there, and numerically one of a million and more, from which
+    an adaptive optimiser does not recover. Cross-entropy alone takes the first step then.
+    """
+    spread = logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)
+    return torch.where(spread > 0, logits, logits.detach())

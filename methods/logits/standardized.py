@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.logits.divergence import silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, hyper_parameters
 from kdbench.methods.refusal import Refusal, nearest
 
@@ -86,4 +87,5 @@ def on_standardised(trace: Trace) -> Trace:
 
 def standardised(logits: Tensor) -> Tensor:
     """Each sample's logits with mean 0 and deviation 1."""
+    logits = silent_where_blank(logits)
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
