@@ -46,7 +46,7 @@ class WeightedFeatures(Method):
     of the weights, which makes it a weighted mean over coordinates: it does not grow with the width, and images are
     related. Without it, the loss has the KL's own scale. The projector has no bias, and none stands where the two
     forms agree, unless it is to stand "always": in a study of widths the student as wide as the teacher would
-    otherwise be the only one without. The weight is a guess that trains steadily.
+    otherwise be the only one without. The weight is a guess: short runs on the digits come to harm at ten times it.
     """
 
     source = "gradients"
@@ -65,7 +65,7 @@ class WeightedFeatures(Method):
         damping: float = 0.1,
         normalise: bool = True,
         projector: Literal["differing", "always"] = "differing",
-        weight: float = 10.0,
+        weight: float = 1.0,
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)

@@ -19,11 +19,12 @@ class WeightedLogits(Method):
     "plain" W = 1; "diagonal" W_k = p_k(1 − p_k), the diagonal of the Fisher information of p about z; "full" the
     quadratic form of all of it, diag p − p pᵀ, which is the KL divergence to second order.
 
-    The paper's text leaves normalisation and weights open, so these are ours: ``normalise`` divides the sum by the
-    batch mean of the trace of the Fisher information (of W = 1, by the number of classes), which makes it a weighted
-    mean over classes. It lifts a sure teacher's vanishing weights, and relates the images of a batch. Without it the
-    loss has the KL's own scale at T = 1. Normalised and plain, it is the limit of T² · KL at high temperatures but for
-    the shift of a sample's logits, hence weight 1.
+    The paper's text leaves normalisation and weights open, so these are ours. As it stands the loss has the scale of
+    the KL divergence at T = 1, hence weight 1; W = 1 has not, it grows with the number of classes. ``normalise``
+    divides by the batch mean of the trace of the Fisher information (of W = 1, the number of classes): a weighted mean
+    over classes, and, where plain, the limit of T² · KL at high temperatures but for the shift of a sample's logits.
+    It relates the images of a batch, and of a sure teacher's it leaves nearly all weight to the few that it is unsure
+    of: weighted by gradients, that trains unsteadily.
     """
 
     source = "gradients"
@@ -35,7 +36,7 @@ class WeightedLogits(Method):
         facts: Facts,
         *,
         weighting: Literal["plain", "diagonal", "full"] = "diagonal",
-        normalise: bool = True,
+        normalise: bool = False,
         weight: float = 1.0,
         ce_weight: float = 1.0,
     ) -> None:
