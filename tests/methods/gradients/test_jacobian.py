@@ -43,7 +43,7 @@ def test_losses_are_the_formula_of_linear_networks(
     of: str, output: str, normalise: bool, facts: Facts, make_batch: MakeBatch
 ) -> None:
     student, teacher = linear(1), linear(2)
-    method = Jacobian(student, teacher, facts, of=of, output=output, normalise=normalise, weight=3.0)  # type: ignore[arg-type]
+    method = Jacobian(student, teacher, facts, of=of, output=output, normalise=normalise, weight=3.0)
     batch = make_batch(method.needs(), dtype=torch.float64)
     value = terms(student, teacher, method, batch)["jacobian"]
 

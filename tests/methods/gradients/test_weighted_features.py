@@ -71,7 +71,7 @@ def test_losses_are_the_formula(
     student.double().eval(), teacher.double().eval()
     doubled = replace(facts, images=lambda rows: (images.double() for images in facts.images(rows)))
     method = WeightedFeatures(
-        student, teacher, doubled, weighting=weighting, normalise=normalise, scale=4.0, damping=0.3, weight=2.0,  # type: ignore[arg-type]
+        student, teacher, doubled, weighting=weighting, normalise=normalise, scale=4.0, damping=0.3, weight=2.0,
     ).double()  # fmt: skip
     method.prepare()
     value = loss(student, teacher, method, make_batch)
@@ -176,7 +176,7 @@ def test_every_stage_with_a_partner_can_be_matched(
     teacher = vit(24) if teachers == "vit" else seeded("resnet14x0.5", 2)
     for depth in (None, teacher.stages[-1], teacher.stages[-2], len(teacher) - 1):
         for weighting in ("plain", "fisher"):
-            method = WeightedFeatures(student, teacher, facts, weighting=weighting, depth=depth)  # type: ignore[arg-type]
+            method = WeightedFeatures(student, teacher, facts, weighting=weighting, depth=depth)
             value = loss(student, teacher, method, make_batch)
             value.backward()
             assert value.isfinite()

@@ -31,7 +31,7 @@ def test_full_is_the_form_of_the_whole_fisher_information(golden: Golden) -> Non
 def test_losses_are_the_formula(
     weighting: str, normalise: bool, student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
 ) -> None:
-    method = WeightedLogits(student, teacher, facts, weighting=weighting, normalise=normalise, weight=3.0)  # type: ignore[arg-type]
+    method = WeightedLogits(student, teacher, facts, weighting=weighting, normalise=normalise, weight=3.0)
     zs, zt = torch.randn(2, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     value = method.losses(Trace(zs, zs), Trace(zt, zt), make_batch())["logits"]
 
@@ -53,7 +53,7 @@ def test_images_are_related_only_by_the_mean_of_weights_that_differ(
     student: Chain, teacher: Chain, facts: Facts
 ) -> None:
     def related(weighting: str, normalise: bool) -> bool:
-        method = WeightedLogits(student, teacher, facts, weighting=weighting, normalise=normalise)  # type: ignore[arg-type]
+        method = WeightedLogits(student, teacher, facts, weighting=weighting, normalise=normalise)
         return method.needs().whole_batch
 
     assert related("diagonal", True) and related("full", True)
