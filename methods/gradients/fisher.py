@@ -44,8 +44,8 @@ def logits_form(student: Tensor, teacher: Tensor, p: Tensor) -> Tensor:
 
 def mean_trace(diagonal: Tensor) -> Tensor:
     """The batch mean of the trace of F: a form divided by it is a weighted mean over coordinates, of any teacher."""
-    # Of a teacher that is sure of every image nothing is left; then the loss is nothing too, and not 0/0.
-    return diagonal.flatten(1).sum(1).mean().clamp(min=torch.finfo(diagonal.dtype).tiny)
+    # Of a teacher that is sure of every image only rounding is left: it must vanish, and not be blown up, or be 0/0.
+    return diagonal.flatten(1).sum(1).mean().clamp(min=torch.finfo(diagonal.dtype).eps)
 
 
 # -- the Fisher information in closed form ----------------------------------------------------------------------------
