@@ -32,6 +32,12 @@ class Trace:
             raise KeyError(f"depth {depth} was not asked for: the taps of this trace are {sorted(self.features)}")
         return self.features[depth]
 
+    def detached(self) -> "Trace":
+        """The same trace, from which no gradient flows back."""
+        features = {depth: feature.detach() for depth, feature in self.features.items()}
+        views = tuple(view.detached() for view in self.views)
+        return Trace(self.logits.detach(), self.embedding.detach(), features, views)
+
     def narrowed(self, classes: int) -> "Trace":
         """The same trace with the logits of the first ``classes`` classes alone."""
         views = tuple(view.narrowed(classes) for view in self.views)
