@@ -10,7 +10,7 @@ values than the largest one has images (1e-127 underflows); here the entropy is 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -116,13 +116,13 @@ def qualities(
     class_samples: int = 500,
     watch: Watch | None = None,
 ) -> list[Quality]:
-    """The quality of every layer, as ``layers`` numbers them; what was measured before is remembered."""
+    """The quality of every layer, as ``layers`` numbers them; what was measured before is remembered, for any k₀."""
 
     def find() -> list[tuple[float, ...]]:
-        return [astuple(one) for one in _measured(teacher, facts, k0, samples, class_samples, watch)]
+        return [astuple(one) for one in _measured(teacher, facts, samples, class_samples, watch)]
 
-    found = facts.remembered(f"quality-k0_{k0:g}-{samples}-{class_samples}", find)
-    return [Quality(*one) for one in found]
+    found = (Quality(*one) for one in facts.remembered(f"quality-{samples}-{class_samples}", find))
+    return [replace(one, information=one.information / math.log(k0)) for one in found]
 
 
 def best(qualities: Sequence[Quality], count: int) -> tuple[int, ...]:
@@ -131,11 +131,11 @@ def best(qualities: Sequence[Quality], count: int) -> tuple[int, ...]:
     return tuple(sorted(ranked[:count]))
 
 
-def _measured(
-    teacher: Chain, facts: Facts, k0: float, samples: int, class_samples: int, watch: Watch | None
-) -> list[Quality]:
-    """Everything from ``samples`` training images, the same number of each class, but the entropies, which come from
-    up to ``class_samples`` of each. The draw is always the same.
+def _measured(teacher: Chain, facts: Facts, samples: int, class_samples: int, watch: Watch | None) -> list[Quality]:
+    """For k₀ = e, whose logarithm is 1.
+
+    Everything from ``samples`` training images, the same number of each class, but the entropies, which come from up
+    to ``class_samples`` of each. The draw is always the same.
 
     A feature is the whole value at a depth, flattened, as in the paper's code (ours: beyond 65,536 values a map is
     averaged to a smaller one). One class at a time shows all layers, but the samples only as many as fit: what is held
@@ -172,7 +172,7 @@ def _measured(
         for group in groups:
             for depth, values in features(chosen, group).items():
                 labels = facts.labels[chosen].to(values.device)
-                found[depth] = quality(values, labels, entropies[depth], size=facts.size, k0=k0)
+                found[depth] = quality(values, labels, entropies[depth], size=facts.size, k0=math.e)
     finally:
         teacher.precision = precision
     return [found[depth] for depth in depths]

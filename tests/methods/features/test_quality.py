@@ -161,9 +161,17 @@ def test_what_was_measured_is_remembered_by_all_its_settings(teacher: Chain, fac
 
     facts = replace(facts, remembered=remembered)
     assert qualities(teacher, facts) == qualities(teacher, facts)
-    for changed in ({"k0": 500.0}, {"samples": 20}, {"class_samples": 3}):
+    for changed in ({"samples": 20}, {"class_samples": 3}):
         qualities(teacher, facts, **changed)
-    assert len(kept) == 4 and not any("/" in name for name in kept)
+    assert len(kept) == 3 and not any("/" in name for name in kept)
+
+
+def test_another_k0_is_another_unit_of_information_and_needs_no_other_measurement(teacher: Chain, facts: Facts) -> None:
+    found = qualities(teacher, facts)
+    other = qualities(teacher, facts, k0=500.0)
+    for one, two in zip(found, other, strict=True):
+        assert (one.separation, one.efficiency) == (two.separation, two.efficiency)
+        assert one.information * math.log(5) == pytest.approx(two.information * math.log(500))
 
 
 def test_progress_runs_to_the_end(teacher: Chain, facts: Facts) -> None:
