@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.features.preactivation import preactivations
 from kdbench.methods.features.stages import Stagewise, initial_epochs_of
 from kdbench.methods.forms import Adapter, Form
 from kdbench.methods.method import METHODS, Batch, Facts, Phase
@@ -18,14 +18,6 @@ def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     the mean over images."""
     side = torch.where(teacher > 0, 1.0, -1.0).to(student)
     return F.relu(margin - side * student).square().sum() / len(student)
-
-
-def before_activation(chain: Chain, depth: int) -> int:
-    """The nearest depth between a batch norm and an activation, and in a network without such the depth itself."""
-    try:
-        return chain.before_activation(depth)
-    except Refusal:
-        return depth
 
 
 def connector(source: Form, target: Form) -> nn.Module:
@@ -64,9 +56,7 @@ class ActivationBoundaries(Stagewise):
             raise Refusal(f"ab: margin must be above 0, got {margin}")
         if initial_weight <= 0:
             raise Refusal(f"ab: initial_weight must be above 0, got {initial_weight}")
-        stages = aligned(student, teacher)
-        pairs = [(before_activation(student, mine), before_activation(teacher, theirs)) for mine, theirs in stages]
-        super().__init__(student, teacher, facts, pairs, ce_weight=ce_weight)
+        super().__init__(student, teacher, facts, preactivations(student, teacher), ce_weight=ce_weight)
         self.phases = (Phase("ab", initial_epochs_of("ab", initial_epochs)),)
         self.margin = margin
         self.initial_weight = initial_weight
