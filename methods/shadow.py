@@ -8,7 +8,9 @@ from torch.utils.flop_counter import flop_registry
 
 ATEN = torch.ops.aten
 # What keeps its input's shape. On the meta device torch works that out anew in Python, which takes most of a pass.
+INITIAL = {ATEN.normal_, ATEN.uniform_, ATEN.erfinv_, ATEN.clamp_, ATEN.fill_, ATEN.zero_}
 ACTIVATIONS = {ATEN.relu, ATEN.gelu, ATEN.silu, ATEN.sigmoid, ATEN.hardtanh, ATEN.hardswish, ATEN.hardsigmoid}
+SAME = INITIAL | ACTIVATIONS
 NORMS = {
     *(ATEN.native_batch_norm, ATEN._native_batch_norm_legit, ATEN._native_batch_norm_legit_no_training),
     *(ATEN.native_layer_norm, ATEN.native_group_norm),
@@ -16,8 +18,8 @@ NORMS = {
 
 
 class Shadow(TorchDispatchMode):
-    """Within it, tensors on the meta device pass by activations and norms, and ``macs`` counts what the rest costs:
-    the multiply-accumulates of convolutions, matrix products and attention."""
+    """Within it, tensors on the meta device pass by initial values, activations and norms, and ``macs`` counts what
+    the rest costs: the multiply-accumulates of convolutions, matrix products and attention."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -29,9 +31,9 @@ class Shadow(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         operator = func.overloadpacket
-        if operator in ACTIVATIONS:
+        if operator in SAME and args[0].is_meta:
             return args[0]
-        if operator in NORMS:
+        if operator in NORMS and args[0].is_meta:
             return args[0], args[0], args[0]  # the statistics are not looked at
         value = func(*args, **(kwargs or {}))
         if operator in flop_registry:

@@ -59,9 +59,10 @@ def test_convolutions_linear_layers_and_attention_count_once_an_image() -> None:
 def test_forms_and_cost_are_those_of_a_pass_that_passes_nothing_by() -> None:
     for name in ("timm:mobilenetv3_small_100", "timm:vit_tiny_patch16_224", "ShuffleV2"):
         chain = networks.build(name, 7, (3, 32, 32), device="meta").eval()
+        forms, macs = chain.forms, chain.macs
         value = torch.empty(2, 3, 32, 32, device="meta")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            for depth, link in enumerate(chain.links, start=1):
-                value, form = link(value), chain.form(depth)
+            for link, form in zip(chain.links, forms[1:], strict=True):
+                value = link(value)
                 assert value[0].numel() == form.channels * (form.prefix + form.positions)
-        assert counter.get_total_flops() // 4 == chain.macs  # two images, and two operations for each
+        assert counter.get_total_flops() // 4 == macs  # two images, and two operations for each
