@@ -82,7 +82,7 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
         (["list", "method"], "'method' is not one of 'methods', 'networks', 'datasets', 'recipes', 'grids'"),
         (["list", "methods", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
         (["list", "methods", "--with", "mine.py"], "mine.py: no such file"),
-        (["show", "kdd"], "nothing is called 'kdd'; did you mean 'kd'?"),
+        (["show", "kdd"], "nothing is called 'kdd'; did you mean 'kd'"),
         (["show", "resnet9"], "a resnet's depth must be 6n + 2"),
         (["show", "../x"], "nothing is called '../x'; known: "),
         (["plan"], "Missing argument 'GRID'"),
@@ -151,8 +151,8 @@ def test_a_stop_by_the_keyboard_says_how_to_go_on(kdbench: Command, monkeypatch:
 
 @pytest.mark.parametrize("verb", ["plan", "status"])
 def test_a_grid_is_planned_for_people_and_for_scripts(kdbench: Command, verb: str) -> None:
-    assert json.loads(kdbench(verb, "quickstart", "--json").out)["counts"]["missing"] == 11
-    assert kdbench(verb, "quickstart").out.startswith("quickstart: 10 cells and 1 teachers: 11 missing\n")
+    assert json.loads(kdbench(verb, "quickstart", "--json").out)["counts"]["missing"] == 31
+    assert kdbench(verb, "quickstart").out.startswith("quickstart: 30 cells and 1 teachers: 31 missing\n")
 
 
 def test_a_damaged_record_is_reported_beside_the_answer(
@@ -162,7 +162,7 @@ def test_a_damaged_record_is_reported_beside_the_answer(
     Store(Path("results")).finish(record)
     Path(f"results/records/{record.id}.json").write_text("{")
     answer = kdbench("plan", "quickstart", "--json")
-    assert json.loads(answer.out)["counts"]["missing"] == 11
+    assert json.loads(answer.out)["counts"]["missing"] == 31
     assert answer.err.startswith(f"kdbench: results/records/{record.id}.json is set aside ")
 
 
