@@ -8,13 +8,16 @@ import pandas as pd
 from kdbench.benchmark.experiments.cell import IMPORT
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.leaderboard import statistics
 from kdbench.methods import members
 from kdbench.methods.refusal import Refusal
 
 SECTION = ["dataset", "recipe", "pair"]
 ABOUT = (
-    "Top-1 after the last epoch, mean ± standard deviation over n seeds; gains on the same seeds, in points. "
-    "Best epoch: a diagnostic, found by looking at the test set."
+    "Top-1 after the last epoch, mean ± standard deviation over n seeds; gains on the same seeds, in points, that over "
+    f"ce ± half of its {statistics.LEVEL:.0%} t interval. ★: other than chance by a t test over {statistics.ENOUGH} "
+    "seeds or more, Holm-corrected over the table's methods; one pair speaks for no other. Best epoch: a diagnostic, "
+    "found by looking at the test set."
 )
 ORDER = ["labels", "logits", "features", "gradients", "relations", "other"]
 
@@ -84,10 +87,17 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
         std=("top1", "std"),
         best=("best", "mean"),
         over_ce=("over ce", "mean"),
+        over_ce_std=("over ce", "std"),
+        over_ce_n=("over ce", "count"),
         over_kd=("over kd", "mean"),
         images_per_second=("speed", "median"),
     )
     table = table.reset_index()
+    seeds, deviation = table.pop("over_ce_n"), table.pop("over_ce_std")
+    p = statistics.p_values(table["over_ce"], deviation, seeds)
+    place = table.columns.get_loc("over_ce") + 1
+    table.insert(place, "over_ce_half", statistics.half_width(deviation, seeds))
+    table.insert(place + 1, "over_ce_p", p.groupby([table[name] for name in SECTION]).transform(statistics.holm))
     rank = table["source"].map({name: place for place, name in enumerate(ORDER)}).fillna(len(ORDER))
     table = table.assign(rank=rank).sort_values([*SECTION, "rank", "top1"], kind="stable")
     return table.drop(columns="rank").reset_index(drop=True)
@@ -109,7 +119,9 @@ def markdown(table: pd.DataFrame) -> str:
                 "method": rows["method"],
                 "n": rows["n"],
                 "top-1": [_spread(mean, std) for mean, std in zip(rows["top1"], rows["std"], strict=True)],
-                "over ce": rows["over_ce"].map(_gain),
+                "over ce": [
+                    _sure(*gain) for gain in zip(rows["over_ce"], rows["over_ce_half"], rows["over_ce_p"], strict=True)
+                ],
                 "over kd": rows["over_kd"].map(_gain),
                 "best epoch": rows["best"].map("{:.2f}".format),
                 "images/s": rows["images_per_second"].map(lambda v: "–" if pd.isna(v) else f"{v:,.0f}"),
@@ -135,6 +147,10 @@ def source(method: str) -> str:
 
 def _spread(mean: float, std: float) -> str:
     return f"{mean:.2f}" if pd.isna(std) else f"{mean:.2f} ± {std:.2f}"
+
+
+def _sure(gain: float, half: float, p: float) -> str:
+    return _gain(gain) + ("" if pd.isna(half) else f" ± {half:.2f}") + (" ★" if p < 1 - statistics.LEVEL else "")
 
 
 def _gain(value: float) -> str:

@@ -12,7 +12,7 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 from kdbench.methods.refusal import Refusal
 
 Reduction = Literal["element", "sample"]
-Correlation = Literal["classes", "samples"]
+Correlation = Literal["classes", "samples", "coefficients"]
 
 
 @METHODS.register("clkd")
@@ -23,8 +23,7 @@ class CLKD(Method):
 
     - ``instance``, L_ins: the rows of Z (samples), each divided by its L2 norm; squared error to the teacher's.
     - ``class``, L_cls: the same for the columns of Z (one class over the batch).
-    - ``correlation``, L_cc: squared Frobenius distance of the two networks' correlation matrices, / C². They are
-      covariances in truth: nothing divides by the deviations, so L_cc grows with the fourth power of the logits' scale.
+    - ``correlation``, L_cc: squared Frobenius distance of the two networks' correlation matrices, / C².
 
     Two choices are OURS, for the paper's text does not settle them:
 
@@ -36,7 +35,9 @@ class CLKD(Method):
       "samples" is the sum over classes of the outer product of the class's centred column, Zc·Zcᵀ / (C − 1), B × B:
       how alike two samples are, seen from the batch's mean. Its C − 1 would go with centring each sample over the
       classes; the columns are centred nevertheless, because they are what the sum runs over. Divided by C², it grows
-      with B²: its weight depends on the batch size.
+      with B²: its weight depends on the batch size. As they are written down both are covariances: nothing divides by
+      the deviations, and L_cc grows with the fourth power of the logits' scale. "coefficients" is a third reading,
+      ours: Pearson's coefficients between classes over the batch, C × C, as the name says, all between −1 and 1.
 
     mu and nu, and ce_weight, are those on which independent implementations agree; beta is 2 in some and 1 in others.
     """
@@ -60,7 +61,7 @@ class CLKD(Method):
         if reduction not in get_args(Reduction):
             raise Refusal(f"clkd: reduction must be 'element' or 'sample', got '{reduction}'")
         if correlation not in get_args(Correlation):
-            raise Refusal(f"clkd: correlation must be 'classes' or 'samples', got '{correlation}'")
+            raise Refusal(f"clkd: correlation must be one of {', '.join(get_args(Correlation))}, got '{correlation}'")
         self.mu, self.beta, self.nu = mu, beta, nu
         self.reduction: Reduction = reduction
         self.correlation: Correlation = correlation
@@ -87,6 +88,10 @@ def correlation_distance(student: Tensor, teacher: Tensor, correlation: Correlat
     """L_cc; a batch of one image, which varies in nothing, has none."""
     samples, classes = student.shape
     s, t = student - student.mean(0), teacher - teacher.mean(0)
-    if correlation == "classes":
-        return gram_distance(s, t) / (max(samples - 1, 1) * classes) ** 2
-    return gram_distance(s.T, t.T) / ((classes - 1) * classes) ** 2
+    match correlation:
+        case "classes":
+            return gram_distance(s, t) / (max(samples - 1, 1) * classes) ** 2
+        case "samples":
+            return gram_distance(s.T, t.T) / ((classes - 1) * classes) ** 2
+        case "coefficients":
+            return gram_distance(F.normalize(s, dim=0), F.normalize(t, dim=0)) / classes**2

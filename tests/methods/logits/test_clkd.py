@@ -65,11 +65,14 @@ def apart(vectors: list[Logits], references: list[Logits], reduction: Reduction)
 def covariance(z: Logits, correlation: Correlation) -> Logits:
     samples, classes = z.shape
     centred = [z[:, c] - sum(z[:, c]) / samples for c in range(classes)]
-    if correlation == "classes":
+    if correlation == "coefficients":
+        centred = [column / np.sqrt(sum(column**2)) for column in centred]
+    if correlation in ("classes", "coefficients"):
         matrix = np.zeros((classes, classes))
         for c in range(classes):
             for d in range(classes):
-                matrix[c, d] = sum(centred[c][b] * centred[d][b] for b in range(samples)) / (samples - 1)
+                matrix[c, d] = sum(centred[c][b] * centred[d][b] for b in range(samples))
+        matrix /= samples - 1 if correlation == "classes" else 1
     else:
         matrix = np.zeros((samples, samples))
         for column in centred:
@@ -100,13 +103,13 @@ def test_terms_follow_the_definition(
 # -- behaviour --------------------------------------------------------------------------------------------------------
 
 
-def test_normalised_terms_do_not_see_the_scale_and_correlation_does() -> None:
+def test_normalised_terms_and_coefficients_do_not_see_the_scale_and_covariances_do() -> None:
     draw = torch.Generator().manual_seed(0)
     z = torch.randn(8, 5, generator=draw, dtype=torch.float64)
     for dim in (0, 1):
         assert normalised_distance(3 * z, z, dim, "sample") < 1e-30
     for correlation in get_args(Correlation):
-        assert correlation_distance(3 * z, z, correlation) > 1
+        assert (correlation_distance(3 * z, z, correlation) > 1) == (correlation != "coefficients")
         assert correlation_distance(z + torch.randn(5, generator=draw), z, correlation) < 1e-25  # an offset per class
 
 
