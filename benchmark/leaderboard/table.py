@@ -95,9 +95,8 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
     table = table.reset_index()
     seeds, deviation = table.pop("over_ce_n"), table.pop("over_ce_std")
     p = statistics.p_values(table["over_ce"], deviation, seeds)
-    place = table.columns.get_loc("over_ce") + 1
-    table.insert(place, "over_ce_half", statistics.half_width(deviation, seeds))
-    table.insert(place + 1, "over_ce_p", p.groupby([table[name] for name in SECTION]).transform(statistics.holm))
+    table["over_ce_half"] = statistics.half_width(deviation, seeds)
+    table["over_ce_p"] = p.groupby([table[name] for name in SECTION]).transform(statistics.holm)
     rank = table["source"].map({name: place for place, name in enumerate(ORDER)}).fillna(len(ORDER))
     table = table.assign(rank=rank).sort_values([*SECTION, "rank", "top1"], kind="stable")
     return table.drop(columns="rank").reset_index(drop=True)

@@ -63,6 +63,16 @@ def test_gains_are_paired_by_seed(series: Series) -> None:
     assert (kd["top1"], kd["over_ce"]) == (43.5, 2)
 
 
+def test_a_gain_larger_than_chance_is_starred_and_one_that_is_not_is_not(series: Series) -> None:
+    """Of the same mean gain, 5, one varies by less than a point over five seeds and one by eight."""
+    alone = series(dict.fromkeys(range(5), 50.0))
+    sure = series(dict(enumerate((54.5, 55, 55.5, 55, 55))), "kd", "big")
+    unsure = series(dict(enumerate((45, 65, 55, 48, 62))), "kd", "big", params={"weight": 1})
+    text = re.sub(" +", " ", markdown(leaderboard(alone + sure + unsure)))
+    assert "| kd | 5 | 55.00 ± 0.35 | +5.00 ± 0.44 ★ |" in text
+    assert "| kd(weight=1.0) | 5 | 55.00 ± 8.63 | +5.00 ± 10.72 |" in text
+
+
 def test_without_a_reference_there_is_no_gain(series: Series) -> None:
     row = rows(series({0: 57}, "kd", "big", params={"weight": 1}))[PAIR, "kd(weight=1.0)"]
     assert (row["over_ce"], row["over_kd"]) == (None, None)
@@ -162,7 +172,7 @@ def test_the_files_are_those_of_the_records_and_stay_the_same(tmp_path: Path, se
     publish(tmp_path, None)
     assert ((tmp_path / "leaderboard.md").read_bytes(), (tmp_path / "leaderboard.csv").read_bytes()) == written
     assert f"## digits · {PAIR} · tiny" in board.text
-    assert "| logits | kd | 2 | 56.00 ± 2.83 | +5.00 | – | 57.00 | 1,000 |" in re.sub(" +", " ", board.text)
+    assert "| logits | kd | 2 | 56.00 ± 2.83 | +5.00 ± 12.71 | – | 57.00 | 1,000 |" in re.sub(" +", " ", board.text)
     read = pd.read_csv(tmp_path / "leaderboard.csv")
     assert list(read["top1"]) == [51, 56] and list(read["n"]) == [2, 2]
 
