@@ -1,8 +1,14 @@
-"""Methods, networks and data sets from files outside kdbench: loaded, checked and named in the record."""
+"""Methods, networks and data sets from outside kdbench: loaded, checked and named in the record.
+
+They come from files that a user names, or from installed plugins: packages with an entry point in the group
+``kdbench`` that names the module which registers them.
+"""
 
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from kdbench.benchmark import networks
@@ -13,6 +19,7 @@ from kdbench.methods.refusal import Refusal
 
 _loaded: dict[Path, str] = {}  # file → digest
 _owner: dict[str, Path] = {}  # name → the file that registered it
+_installed: set[Path] = set()  # those that are plugins'
 
 
 def load(file: Path) -> None:
@@ -26,23 +33,42 @@ def load(file: Path) -> None:
         raise Refusal(f"{file} must be a Python file, got a folder")
     if namesake := next((other for other in _loaded if other.name == path.name), None):
         raise Refusal(f"{file} must not have the name of another: {namesake} is loaded too")
-    before = _names()
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
-    spec = importlib.util.spec_from_file_location(f"kdbench_extension_{path.stem}_{digest}", path)
+    spec = importlib.util.spec_from_file_location(f"kdbench_extension_{path.stem}_{_digest(path)}", path)
     if spec is None or spec.loader is None:  # by its name
         raise Refusal(f"{file} must be a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    loader = spec.loader
+    _run(path, str(file), lambda: loader.exec_module(module))
+
+
+def _load_plugins() -> None:
+    for entry in entry_points(group="kdbench"):
+        spec = importlib.util.find_spec(entry.module)
+        if spec is None or spec.origin is None:
+            raise Refusal(f"the plugin '{entry.name}' must name a module, got '{entry.value}'")
+        path = Path(spec.origin).resolve()
+        _run(path, f"the plugin '{entry.name}'", entry.load)
+        _installed.add(path)
+
+
+def _run(path: Path, what: str, execute: Callable[[], object]) -> None:
+    """Execute what registers names, and remember whose they are."""
+    before = _names()
     try:
-        spec.loader.exec_module(module)
+        execute()
     except (Exception, SystemExit) as error:
         why = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-        raise Refusal(f"{file} cannot be loaded: {why}") from None
+        raise Refusal(f"{what} cannot be loaded: {why}") from None
     new = _names() - before
     if not new:
-        raise Refusal(f"{file} registers no method, network or data set")
-    _loaded[path] = digest
+        raise Refusal(f"{what} registers no method, network or data set")
+    _loaded[path] = _digest(path)
     _owner.update(dict.fromkeys(new, path))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
 
 
 def needed(*names: str) -> dict[str, str]:
@@ -52,8 +78,8 @@ def needed(*names: str) -> dict[str, str]:
 
 
 def files() -> list[Path]:
-    """All that were loaded: a worker process loads them too."""
-    return list(_loaded)
+    """All that a user named: another process must be told of them, and finds plugins by itself."""
+    return [path for path in _loaded if path not in _installed]
 
 
 def origin(name: str) -> str:
@@ -62,3 +88,6 @@ def origin(name: str) -> str:
 
 def _names() -> set[str]:
     return {*METHODS, *DATASETS, *networks.names()}
+
+
+_load_plugins()

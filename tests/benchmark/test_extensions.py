@@ -1,6 +1,9 @@
 """A user's own method, network and data set: listed, planned and checked like ours, and named in the cell."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +155,7 @@ def test_loading_twice_is_harmless(kdbench: Command) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("echo,", "ecko,", "methods[1]: unknown method 'ecko'; did you mean 'echo'?"),
+        ("echo,", "ecko,", "methods[1]: unknown method 'ecko'; did you mean 'echo'"),
         ("-> linear", "-> linaer", "pairs: unknown network 'linaer'; did you mean 'linear'?"),
         ("[dots,", "[dot,", "datasets[0]: unknown data set 'dot'; did you mean 'dots'?"),
         ("echo,", "{echo: {wait: 2}},", "methods[1].echo.wait: echo has no parameter 'wait'"),
@@ -178,3 +181,53 @@ def test_two_files_of_one_name_cannot_be_told_apart_and_are_refused(folder: Path
     extensions.load(folder / "data.py")
     with pytest.raises(Refusal, match=r"parts/data.py must not have the name of another: .*data.py is loaded"):
         extensions.load(folder / "parts" / "data.py")
+
+
+# -- plugins ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a command answers where a package is installed whose entry point names its module."""
+
+    def ask(source: str, *command: str, module: str = "echoing") -> str:
+        site = tmp_path / "site"
+        about = site / "echoing-1.0.dist-info"
+        about.mkdir(parents=True)
+        (site / "echoing.py").write_text(source)
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: echoing\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[kdbench]\necho = {module}\n")
+        path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+        done = subprocess.run(
+            [sys.executable, "-m", "kdbench.benchmark.cli", *command],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+            capture_output=True, text=True, cwd=tmp_path, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    return ask
+
+
+def test_an_installed_plugin_is_planned_like_ours_and_named_in_the_cell(
+    installed: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "grid.yaml").write_text(
+        "datasets: digits\npairs: resnet8 -> resnet8x0.5\nmethods: [echo, echo: {weight: 10}]\nrecipe: quick\nseeds: 1"
+    )
+    answer = json.loads(installed(METHOD, "plan", "grid.yaml", "--json"))
+    assert answer["counts"]["missing"] == 2  # the teacher too
+    assert [cell["reason"] for cell in answer["cells"]].count("echo: weight must be at most 9, got 10.0") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "module", "sentence"),
+    [
+        ("1 / 0", "echoing", "the plugin 'echo' cannot be loaded: ZeroDivisionError: division by zero"),
+        ("", "echoing", "the plugin 'echo' registers no method, network or data set"),
+        ("", "nowhere", "the plugin 'echo' must name a module, got 'nowhere'"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_one_sentence(
+    installed: Callable[..., str], source: str, module: str, sentence: str
+) -> None:
+    assert installed(source, "plan", "quickstart", module=module).strip() == f"kdbench: {sentence}"
