@@ -28,7 +28,7 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 
 MARK = "@"  # no network's own name has it
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")  # keys under which the field's files keep a state
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")  # under which the field keeps a state
 
 
 def state_in(file: Path) -> dict[str, Tensor]:
