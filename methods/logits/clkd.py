@@ -25,7 +25,8 @@ class CLKD(Method):
     - ``class``, L_cls: the same for the columns of Z (one class over the batch).
     - ``correlation``, L_cc: squared Frobenius distance of the two networks' correlation matrices, / C².
 
-    Two choices are OURS, for the paper's text does not settle them:
+    Two choices are OURS, for the paper's text does not settle them; the defaults are those that did best on held-out
+    images of CIFAR-100 and on the digits, where either covariance drowned the other terms and ended below no L_cc:
 
     - ``reduction``: "sample" sums the squares within each normalised vector and takes the mean over the vectors (over
       samples in L_ins, over classes in L_cls): 2 − 2·cos, between 0 and 4 whatever the sizes. "element" is the mean
@@ -54,7 +55,7 @@ class CLKD(Method):
         beta: float = 2.0,
         nu: float = 0.4,
         reduction: Reduction = "sample",
-        correlation: Correlation = "classes",
+        correlation: Correlation = "coefficients",
         ce_weight: float = 0.1,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
