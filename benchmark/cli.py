@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,7 +73,7 @@ def app() -> None:
 
 
 @app.command("list")
-@click.argument("noun", type=click.Choice(["methods", "networks", "datasets", "recipes", "grids"]))
+@click.argument("noun", type=click.Choice(["methods", "networks", "datasets", "recipes", "grids", "sites"]))
 @files
 @as_json
 def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
@@ -87,7 +88,12 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
     from kdbench.benchmark import catalogue
 
     _load(files)
-    rows = catalogue.listed(noun)
+    if noun == "sites":
+        from kdbench.slurm import site
+
+        rows = site.listed()
+    else:
+        rows = catalogue.listed(noun)
     _print(rows, as_json, lambda: catalogue.columns(rows))
 
 
@@ -171,21 +177,98 @@ def run(
 
 @app.command()
 @grid(required=True)
+@click.option("--site", required=True, help="The cluster: the name of a site that ships, or a YAML file of your own.")
+@click.option("--dry-run", is_flag=True, help="Print what sbatch would be told; submit nothing.")
+@click.option("--retry", type=click.Choice(["failed"]), help="Submit the failed cells again too.")
+@data
+@results
+@files
+def submit(
+    grid: str, site: str, dry_run: bool, retry: str | None, data: Path, results: Path, files: tuple[Path, ...]
+) -> None:
+    """Send what a grid still lacks to a SLURM cluster: teachers first, nothing twice; then end.
+
+    Cells that are preempted, run out of time or lose their node go on where they were. `list sites` has what ships.
+
+    \b
+    Examples:
+      kdbench submit quickstart --site gpu-partition --dry-run
+      kdbench submit my_grid.yaml --site my_cluster.yaml
+      kdbench submit my_grid.yaml --site my_cluster.yaml --retry failed
+    """
+    from kdbench.slurm.submit import submit
+
+    _load(files)
+    print(submit(grid, site, results, data, dry_run=dry_run, retry_failed=retry == "failed"))
+
+
+@app.command()
+@grid(required=True)
+@click.option("--watch", is_flag=True, help="Say so again every ten seconds, until nothing runs or waits.")
 @results
 @files
 @as_json
-def status(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """How far a grid is: finished, running with the time left, failed with the reason.
+def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """How far a grid is: finished, running with the time left, pending in a queue, lost, failed with the reason.
 
     \b
     Examples:
       kdbench status quickstart
+      kdbench status quickstart --watch
       kdbench status quickstart --json
     """
     from kdbench.benchmark.experiments import summary
+    from kdbench.benchmark.experiments.store import Store
 
-    made = _plan(grid, results, files)
-    _print(summary.of_status(made, results), as_json, lambda: summary.status_text(made, results))
+    while True:
+        made, sent = _plan(grid, results, files), summary.NOWHERE
+        if (results / "jobs").exists():
+            from kdbench.slurm import watch as cluster
+
+            sent = cluster.sent(made, Store(results))
+        if watch:
+            click.clear()
+        _print(
+            summary.of_status(made, results, sent),
+            as_json,
+            lambda: summary.status_text(made, results, sent),  # noqa: B023
+        )
+        if not watch or not (made.counts()["running"] or sent.pending):
+            return
+        time.sleep(10)
+
+
+@app.command()
+@grid(required=True)
+@results
+@files
+def cancel(grid: str, results: Path, files: tuple[Path, ...]) -> None:
+    """Take a grid's jobs out of the cluster's queue; what they have done so far is kept.
+
+    \b
+    Example:
+      kdbench cancel my_grid.yaml
+    """
+    from kdbench.benchmark.experiments.store import Store
+    from kdbench.slurm import watch
+
+    print(watch.cancel(_plan(grid, results, files), Store(results)))
+
+
+@app.command()
+@click.argument("cell")
+@results
+def logs(cell: str, results: Path) -> None:
+    """The end of the log of a submitted cell. CELL is its id, or how its id begins.
+
+    \b
+    Example:
+      kdbench logs digits-resnet14x2-resnet8x0.25-kd-s0
+    """
+    from kdbench.benchmark.experiments.store import Store
+    from kdbench.slurm import watch
+
+    print(watch.tail(cell, Store(results)))
 
 
 @app.command()
