@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kdbench.methods.refusal import Refusal
-from kdbench.slurm.devcluster import processes
+from kdbench.slurm.devcluster import processes, refusal
 from kdbench.slurm.devcluster.options import Options, gres_conf, slurm_conf, slurmdbd_conf
 
 SLURM = {"slurm-wlm": ("slurmctld", "slurmd", "sbatch", "sinfo"), "munge": ("munged",)}
@@ -66,7 +65,7 @@ class DevCluster:
     def exports(self) -> str:
         """The same for a shell."""
         if not self.running:
-            raise Refusal(f"devcluster: a cluster must run in {self.folder}: kdbench devcluster start")
+            raise refusal(f"a cluster must run in {self.folder}: kdbench devcluster start")
         return f"export SLURM_CONF={shlex.quote(str(self.conf))}"
 
     def ask(self, *command: str | Path) -> str:
@@ -98,10 +97,15 @@ class DevCluster:
         if self.conf.exists():  # nobody else's folder of this name
             shutil.rmtree(self.home)
 
-    def kill_node(self, name: str) -> None:
-        """As a power cut would: the daemon and all that jobs run there are gone at once."""
+    def kill_node(self, name: str, reported: bool = False) -> None:
+        """As a power cut would: the daemon and all that jobs run there are gone at once.
+
+        The controller believes that after the node's timeout, or at once if it is reported.
+        """
         log = f"slurmd-{name}"
         processes.kill(lambda: [*processes.holding(self.logs, log), *processes.of_jobs(self.conf, name)])
+        if reported:
+            self.ask("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=killed")
 
     def start_node(self, name: str, seconds: float = 60) -> None:
         """As after a reboot; returns when the node takes jobs again."""
@@ -118,19 +122,17 @@ class DevCluster:
 
     def _refuse_what_cannot_work(self) -> None:
         if lacking := missing_packages(self.options.accounting):
-            raise Refusal(f"devcluster: SLURM must be installed: apt-get install {' '.join(lacking)}")
+            raise refusal(f"SLURM must be installed: apt-get install {' '.join(lacking)}")
         if os.geteuid() != 0:
-            raise Refusal("devcluster: must be started by root, who alone can make the GPUs' device files")
+            raise refusal("must be started by root, who alone can make the GPUs' device files")
         if not re.fullmatch(r"[\w./+-]+", str(self.folder)) or len(str(self.folder)) > LONGEST_FOLDER:
             rule = f"at most {LONGEST_FOLDER} letters, digits and ./+-_ in its path"
-            raise Refusal(f"devcluster: the folder must have {rule}, got {str(self.folder)!r}")
+            raise refusal(f"the folder must have {rule}, got {str(self.folder)!r}")
         ours = {"log", "cluster"} if self.conf.exists() else {"log"}
         if self.folder.exists() and (others := {file.name for file in self.folder.iterdir()} - ours):
-            raise Refusal(
-                f"devcluster: {self.folder} must be new, empty or an earlier cluster's, got {min(others)} in it"
-            )
+            raise refusal(f"{self.folder} must be new, empty or an earlier cluster's, got {min(others)} in it")
         if processes.holding(self.logs):
-            raise Refusal(f"devcluster: a cluster runs in {self.folder} already")
+            raise refusal(f"a cluster runs in {self.folder} already")
 
     def _make_room(self) -> None:
         """A machine that went down leaves a folder as it was."""
@@ -225,12 +227,12 @@ class DevCluster:
                 raise self._trouble(daemons[0] if daemons else "slurmctld")
             time.sleep(0.1)
 
-    def _trouble(self, daemon: str) -> Refusal:
+    def _trouble(self, daemon: str) -> ValueError:
         log = self.logs / f"{daemon}.log"
         lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-        said = [line for line in lines if line.strip()] or ["nothing"]
-        serious = [line for line in said if "fatal:" in line] or [line for line in said if "rror" in line] or said
-        return Refusal(f"devcluster: {daemon} must run, but its log {log} says: {serious[-1]}")
+        said = [line.strip() for line in lines if line.strip()] or ["nothing"]
+        serious = [line for line in said if "error:" in line or "fatal:" in line] or said[-1:]
+        return refusal(f"{daemon} must run, but its log {log} says: {' / '.join(serious[-2:])}")
 
 
 def _path() -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.methods.refusal import Refusal
+from kdbench.slurm.devcluster import refusal
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus", "memory_mb", "max_array_size", "node_timeout_seconds"):
             if getattr(self, name) < 1:
-                raise Refusal(f"devcluster: {name} must be at least 1, got {getattr(self, name)}")
+                raise refusal(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.gpus < 0:
-            raise Refusal(f"devcluster: gpus must be at least 0, got {self.gpus}")
+            raise refusal(f"gpus must be at least 0, got {self.gpus}")
         if not self.partitions:
-            raise Refusal("devcluster: partitions must name at least one, got none")
+            raise refusal("partitions must name at least one, got none")
 
     @property
     def names(self) -> list[str]:

@@ -7,24 +7,26 @@ from pathlib import Path
 
 import psutil
 
-from kdbench.methods.refusal import Refusal
+from kdbench.slurm.devcluster import refusal
 
-DAEMONS = {"munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "slurmstepd"}
+DAEMONS = {"setsid", "munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "slurmstepd"}
 
 
 def holding(logs: Path, name: str = "") -> list[psutil.Process]:
     """Daemons that have a log in the folder open (the one of this name), and what they started.
 
     Even one that was killed before it wrote its pid file is found; so is the step of a job, which survives its slurmd.
+    Daemons come first: one that saw its job die before itself would report that the job has failed.
     """
-    found = set()
+    daemons, started = [], []
     for process in psutil.process_iter(["name"]):
         if process.info["name"] in DAEMONS:
             with suppress(psutil.Error):
                 opened = (Path(file.path) for file in process.open_files())
                 if any(file.parent == logs and name in ("", file.stem) for file in opened):
-                    found |= {process, *process.children(recursive=True)}
-    return [process for process in found if _lives(process)]
+                    daemons.append(process)
+                    started += process.children(recursive=True)
+    return [process for process in dict.fromkeys([*daemons, *started]) if _lives(process)]
 
 
 def of_jobs(conf: Path, node: str = "") -> Iterator[psutil.Process]:
@@ -42,9 +44,7 @@ def kill(find: Callable[[], list[psutil.Process]], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while found := find():
         if time.monotonic() > deadline:
-            raise Refusal(
-                f"devcluster: {found[0].name()} (process {found[0].pid}) must end when killed, but still runs"
-            )
+            raise refusal(f"{found[0].name()} (process {found[0].pid}) must end when killed, but still runs")
         for process in found:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -11,9 +11,7 @@ import pytest
 from kdbench.slurm.devcluster.cluster import DevCluster, missing_packages
 from kdbench.slurm.devcluster.options import Options, Partition
 
-QUICK = Options(
-    partitions=(Partition("low", grace_seconds=1), Partition("high", tier=10)), max_array_size=11, kill_wait_seconds=1
-)
+QUICK = Options(partitions=(Partition("low"), Partition("high", tier=10)), max_array_size=11, kill_wait_seconds=1)
 T = TypeVar("T")
 
 

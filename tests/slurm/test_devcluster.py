@@ -14,7 +14,7 @@ import pytest
 from kdbench.methods.refusal import Refusal
 from kdbench.slurm.devcluster import cluster as rooms
 from kdbench.slurm.devcluster.cluster import DevCluster
-from kdbench.slurm.devcluster.options import Options
+from kdbench.slurm.devcluster.options import Options, Partition
 
 Eventually, Lines = Callable[..., Any], Callable[[str], list[str]]
 
@@ -107,7 +107,7 @@ def test_a_job_whose_node_is_killed_is_requeued_and_nothing_of_it_goes_on(
     other = submit(cluster, tmp_path, "sleep 600", "--nodelist=n2")
     eventually(lambda: lines("starts") == ["n1 0"] and state(cluster, other) == "RUNNING")
     assert sleeping(tmp_path) == 3
-    cluster.kill_node("n1")
+    cluster.kill_node("n1", reported=True)
     assert sleeping(tmp_path) == 1
     cluster.start_node("n1")
     eventually(lambda: lines("starts") == ["n1 0", "n1 1"])
@@ -167,9 +167,8 @@ def test_one_with_accounting_runs_beside_it_and_leaves_nothing_but_logs(
 
 
 def test_a_start_that_fails_quotes_the_log_and_leaves_nothing(slurm: None, home: Path) -> None:
-    twice = Options(partitions=(rooms.DEFAULT.partitions[0],) * 2, gpus=0)
-    failing = DevCluster(home, twice)
-    with pytest.raises(Refusal, match=r"slurmctld must run, but its log .*/slurmctld\.log says: .*"):
+    failing = DevCluster(home, Options(partitions=(Partition("low", tier=-1),)))
+    with pytest.raises(Refusal, match=r"slurmctld must run, but its log .*/slurmctld\.log says: .*PriorityTier"):
         failing.start()
     assert not processes_of(failing)
     assert not failing.home.exists()
