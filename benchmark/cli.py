@@ -327,6 +327,82 @@ def import_teacher(file: Path, network: str, dataset: str, data: Path, results: 
     print(f"In a grid: 'pairs: {name} -> STUDENT'.")
 
 
+def folder(verb: F) -> F:
+    where = click.option(
+        "--folder", type=A_PATH, default="devcluster", envvar="KDBENCH_DEVCLUSTER", show_default=True,
+        help="The folder in which the cluster keeps all that it has.",
+    )  # fmt: skip
+    return where(verb)
+
+
+@app.group()
+def devcluster() -> None:
+    """A private SLURM of two nodes with two fake GPUs each, on this machine: to try a submit, and for tests.
+
+    It needs root and Debian's packages slurm-wlm and munge; it touches no other SLURM, and its jobs do run.
+
+    \b
+    Examples:
+      kdbench devcluster start
+      eval "$(kdbench devcluster env)" && sinfo
+      kdbench devcluster stop
+    """
+
+
+@devcluster.command("start")
+@click.option("--accounting", is_flag=True, help="With sacct; needs slurmdbd and mariadb-server, too.")
+@folder
+def start_devcluster(accounting: bool, folder: Path) -> None:
+    """Start it, and wait until its nodes take jobs.
+
+    \b
+    Examples:
+      kdbench devcluster start
+      kdbench devcluster start --accounting --folder /var/tmp/slurm
+    """
+    from kdbench.slurm.devcluster.cluster import DevCluster
+    from kdbench.slurm.devcluster.options import Options
+
+    cluster = DevCluster(folder, Options(accounting=accounting))
+    cluster.start()
+    print(cluster.ask("sinfo"))
+    print('For sbatch, squeue and the rest: eval "$(kdbench devcluster env)"')
+
+
+@devcluster.command("stop")
+@folder
+def stop_devcluster(folder: Path) -> None:
+    """Stop it and all that runs on it; its logs stay.
+
+    \b
+    Examples:
+      kdbench devcluster stop
+      kdbench devcluster stop --folder /var/tmp/slurm
+    """
+    from kdbench.slurm.devcluster.cluster import DevCluster
+
+    cluster = DevCluster(folder)
+    if not cluster.home.exists():
+        raise click.UsageError(f"a cluster must have been started in {cluster.folder}, got none")
+    cluster.stop()
+    print(f"Nothing of it runs any more; its logs are in {cluster.logs}")
+
+
+@devcluster.command("env")
+@folder
+def env_of_devcluster(folder: Path) -> None:
+    """What a shell must export so that sbatch and the rest meet this cluster.
+
+    \b
+    Examples:
+      eval "$(kdbench devcluster env)"
+      kdbench devcluster env --folder /var/tmp/slurm
+    """
+    from kdbench.slurm.devcluster.cluster import DevCluster
+
+    print(DevCluster(folder).exports())
+
+
 @app.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
