@@ -118,7 +118,7 @@ def _network(chain: Chain) -> Row:
     taps = " ".join(str(chain.form(depth)) for depth in chain.stages)
     return {
         "parameters": count,
-        "MACs": networks.macs(chain),
+        "MACs": chain.macs,
         "embedding": chain.embedding_width,
         "stages": taps,
     }

@@ -1,58 +1,13 @@
 """The command. Rooms are imported inside the verb that needs them: ``kdbench --help`` answers at once."""
 
-import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from kdbench.benchmark.experiments.plan import Plan
-
-F = TypeVar("F", bound=Callable[..., Any])
-A_PATH = click.Path(path_type=Path)
-
-
-def results(verb: F) -> F:
-    where = click.option(
-        "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True,
-        help="The folder in which records are kept.",
-    )  # fmt: skip
-    return where(verb)
-
-
-def data(verb: F) -> F:
-    where = click.option(
-        "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
-        help="The folder in which data sets lie.",
-    )  # fmt: skip
-    return where(verb)
-
-
-def files(verb: F) -> F:
-    return click.option(
-        "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
-        help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
-    )(verb)  # fmt: skip
-
-
-def as_json(verb: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="For scripts.")(verb)
-
-
-def _grid_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from kdbench.benchmark.experiments.grid import shipped
-
-    return [name for name in shipped() if name.startswith(incomplete)]
-
-
-def grid(required: bool) -> Callable[[F], F]:
-    return click.argument(
-        "grid", metavar="GRID" if required else "[GRID]", required=required, shell_complete=_grid_names
-    )
+from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, planned, results, say, warn
+from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,6 +27,10 @@ def app() -> None:
     """
 
 
+for _verb in (submit, cancel, logs, devcluster):
+    app.add_command(_verb)
+
+
 @app.command("list")
 @click.argument("noun", type=click.Choice(["methods", "networks", "datasets", "recipes", "grids", "sites"]))
 @files
@@ -87,14 +46,14 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
     """
     from kdbench.benchmark import catalogue
 
-    _load(files)
+    load_files(files)
     if noun == "sites":
         from kdbench.slurm import site
 
         rows = site.listed()
     else:
         rows = catalogue.listed(noun)
-    _print(rows, as_json, lambda: catalogue.columns(rows))
+    say(rows, as_json, lambda: catalogue.columns(rows))
 
 
 @app.command()
@@ -113,9 +72,9 @@ def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
     """
     from kdbench.benchmark import catalogue
 
-    _load(files)
+    load_files(files)
     found = catalogue.described(name, results)
-    _print(found, as_json, lambda: catalogue.paragraphs(found))
+    say(found, as_json, lambda: catalogue.paragraphs(found))
 
 
 @app.command()
@@ -133,8 +92,8 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
     """
     from kdbench.benchmark.experiments import summary
 
-    made = _plan(grid, results, files)
-    _print(summary.of_plan(made), as_json, lambda: summary.plan_text(made))
+    made = planned(grid, results, files)
+    say(summary.of_plan(made), as_json, lambda: summary.plan_text(made))
 
 
 @app.command()
@@ -168,38 +127,11 @@ def run(
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
-    _load(files)
+    load_files(files)
     if grid is not None:
         sys.exit(local.run_grid(grid, results, data, workers, retry_failed=retry == "failed"))
     elif cell is not None:
         sys.exit(local.run_again(cell, results, data))
-
-
-@app.command()
-@grid(required=True)
-@click.option("--site", required=True, help="The cluster: the name of a site that ships, or a YAML file of your own.")
-@click.option("--dry-run", is_flag=True, help="Print what sbatch would be told; submit nothing.")
-@click.option("--retry", type=click.Choice(["failed"]), help="Submit the failed cells again too.")
-@data
-@results
-@files
-def submit(
-    grid: str, site: str, dry_run: bool, retry: str | None, data: Path, results: Path, files: tuple[Path, ...]
-) -> None:
-    """Send what a grid still lacks to a SLURM cluster: teachers first, nothing twice; then end.
-
-    Cells that are preempted, run out of time or lose their node go on where they were. `list sites` has what ships.
-
-    \b
-    Examples:
-      kdbench submit quickstart --site gpu-partition --dry-run
-      kdbench submit my_grid.yaml --site my_cluster.yaml
-      kdbench submit my_grid.yaml --site my_cluster.yaml --retry failed
-    """
-    from kdbench.slurm.submit import submit
-
-    _load(files)
-    print(submit(grid, site, results, data, dry_run=dry_run, retry_failed=retry == "failed"))
 
 
 @app.command()
@@ -221,14 +153,14 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
     from kdbench.benchmark.experiments.store import Store
 
     while True:
-        made, sent = _plan(grid, results, files), summary.NOWHERE
+        made, sent = planned(grid, results, files), summary.NOWHERE
         if (results / "jobs").exists():
             from kdbench.slurm import watch as cluster
 
             sent = cluster.sent(made, Store(results))
         if watch:
             click.clear()
-        _print(
+        say(
             summary.of_status(made, results, sent),
             as_json,
             lambda: summary.status_text(made, results, sent),  # noqa: B023
@@ -236,39 +168,6 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
         if not watch or not (made.counts()["running"] or sent.pending):
             return
         time.sleep(10)
-
-
-@app.command()
-@grid(required=True)
-@results
-@files
-def cancel(grid: str, results: Path, files: tuple[Path, ...]) -> None:
-    """Take a grid's jobs out of the cluster's queue; what they have done so far is kept.
-
-    \b
-    Example:
-      kdbench cancel my_grid.yaml
-    """
-    from kdbench.benchmark.experiments.store import Store
-    from kdbench.slurm import watch
-
-    print(watch.cancel(_plan(grid, results, files), Store(results)))
-
-
-@app.command()
-@click.argument("cell")
-@results
-def logs(cell: str, results: Path) -> None:
-    """The end of the log of a submitted cell. CELL is its id, or how its id begins.
-
-    \b
-    Example:
-      kdbench logs digits-resnet14x2-resnet8x0.25-kd-s0
-    """
-    from kdbench.benchmark.experiments.store import Store
-    from kdbench.slurm import watch
-
-    print(watch.tail(cell, Store(results)))
 
 
 @app.command()
@@ -286,10 +185,10 @@ def leaderboard(grid: str | None, results: Path, files: tuple[Path, ...], as_jso
     """
     from kdbench.benchmark.leaderboard import publish
 
-    _load(files)
+    load_files(files)
     board = publish.publish(results, grid)
-    _print(board.rows, as_json, lambda: board.text)
-    _warn(board.troubles)
+    say(board.rows, as_json, lambda: board.text)
+    warn(board.troubles)
 
 
 @app.group()
@@ -321,86 +220,63 @@ def import_teacher(file: Path, network: str, dataset: str, data: Path, results: 
     from kdbench.benchmark.experiments import imported
     from kdbench.benchmark.experiments.store import Store
 
-    _load(files)
+    load_files(files)
     name, record = imported.take(file, network, dataset, Store(results), data)
     print(f"{name}: top-1 {record.result.top1:.2f} on {dataset}")
     print(f"In a grid: 'pairs: {name} -> STUDENT'.")
 
 
-def folder(verb: F) -> F:
-    where = click.option(
-        "--folder", type=A_PATH, default="devcluster", envvar="KDBENCH_DEVCLUSTER", show_default=True,
-        help="The folder in which the cluster keeps all that it has.",
-    )  # fmt: skip
-    return where(verb)
+def _drawable(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
+    if file and file.suffix not in (".png", ".pdf", ".svg"):
+        raise click.BadParameter(f"the file's name must end in .png, .pdf or .svg, got '{file}'.")
+    return file
 
 
-@app.group()
-def devcluster() -> None:
-    """A private SLURM of two nodes with two fake GPUs each, on this machine: to try a submit, and for tests.
+@app.command()
+@click.argument("teacher")
+@click.option("--dataset", required=True, help="The data set that it was trained on.")
+@click.option(
+    "--k0",
+    type=click.FloatRange(min=1, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="What I's entropy is measured against: log k0.",
+)
+@click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Draw it too: .png, .pdf or .svg.")
+@data
+@results
+@files
+@as_json
+def quality(
+    teacher: str,
+    dataset: str,
+    k0: float,
+    figure: Path | None,
+    data: Path,
+    results: Path,
+    files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """How much knowledge lies in each layer of a trained teacher: separation, information, efficiency and quality.
 
-    It needs root and Debian's packages slurm-wlm and munge; it touches no other SLURM, and its jobs do run.
-
-    \b
-    Examples:
-      kdbench devcluster start
-      eval "$(kdbench devcluster env)" && sinfo
-      kdbench devcluster stop
-    """
-
-
-@devcluster.command("start")
-@click.option("--accounting", is_flag=True, help="With sacct; needs slurmdbd and mariadb-server, too.")
-@folder
-def start_devcluster(accounting: bool, folder: Path) -> None:
-    """Start it, and wait until its nodes take jobs.
-
-    \b
-    Examples:
-      kdbench devcluster start
-      kdbench devcluster start --accounting --folder /var/tmp/slurm
-    """
-    from kdbench.slurm.devcluster.cluster import DevCluster
-    from kdbench.slurm.devcluster.options import Options
-
-    cluster = DevCluster(folder, Options(accounting=accounting))
-    cluster.start()
-    print(cluster.ask("sinfo"))
-    print('For sbatch, squeue and the rest: eval "$(kdbench devcluster env)"')
-
-
-@devcluster.command("stop")
-@folder
-def stop_devcluster(folder: Path) -> None:
-    """Stop it and all that runs on it; its logs stay.
+    TEACHER is a network with one trained teacher in the results, the id of a teacher's record or its beginning, or
+    NETWORK@DIGEST. The layers with the highest quality are those that feature_only distils; what was measured is kept.
 
     \b
     Examples:
-      kdbench devcluster stop
-      kdbench devcluster stop --folder /var/tmp/slurm
+      kdbench quality resnet56 --dataset cifar100
+      kdbench quality resnet56@0123456789ab --dataset cifar100 --figure quality.png
     """
-    from kdbench.slurm.devcluster.cluster import DevCluster
+    from kdbench.benchmark.experiments import quality as verb
+    from kdbench.benchmark.experiments.store import Store
 
-    cluster = DevCluster(folder)
-    if not cluster.home.exists():
-        raise click.UsageError(f"a cluster must have been started in {cluster.folder}, got none")
-    cluster.stop()
-    print(f"Nothing of it runs any more; its logs are in {cluster.logs}")
-
-
-@devcluster.command("env")
-@folder
-def env_of_devcluster(folder: Path) -> None:
-    """What a shell must export so that sbatch and the rest meet this cluster.
-
-    \b
-    Examples:
-      eval "$(kdbench devcluster env)"
-      kdbench devcluster env --folder /var/tmp/slurm
-    """
-    from kdbench.slurm.devcluster.cluster import DevCluster
-
-    print(DevCluster(folder).exports())
+    load_files(files)
+    store = Store(results)
+    found = verb.measure(teacher, dataset, store, data, k0)
+    if figure:
+        verb.draw(found, figure)
+    say(found, as_json, lambda: verb.text(found))
+    warn(store.troubles)
 
 
 @app.command()
@@ -441,37 +317,8 @@ def main() -> None:
         _refuse(str(error))
 
 
-def _plan(grid: str, results: Path, files: tuple[Path, ...]) -> "Plan":
-    from kdbench.benchmark.experiments.grid import load
-    from kdbench.benchmark.experiments.plan import plan
-    from kdbench.benchmark.experiments.store import Store
-
-    _load(files)
-    store = Store(results)
-    made = plan(load(grid), store)
-    _warn(store.troubles)
-    return made
-
-
-def _load(files: tuple[Path, ...]) -> None:
-    if files:
-        from kdbench.benchmark import extensions
-
-        for file in files:
-            extensions.load(file)
-
-
-def _print(value: Any, as_json: bool, text: Callable[[], str]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text())
-
-
-def _warn(sentences: list[str]) -> None:
-    for sentence in sentences:
-        print(f"kdbench: {sentence}", file=sys.stderr)
-
-
 def _refuse(sentence: str) -> None:
-    _warn([" ".join(sentence.split()).rstrip(".")])
+    warn([" ".join(sentence.split()).rstrip(".")])
     sys.exit(2)
 
 

@@ -22,6 +22,9 @@ def aligned(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
 def levels(chain: Chain, role: str) -> list[int]:
     """The depths that stand for a network's resolutions, from shallow to deep."""
     if not chain.stages:
-        raise Refusal(f"features cannot be aligned: the {role} {type(chain.network).__name__} has no stages to tap")
+        network = type(chain.network).__name__
+        raise Refusal(
+            f"features cannot be aligned: the {role} {network} has no stages to tap, but an embedding and logits alone"
+        )
     deepest = {chain.form(depth).size: depth for depth in sorted(chain.stages)}
     return list(deepest.values()) if len(deepest) > 1 else sorted(chain.stages)

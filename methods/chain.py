@@ -5,7 +5,7 @@ logits, and the depth before that, the input of the classifier, is the embedding
 """
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.methods.forms import Form
 from kdbench.methods.refusal import Refusal
+from kdbench.methods.shadow import Shadow
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Trace:
             raise KeyError(f"depth {depth} was not asked for: the taps of this trace are {sorted(self.features)}")
         return self.features[depth]
 
+    def detached(self) -> "Trace":
+        """The same trace, from which no gradient flows back."""
+        features = {depth: feature.detach() for depth, feature in self.features.items()}
+        views = tuple(view.detached() for view in self.views)
+        return Trace(self.logits.detach(), self.embedding.detach(), features, views)
+
     def narrowed(self, classes: int) -> "Trace":
         """The same trace with the logits of the first ``classes`` classes alone."""
         views = tuple(view.narrowed(classes) for view in self.views)
@@ -43,7 +50,8 @@ class Chain(nn.Module):
 
     ``network`` owns the parameters under their original names; a link is one of its modules, or a module of its own
     where something is done between two of them (an activation, a pooling). ``stages`` are the depths at which the
-    classical feature taps lie; every other depth is a tap too.
+    classical feature taps lie; every other depth is a tap too. ``norms`` are what the values at some depths have just
+    passed, where a link is not a batch norm itself and has no ``last_norm`` to tell.
     """
 
     links: nn.ModuleList
@@ -56,6 +64,7 @@ class Chain(nn.Module):
         stages: Sequence[int],
         image: tuple[int, int, int] = (3, 32, 32),
         prefix_tokens: int = 0,
+        norms: Mapping[int, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -63,6 +72,7 @@ class Chain(nn.Module):
         self.stages = tuple(stages)
         self.image = image
         self.prefix_tokens = prefix_tokens
+        self._norms = dict(norms or {})  # where nn.Module does not look: they are submodules once already
         self.precision: torch.dtype | None = None  # the dtype that autocast computes in; None computes as stored
         known = {id(value) for value in (*network.parameters(), *network.buffers())}
         if any(id(value) not in known for value in (*self.links.parameters(), *self.links.buffers())):
@@ -105,12 +115,16 @@ class Chain(nn.Module):
         return _lifted(feature)
 
     def norm_at(self, depth: int) -> _BatchNorm | None:
-        """The batch norm that the value at this depth has just passed (a shortcut may have been added since)."""
+        """The batch norm that the value at this depth has just passed (a shortcut may have been added since, but no
+        activation applied)."""
         if depth == 0:
             return None
         link = self.links[depth - 1]
-        last = link if isinstance(link, _BatchNorm) else getattr(link, "last_norm", None)
-        return last if isinstance(last, _BatchNorm) else None
+        norm = self._norms.get(depth) or getattr(link, "last_norm", link)
+        if not isinstance(norm, _BatchNorm):
+            return None
+        # A norm with modules of its own, as timm has them, goes on to apply an activation.
+        return norm if all(isinstance(module, nn.Identity) for module in norm.children()) else None
 
     def before_activation(self, depth: int) -> int:
         """The depth nearest to this one whose value has just passed a batch norm and no activation yet."""
@@ -120,16 +134,31 @@ class Chain(nn.Module):
         return near[0]
 
     @cached_property
-    def forms(self) -> tuple[Form, ...]:
-        """The form of the value at every depth, from one pass on the meta device."""
-        twin = copy.deepcopy(self).to("meta").eval()
-        value = torch.empty(2, *self.image, device="meta", dtype=next(twin.parameters()).dtype)
+    def _shadow(self) -> tuple[tuple[Form, ...], int]:
+        """The form of the value at every depth and the cost of an image, from one pass on the meta device."""
+        here = next(self.parameters())
+        twin = self if here.is_meta else copy.deepcopy(self).to("meta")
+        training = [module for module in twin.modules() if module.training]
+        value = torch.empty(2, *self.image, device="meta", dtype=here.dtype)  # one image could be squeezed away
         forms = [self._form(value)]
-        with torch.no_grad():
+        with torch.no_grad(), Shadow() as shadow:
+            twin.eval()
             for link in twin.links:
                 value = link(value)
                 forms.append(self._form(value))
-        return tuple(forms)
+        for module in training:
+            module.training = True
+        return tuple(forms), shadow.macs // len(value)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The form of the value at every depth."""
+        return self._shadow[0]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image's way through convolutions, linear layers and attention."""
+        return self._shadow[1]
 
     def form(self, depth: int) -> Form:
         return self.forms[depth]

@@ -40,12 +40,18 @@ class Combination(Method):
             whole_batch=any(needs.whole_batch for needs in all_needs),
         )
 
+    def prepare(self) -> None:
+        for member in self.methods.values():
+            member.prepare()
+
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         terms = {}
         for name, member in self.methods.items():
             # A member's own initial phase is not the others' business.
             if batch.phase == "main" or batch.phase in {phase.name for phase in member.phases}:
-                for term, value in member.losses(student, teacher, batch).items():
+                # Another member may have asked to differentiate the teacher; to this one it is as frozen as ever.
+                heard = teacher if member.needs().input_grad else teacher.detached()
+                for term, value in member.losses(student, heard, batch).items():
                     terms[f"{name}.{term}"] = value
         return terms
 

@@ -118,6 +118,10 @@ class Method(nn.Module):
     def needs(self) -> Needs:
         return Needs()
 
+    def prepare(self) -> None:
+        """Once, before the first step, when the networks are where they will be: look at the training set, if it must
+        be. What is found goes into buffers, where a run that was interrupted finds it again."""
+
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         """The knowledge terms alone, named and weighted; the loop sums them and adds cross-entropy."""
         raise TypeError(f"{type(self).__name__} must define losses()")

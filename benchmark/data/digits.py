@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 
 from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split
 
@@ -12,6 +11,8 @@ TRAIN = 300  # few enough that a tiny student has something to learn from its te
 
 def read(folder: Path) -> Dataset:
     """300 images, drawn once and for all, train; the other 1,497 test."""
+    from sklearn.datasets import load_digits  # takes a second, which a command that reads no data need not wait
+
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
     images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)[order]

@@ -52,7 +52,7 @@ def run(
     # The seed gives the same initial weights and the same batches to every method: comparisons are paired.
     torch.manual_seed(stream("student", cell.seed))
     student = networks.build(cell.student, known.classes, known.image)
-    teacher, teacher_record = _teacher(cell, store) if cell.teacher else (None, None)
+    teacher, teacher_record = trained(cell.teacher, store) if cell.teacher else (None, None)
     facts = cell.training.facts(known.classes, dataset.train.labels)
     if teacher and teacher_record:
         engine.place(teacher, cell.training)
@@ -120,15 +120,14 @@ def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Re
     )
 
 
-def _teacher(cell: Cell, store: Store) -> tuple[Chain, Record]:
-    """The trained teacher, seen to be the one that its record speaks of."""
-    assert cell.teacher is not None
-    record = store.record(cell.teacher.id)
-    file = store.weights(cell.teacher)
+def trained(cell: Cell, store: Store) -> tuple[Chain, Record]:
+    """A teacher's network with its weights, seen to be those that its record speaks of."""
+    record = store.record(cell.id)
+    file = store.weights(cell)
     if record is None or not file.exists():
-        raise Refusal(f"the teacher {cell.teacher.id} must be trained first")
+        raise Refusal(f"the teacher {cell.id} must be trained first")
     known = data.source(cell.dataset)
-    teacher = networks.build(cell.teacher.student, known.classes, known.image)
+    teacher = networks.build(cell.student, known.classes, known.image)
     try:
         teacher.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError):

@@ -72,7 +72,8 @@ def mobilenet(classes: int, image: Image) -> Chain:
     dropout, linear = net.classifier
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), dropout)
     stages = [len(stem) + block for block in LAST_OF_RESOLUTION]
-    return Chain(net, [*stem, *blocks, *head, pool, linear], stages=stages, image=image)
+    norms = {depth: block.conv[-1] for depth, block in enumerate(blocks, len(stem) + 1)}
+    return Chain(net, [*stem, *blocks, *head, pool, linear], stages=stages, image=image, norms=norms)
 
 
 @network("fo_vit_b")

@@ -3,20 +3,22 @@
 A family that is not known here still offers its embedding and its logits: a chain of two links.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import timm
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models import regnet, resnet
+from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.densenet import DenseNet
 from timm.models.efficientnet import EfficientNet
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.mobilenetv3 import MobileNetV3
-from timm.models.regnet import RegNet
-from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vgg import VGG
 from timm.models.vision_transformer import VisionTransformer
@@ -39,17 +41,52 @@ LISTED = (
 )
 
 
+# A block's last norm, and the activation behind it if there is one: an activation becomes a link of its own.
+ENDS: dict[type[nn.Module], tuple[str, str]] = {
+    BatchNormAct2d: ("", "act"),
+    resnet.BasicBlock: ("bn2", "act2"),
+    resnet.Bottleneck: ("bn3", "act3"),
+    regnet.Bottleneck: ("conv3.bn", "act3"),
+    ConvBnAct: ("bn1", "bn1.act"),
+    DepthwiseSeparableConv: ("bn2", "bn2.act"),
+    EdgeResidual: ("bn2", "bn2.act"),
+    InvertedResidual: ("bn3", "bn3.act"),
+}
+
+
 @dataclass
 class Cut:
-    """The links of a model, and where its stages end."""
+    """The links of a model, where its stages end, and the norms that its blocks end in."""
 
-    links: list[nn.Module]
-    stages: list[int]
+    links: list[nn.Module] = field(default_factory=list)
+    stages: list[int] = field(default_factory=list)
     prefix_tokens: int = 0
+    norms: dict[int, nn.Module] = field(default_factory=dict)
+
+    def add(self, *blocks: nn.Module) -> None:
+        for block in blocks:
+            norm, activation = ENDS.get(type(block), ("", ""))
+            applied = block.get_submodule(activation) if activation else nn.Identity()
+            # An activation in front of a sum stays where it is.
+            parted = not isinstance(applied, nn.Identity) and not getattr(block, "has_skip", False)
+            self.links.append(without(block, activation) if parted else block)
+            if norm:
+                self.norms[len(self.links)] = self.links[-1].get_submodule(norm)
+            if parted:
+                self.links.append(applied)
 
     def stage(self, blocks: Iterable[nn.Module]) -> None:
-        self.links += blocks
+        self.add(*blocks)
         self.stages.append(len(self.links))
+
+
+def without(module: nn.Module, path: str) -> nn.Module:
+    """A twin of a module that does not do what the module at ``path`` does; all weights and buffers are shared."""
+    name, _, rest = path.partition(".")
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    twin._modules[name] = without(module.get_submodule(name), rest) if rest else nn.Identity()
+    return twin
 
 
 class Apply(nn.Module):
@@ -109,7 +146,7 @@ def from_timm(name: re.Match[str], classes: int, image: Image) -> Chain:
 def chained(model: nn.Module, image: Image) -> Chain:
     """A model of timm, cut as its family is."""
     cut = next((cut(model) for kind, cut in CUTS.items() if isinstance(model, kind)), None) or _whole(model)
-    return Chain(model, cut.links, stages=cut.stages, image=image, prefix_tokens=cut.prefix_tokens)
+    return Chain(model, cut.links, stages=cut.stages, image=image, prefix_tokens=cut.prefix_tokens, norms=cut.norms)
 
 
 def _create(model: str, classes: int, image: Image) -> nn.Module:
@@ -129,8 +166,9 @@ def _drop(model: Any) -> nn.Dropout:
 
 
 def _resnet(model: Any) -> Cut:
-    cut = Cut([model.conv1, model.bn1, model.act1], [3])
-    cut.links.append(model.maxpool)
+    cut = Cut()
+    cut.stage([model.conv1, model.bn1, model.act1])
+    cut.add(model.maxpool)
     for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
         cut.stage(layer.children())
     cut.links += [nn.Sequential(model.global_pool, _drop(model)), model.fc]
@@ -139,7 +177,7 @@ def _resnet(model: Any) -> Cut:
 
 def _vit(model: Any) -> Cut:
     stem = nn.Sequential(model.patch_embed, Apply(model._pos_embed), model.patch_drop, model.norm_pre)
-    cut = Cut([stem], [], model.num_prefix_tokens)
+    cut = Cut([stem], prefix_tokens=model.num_prefix_tokens)
     _quarters(cut, model.blocks)
     cut.links += [model.norm, nn.Sequential(Apply(model.pool), model.fc_norm, model.head_drop), model.head]
     return cut
@@ -153,7 +191,7 @@ def _deit(model: Any) -> Cut:
 
 
 def _mixer(model: Any) -> Cut:
-    cut = Cut([model.stem], [])
+    cut = Cut([model.stem])
     _quarters(cut, model.blocks)
     pool = Apply(lambda tokens: tokens.mean(dim=1)) if model.global_pool == "avg" else nn.Identity()
     cut.links += [model.norm, nn.Sequential(pool, model.head_drop), model.head]
@@ -161,7 +199,7 @@ def _mixer(model: Any) -> Cut:
 
 
 def _swin(model: Any) -> Cut:
-    cut = Cut([nn.Sequential(model.patch_embed, Apply(lambda x: x.permute(0, 3, 1, 2)))], [])
+    cut = Cut([nn.Sequential(model.patch_embed, Apply(lambda x: x.permute(0, 3, 1, 2)))])
     for layer in model.layers:
         cut.stage(ChannelsFirst(module) for module in (layer.downsample, *layer.blocks))
     cut.links.append(ChannelsFirst(model.norm))
@@ -171,7 +209,8 @@ def _swin(model: Any) -> Cut:
 
 
 def _convnext(model: Any) -> Cut:
-    cut = Cut([model.stem], [1])
+    cut = Cut()
+    cut.stage([model.stem])
     for stage in model.stages:
         cut.stage((stage.downsample, *stage.blocks))
     head = model.head
@@ -181,7 +220,8 @@ def _convnext(model: Any) -> Cut:
 
 
 def _efficientnet(model: Any) -> Cut:
-    cut = Cut([model.conv_stem, model.bn1], [2])
+    cut = Cut()
+    cut.stage([model.conv_stem, model.bn1])
     for stage in model.blocks:
         cut.stage(stage.children())
     cut.stage([model.conv_head, model.bn2])
@@ -190,7 +230,8 @@ def _efficientnet(model: Any) -> Cut:
 
 
 def _mobilenetv3(model: Any) -> Cut:
-    cut = Cut([model.conv_stem, model.bn1], [2])
+    cut = Cut()
+    cut.stage([model.conv_stem, model.bn1])
     for stage in model.blocks:
         cut.stage(stage.children())
     head = (model.global_pool, model.conv_head, model.norm_head, model.act2, model.flatten, _drop(model))
@@ -199,10 +240,10 @@ def _mobilenetv3(model: Any) -> Cut:
 
 
 def _densenet(model: Any) -> Cut:
-    """A dense block keeps all that it has seen: it can be cut before and behind, not inside."""
-    cut = Cut([], [])
+    """A dense block keeps all that it has seen: it can be cut before and behind, not inside; a transition can."""
+    cut = Cut()
     for name, module in model.features.named_children():
-        cut.links.append(module)
+        cut.add(*(module if name.startswith("transition") else [module]))
         if name.startswith("denseblock") or name == "norm5":
             cut.stages.append(len(cut.links))
     cut.links += [nn.Sequential(model.global_pool, model.head_drop), model.classifier]
@@ -210,7 +251,8 @@ def _densenet(model: Any) -> Cut:
 
 
 def _regnet(model: Any) -> Cut:
-    cut = Cut([model.stem], [1])
+    cut = Cut()
+    cut.stage(model.stem.children())
     for stage in (model.s1, model.s2, model.s3, model.s4):
         cut.stage(stage.children())
     cut.links += [model.final_conv, nn.Sequential(model.head.global_pool, model.head.drop), model.head.fc]
@@ -219,11 +261,11 @@ def _regnet(model: Any) -> Cut:
 
 def _vgg(model: Any) -> Cut:
     """A stage ends before its pooling; the embedding is that of the two wide layers."""
-    cut = Cut([], [])
+    cut = Cut()
     for module in model.features:
         if isinstance(module, nn.MaxPool2d):
             cut.stages.append(len(cut.links))
-        cut.links.append(module)
+        cut.add(module)
     cut.links += [nn.Sequential(model.pre_logits, model.head.global_pool, model.head.drop), model.head.fc]
     return cut
 
@@ -235,7 +277,7 @@ def _whole(model: Any) -> Cut:
         classifier = nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), classifier, nn.Flatten())
     elif not isinstance(classifier, nn.Linear):
         raise Refusal(f"timm's {type(model).__name__} has no single classifier that a chain could end in")
-    return Cut([nn.Sequential(Body(model), nn.Flatten()), classifier], [])
+    return Cut([nn.Sequential(Body(model), nn.Flatten()), classifier])
 
 
 def _quarters(cut: Cut, blocks: Iterable[nn.Module]) -> None:
@@ -249,13 +291,13 @@ def _quarters(cut: Cut, blocks: Iterable[nn.Module]) -> None:
 CUTS: dict[type[nn.Module], Callable[..., Cut]] = {
     VisionTransformerDistilled: _deit,
     VisionTransformer: _vit,
-    ResNet: _resnet,
+    resnet.ResNet: _resnet,
     SwinTransformer: _swin,
     ConvNeXt: _convnext,
     EfficientNet: _efficientnet,
     MobileNetV3: _mobilenetv3,
     DenseNet: _densenet,
-    RegNet: _regnet,
+    regnet.RegNet: _regnet,
     VGG: _vgg,
     MlpMixer: _mixer,
 }

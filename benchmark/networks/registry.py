@@ -10,6 +10,7 @@ import torch
 
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal, nearest
+from kdbench.methods.shadow import Shadow
 
 Image = tuple[int, int, int]  # channels, height, width
 
@@ -56,7 +57,8 @@ def network(name: str) -> Callable[[Callable[[int, Image], Chain]], Callable[[in
 @cache
 def form(name: str, classes: int, image: Image) -> Chain:
     """The network of this name on the meta device, where its shapes cost nothing, seen to run from end to end."""
-    chain = build(name, classes, image, device="meta")
+    with Shadow():
+        chain = build(name, classes, image, device="meta")
     width = chain.forms[-1].channels
     if width != classes:
         raise Refusal(f"{name} must answer with {classes} logits, got {width}")

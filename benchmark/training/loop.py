@@ -111,6 +111,8 @@ def train(
         history = [Epoch(**epoch | {"score": epoch["score"] and Score(**epoch["score"])}) for epoch in saved["history"]]
         progress = Progress(**saved["progress"])
         progress.sums = {name: value.to(engine.device) for name, value in progress.sums.items()}
+    else:
+        method.prepare()
 
     def state() -> State:
         return {

@@ -60,5 +60,18 @@ RECIPES.register("cifar-240")(
 # A twelfth of it: enough to rank methods roughly on a laptop, too short for a number to hold beside a published one.
 # In fp32: where a processor has no instructions for bf16, that is ten times slower, not faster.
 RECIPES.register("cifar-short")(Recipe(epochs=20, schedule="onecycle", lr=0.1, lr_of={"MobileNetV2": 0.02}))
+# The feature-only paper's (Cooper et al. 2025); the rates are the peaks of its networks.
+RECIPES.register("feature-only")(
+    Recipe(
+        epochs=50,
+        batch=128,
+        optimizer="adamw",
+        schedule="onecycle",
+        lr=0.0075,
+        lr_of={"fo_vgg11": 0.005, "fo_vgg19": 0.005, "fo_vit_ett": 1e-3, "fo_vit_b": 1e-4},
+        weight_decay=0.01,
+        augment=False,
+    )
+)
 # For the embedded digits, seconds a cell.
 RECIPES.register("quick")(Recipe(epochs=40, batch=30, schedule="onecycle", lr=0.1))

@@ -1,11 +1,13 @@
 """One step's forward pass: the only thing that data parallelism and compilation wrap."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import Batch, Method
@@ -26,7 +28,8 @@ class Step(nn.Module):
 
     def forward(self, batch: Batch, teacher: Trace, task: bool = True) -> dict[str, Tensor]:
         needs = self.method.needs()
-        views = tuple(self.student.trace(images, needs.student, needs.cut) for images in batch.views)
+        with twice_differentiable() if needs.input_grad else nullcontext():
+            views = tuple(self.student.trace(images, needs.student, needs.cut) for images in batch.views)
         student = replace(views[0], views=views)
 
         seen = student if self.shared is None else student.narrowed(self.shared)
@@ -37,6 +40,11 @@ class Step(nn.Module):
         if task:
             terms = terms | {"task": self.method.ce_weight * batch.task(student.logits)}
         return terms
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """torch's fused attention kernels can be differentiated only once."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def whole(trace: Trace) -> Trace:

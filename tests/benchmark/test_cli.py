@@ -82,7 +82,7 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
         (["list", "method"], "'method' is not one of 'methods', 'networks', 'datasets', 'recipes', 'grids'"),
         (["list", "methods", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
         (["list", "methods", "--with", "mine.py"], "mine.py: no such file"),
-        (["show", "kdd"], "nothing is called 'kdd'; did you mean 'kd'?"),
+        (["show", "kdd"], "nothing is called 'kdd'; did you mean 'kd'"),
         (["show", "resnet9"], "a resnet's depth must be 6n + 2"),
         (["show", "../x"], "nothing is called '../x'; known: "),
         (["plan"], "Missing argument 'GRID'"),
@@ -97,6 +97,12 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
         (["leaderboard"], "results must hold records: run a grid first"),
         (["leaderboard", "quickstart"], "results must hold records of quickstart: run a grid first"),
         (["leaderboard", "quickstrat"], "unknown grid 'quickstrat'; did you mean 'quickstart'?"),
+        (["quality", "resnet20"], "Missing option '--dataset'"),
+        (["quality", "resnet20", "--dataset", "digts"], "unknown data set 'digts'; did you mean 'digits'?"),
+        (["quality", "resnet20", "--dataset", "digits"], "results must hold a trained teacher 'resnet20' of digits"),
+        (["quality", "resnet20@1", "--dataset", "digits"], "an imported teacher must be named NETWORK@DIGEST"),
+        (["quality", "resnet20", "--dataset", "digits", "--k0", "1"], "Invalid value for '--k0': 1.0 is not in the"),
+        (["quality", "resnet20", "--dataset", "digits", "--figure", "q.doc"], "must end in .png, .pdf or .svg"),
         (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
     ],
     ids=" ".join,
@@ -129,7 +135,7 @@ def test_a_file_that_is_neither_record_nor_cell_is_not_run(kdbench: Command) -> 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["kdbench", "plan", "quickstart"])
-    monkeypatch.setattr(cli, "_plan", lambda *_: [][1])
+    monkeypatch.setattr(cli, "planned", lambda *_: [][1])
     with pytest.raises(IndexError):
         cli.main()
 
@@ -138,15 +144,15 @@ def test_a_stop_by_the_keyboard_says_how_to_go_on(kdbench: Command, monkeypatch:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_plan", stop)
+    monkeypatch.setattr(cli, "planned", stop)
     answer = kdbench("plan", "quickstart")
     assert (answer.code, answer.err.lstrip()) == (130, "kdbench: stopped; the same command goes on from here\n")
 
 
 @pytest.mark.parametrize("verb", ["plan", "status"])
 def test_a_grid_is_planned_for_people_and_for_scripts(kdbench: Command, verb: str) -> None:
-    assert json.loads(kdbench(verb, "quickstart", "--json").out)["counts"]["missing"] == 11
-    assert kdbench(verb, "quickstart").out.startswith("quickstart: 10 cells and 1 teachers: 11 missing\n")
+    assert json.loads(kdbench(verb, "quickstart", "--json").out)["counts"]["missing"] == 31
+    assert kdbench(verb, "quickstart").out.startswith("quickstart: 30 cells and 1 teachers: 31 missing\n")
 
 
 def test_a_damaged_record_is_reported_beside_the_answer(
@@ -156,7 +162,7 @@ def test_a_damaged_record_is_reported_beside_the_answer(
     Store(Path("results")).finish(record)
     Path(f"results/records/{record.id}.json").write_text("{")
     answer = kdbench("plan", "quickstart", "--json")
-    assert json.loads(answer.out)["counts"]["missing"] == 11
+    assert json.loads(answer.out)["counts"]["missing"] == 31
     assert answer.err.startswith(f"kdbench: results/records/{record.id}.json is set aside ")
 
 

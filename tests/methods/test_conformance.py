@@ -21,7 +21,8 @@ NAMES = [*METHODS, "ce+kd"]
 
 
 def made(name: str, student: Chain, teacher: Chain, facts: Facts, seed: int = 3) -> Method:
-    params = resolve(name, student, teacher, facts)
+    brief = {"initial_epochs": 2} if name in METHODS and "initial_epochs" in hyper_parameters(METHODS[name]) else {}
+    params = resolve(name, student, teacher, facts, **brief)
     torch.manual_seed(seed)
     return create(name, student, teacher, facts, **params)
 

@@ -132,7 +132,7 @@ def test_an_id_can_name_a_file_whatever_the_names_in_it() -> None:
 def test_all_ids_of_a_grid_differ() -> None:
     grid = load("quickstart")
     ids = [cell.id for cell in (*grid.cells, *grid.teachers.values())]
-    assert len(set(ids)) == len(ids) == 11
+    assert len(set(ids)) == len(ids) == 31
 
 
 @pytest.mark.parametrize("form", [msgspec.json, msgspec.yaml])

@@ -157,6 +157,25 @@ def test_a_cell_that_cannot_work_is_invalid_with_the_methods_own_reason(
     assert f"  invalid  {cell.id}: {reason}" in plan_text(made).splitlines()
 
 
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_plan_names_the_methods_that_a_family_of_embedding_and_logits_alone_excludes_and_why(
+    store: Store, make_cell: MakeCell, role: str
+) -> None:
+    pair = {"teacher": "resnet8x4", "student": "resnet20"} | {role: "timm:resnetv2_50"}
+    teacher = make_cell(dataset="cifar100", student=pair["teacher"])
+    cells = {
+        method: make_cell(method, teacher=teacher, dataset="cifar100", student=pair["student"])
+        for method in ("kd", "simkd", "ofd", "reviewkd")
+    }
+    made = plan(Grid("uncut", "", tuple(cells.values())), store)
+    excluded = [entry.cell.method for entry in made.those(State.INVALID)]
+    assert excluded == ["ofd", "reviewkd"]
+    why = f"features cannot be aligned: the {role} ResNetV2 has no stages to tap, but an embedding and logits alone"
+    for method in excluded:
+        assert method in cells[method].id
+        assert f"  invalid  {cells[method].id}: {why}" in plan_text(made).splitlines()
+
+
 def test_a_cell_is_expected_to_take_as_long_an_epoch_as_its_likes(
     store: Store, make_cell: MakeCell, make_record: MakeRecord, recipe: Recipe
 ) -> None:

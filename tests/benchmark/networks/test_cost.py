@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.benchmark import networks
 from kdbench.methods.chain import Chain
@@ -32,7 +33,7 @@ def test_the_zoo_costs_what_the_protocol_says(name: str) -> None:
     parameters, millions, taps, embedding = ZOO[name]
     chain = networks.form(name, 100, (3, 32, 32))
     assert sum(parameter.numel() for parameter in chain.parameters()) == parameters
-    assert round(networks.macs(chain) / 1e6, 1 if isinstance(millions, float) else None) == millions
+    assert round(chain.macs / 1e6, 1 if isinstance(millions, float) else None) == millions
     forms = [chain.form(depth) for depth in chain.stages]
     assert " ".join(f"{form.channels}@{form.size[0]}" for form in forms) == taps
     assert chain.embedding_width == embedding
@@ -50,6 +51,18 @@ def test_convolutions_linear_layers_and_attention_count_once_an_image() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), Attention(), nn.Flatten())
     net.append(nn.Linear(8 * 25, 7))
     chain = Chain(net, net, stages=[1], image=(3, 5, 5)).train()
-    assert networks.macs(chain) == 3 * 8 * 9 * 25 + 2 * 25 * 25 * 8 + 8 * 25 * 7
+    assert chain.macs == 3 * 8 * 9 * 25 + 2 * 25 * 25 * 8 + 8 * 25 * 7
     assert chain.training  # and the chain stays as it was
     assert chain.classifier.weight.device.type == "cpu"
+
+
+def test_forms_and_cost_are_those_of_a_pass_that_passes_nothing_by() -> None:
+    for name in ("timm:mobilenetv3_small_100", "timm:vit_tiny_patch16_224", "ShuffleV2"):
+        chain = networks.build(name, 7, (3, 32, 32), device="meta").eval()
+        forms, macs = chain.forms, chain.macs
+        value = torch.empty(2, 3, 32, 32, device="meta")
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            for link, form in zip(chain.links, forms[1:], strict=True):
+                value = link(value)
+                assert value[0].numel() == form.channels * (form.prefix + form.positions)
+        assert counter.get_total_flops() // 4 == macs  # two images, and two operations for each

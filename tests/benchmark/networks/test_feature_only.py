@@ -104,6 +104,14 @@ def test_the_librarys_model_with_the_same_state_gives_the_same_logits(
         assert torch.allclose(mine[1], theirs[1], rtol=1e-5, atol=1e-6), mine[0]  # running statistics, after one step
 
 
+@pytest.mark.parametrize("name", ["fo_resnet34", "fo_vgg19", "fo_mobilenetv2"])
+def test_behind_every_stage_a_norm_of_the_same_width_is_found(name: str) -> None:
+    chain = meta(name)
+    for stage in chain.stages:
+        norm = chain.norm_at(chain.before_activation(stage))
+        assert norm is not None and norm.num_features == chain.form(stage).channels
+
+
 @pytest.mark.parametrize("side", [32, 64])
 @pytest.mark.parametrize("name", ALL)
 def test_taps_are_as_large_as_the_paper_has_them(name: str, side: int) -> None:

@@ -146,6 +146,39 @@ def test_the_state_has_timms_own_keys_and_nothing_works_in_place(model: str) -> 
     assert not [key for key, module in chain.network.named_modules() if getattr(module, "inplace", False)]
 
 
+NORMED = ["resnet18", "resnet50", "regnety_002", "densenet121", "mobilenetv2_100", "mobilenetv3_small_100"]
+
+
+@pytest.mark.parametrize("model", [*NORMED, "efficientnet_b0", "vgg11_bn"])
+def test_behind_every_stage_a_norm_is_found_whose_shift_no_activation_has_touched(model: str) -> None:
+    chain, images = seasoned(model).eval(), some_images()[:2]
+    depths = [chain.before_activation(depth) for depth in chain.stages]
+    for stage, depth in zip(chain.stages, depths, strict=True):
+        norm = chain.norm_at(depth)
+        assert abs(depth - stage) <= 1 and norm is not None
+        with torch.no_grad():
+            before = chain.trace(images, {depth})[depth]
+            norm.bias.add_(1)
+            assert torch.allclose(chain.trace(images, {depth})[depth], before + 1, rtol=1e-4, atol=1e-4), depth
+            norm.bias.sub_(1)
+        assert before.min() < 0
+
+
+@pytest.mark.parametrize("model", ["resnet18", "regnety_002", "efficientnet_b0"])
+def test_a_norm_that_activates_too_is_not_what_a_value_has_just_passed(model: str) -> None:
+    chain = seasoned(model)
+    stem = chain.stages[0]
+    assert chain.norm_at(stem) is None and chain.norm_at(stem - 1) is not None
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto", "resnetv2_50"])
+def test_a_family_without_batch_norm_says_so(model: str) -> None:
+    chain = seasoned(model)
+    for depth in range(1, len(chain)):
+        with pytest.raises(Refusal, match=f"no batch norm stands near depth {depth}$"):
+            chain.before_activation(depth)
+
+
 @pytest.mark.parametrize("image", [(1, 32, 32), (3, 64, 64)], ids=str)
 @every_model
 def test_image_size_and_channels_adapt(model: str, image: tuple[int, int, int]) -> None:

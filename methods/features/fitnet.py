@@ -1,0 +1,72 @@
+"""FitNets: Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta and Bengio, "FitNets: Hints for Thin Deep Nets"
+(ICLR 2015, arXiv 1412.6550)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.methods.alignment import aligned
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.features.stages import Stagewise, at_one_size
+from kdbench.methods.forms import Form
+from kdbench.methods.method import METHODS, Batch, Facts
+from kdbench.methods.refusal import Refusal
+
+
+def convolution(source: Form, target: Form) -> nn.Module:
+    """The field's: to half the size 3×3 with stride 2, to twice the size 4×4 transposed, else 1×1."""
+    width, new_width = source.channels, target.channels
+    if source.size == (2 * target.size[0], 2 * target.size[1]):
+        return nn.Conv2d(width, new_width, 3, stride=2, padding=1)
+    if target.size == (2 * source.size[0], 2 * source.size[1]):
+        return nn.ConvTranspose2d(width, new_width, 4, stride=2, padding=1)
+    return nn.Conv2d(width, new_width, 1)
+
+
+def regressor(source: Form, target: Form) -> nn.Sequential:
+    """Predicts a hint from what the student sees; behind an activation, unless the hint is tokens, which have none."""
+    activation = nn.Identity() if target.kind == "tokens" else nn.ReLU()
+    return nn.Sequential(convolution(source, target), nn.BatchNorm2d(target.channels), activation)
+
+
+def hint_loss(guess: Tensor, hint: Tensor) -> Tensor:
+    return F.mse_loss(*at_one_size(guess, hint))
+
+
+@METHODS.register("fitnet")
+class FitNet(Stagewise):
+    """One stage of the teacher, the hint, is predicted from one stage of the student, the guided layer.
+
+    L = ce_weight · CE + weight · mean of (r(F_s) − F_t)² over all elements, with r a convolutional regressor.
+
+    The paper trains up to the guided layer on the hint alone first and distils afterwards; the field's reference
+    codebases, whose weight of 100 this is, add both terms throughout, and so does this. Their regressor is a
+    convolution, batch norm and ReLU. Their stage is the third tap of each network, the stem's counted. ``stage`` counts
+    the student's taps so, from 1; the teacher's depth is the one that answers to it, and a tap to which
+    none answers gives way to the nearest that has an answer.
+
+    Ours: at sizes that are neither equal nor in the ratio of two, a 1×1 convolution, and the larger of guess and hint
+    is averaged (the field has one large kernel without padding there, or nothing). Tokens have either sign: where they
+    are the hint, the regressor ends with its norm.
+    """
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        stage: int = 3,
+        weight: float = 100.0,
+        ce_weight: float = 1.0,
+    ) -> None:
+        if stage < 1:
+            raise Refusal(f"fitnet: stage must be 1 or more, got {stage}")
+        number = {depth: place for place, depth in enumerate(student.stages, start=1)}
+        pair = min(aligned(student, teacher), key=lambda pair: abs(number[pair[0]] - stage))
+        super().__init__(student, teacher, facts, [pair], ce_weight=ce_weight)
+        self.weight = weight
+        self.regressor = regressor(*self.forms[0])
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        [(mine, hint)] = self.maps(student, teacher)
+        return {"hint": self.weight * hint_loss(self.regressor(mine), hint)}

@@ -1,0 +1,65 @@
+"""Flow of solution procedure: Yim, Joo, Bae and Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network
+Minimization and Transfer Learning" (CVPR 2017)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.features.stages import Stagewise, at_one_size, consecutive, initial_epochs_of, widened
+from kdbench.methods.method import METHODS, Batch, Facts, Phase
+
+
+def flow(shallow: Tensor, deep: Tensor) -> Tensor:
+    """The Gram matrix between two stages of one network: products of their channels, the mean over positions."""
+    shallow, deep = at_one_size(shallow, deep)
+    return shallow.flatten(2) @ deep.flatten(2).mT / shallow[0, 0].numel()
+
+
+def flow_distance(maps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Between the flows of consecutive stages: the mean over images and channels, summed over stages."""
+    distances = [
+        F.mse_loss(flow(mine, next_mine), flow(theirs, next_theirs))
+        for (mine, theirs), (next_mine, next_theirs) in pairwise(maps)
+    ]
+    return torch.stack(distances).sum()
+
+
+@METHODS.register("fsp")
+class FlowOfSolutionProcedure(Stagewise):
+    """The way from one stage to the next, as a Gram matrix between them, is taught first; the labels follow.
+
+    L = Σ_(l, l+1) mean of (G_s − G_t)², G = F_lᵀ F_(l+1) / positions, the larger map averaged to the size of the
+    other. As in the paper the student learns this alone in a phase of its own, ``initial_epochs`` long, and
+    cross-entropy alone afterwards: ``weight`` is what L weighs in the main phase, and the field's published scripts
+    multiply it with zero there.
+
+    Ours: flows run between consecutive resolutions (the paper: from the first to the last layer of a stage). The paper
+    needs equal widths; a student's map of another width is brought to the teacher's by a learned 1×1 convolution first.
+    """
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        initial_epochs: int = 30,
+        weight: float = 0.0,
+        ce_weight: float = 1.0,
+    ) -> None:
+        super().__init__(student, teacher, facts, consecutive("fsp", student, teacher), ce_weight=ce_weight)
+        self.phases = (Phase("fsp", initial_epochs_of("fsp", initial_epochs)),)
+        self.weight = weight
+        self.widen = nn.ModuleList(widened(source, target) for source, target in self.forms)
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        weight = self.weight if batch.phase == "main" else 1.0
+        if weight == 0:
+            return {}
+        maps = self.maps(student, teacher)
+        wide = [(widen(mine), theirs) for widen, (mine, theirs) in zip(self.widen, maps, strict=True)]
+        return {"flow": weight * flow_distance(wide)}

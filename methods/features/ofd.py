@@ -1,0 +1,81 @@
+"""Heo et al., "A Comprehensive Overhaul of Feature Distillation" (ICCV 2019, arXiv 1904.01866)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.features.preactivation import preactivations
+from kdbench.methods.forms import Adapter, Form, as_map, resized, smaller
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.refusal import Refusal
+
+
+@METHODS.register("ofd")
+class OFD(Method):
+    """The teacher's features before their activation, those that it would discard cut off at a margin.
+
+    L = ce_weight · CE + weight · Σ_i 2^(i−n) · d(connector_i(F_s), max(F_t, m)), i = 1..n from shallow to deep.
+
+    d is the partial L2 distance: a student's value is left alone where it lies below a teacher's that is not
+    positive, for the activation discards both. The margin m of a channel is the mean of its negative values, if they
+    are as normally distributed as the teacher's batch norm says. Connectors are 1×1 convolutions with batch norm; the
+    teacher normalises with batch statistics. Halved weights towards the image, the sum over channels and positions,
+    and the weight are those of the field's reference codebases: the loss grows with the maps.
+
+    Ours: maps of different sizes meet at the smaller one's. A teacher without batch norm near its stages is refused:
+    nothing else says how its values are distributed, and none of its values was discarded.
+    """
+
+    source = "features"
+
+    def __init__(
+        self, student: Chain, teacher: Chain, facts: Facts, *, weight: float = 0.001, ce_weight: float = 1.0
+    ) -> None:
+        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        self.weight = weight
+        self.pairs = preactivations(student, teacher)
+        self.connectors = nn.ModuleList()
+        for number, (one, other) in enumerate(self.pairs):
+            norm = teacher.norm_at(other)
+            if norm is None:
+                network = type(teacher.network).__name__
+                raise Refusal(
+                    f"ofd: the teacher's stages must end in batch norms, which margins are taken from, "
+                    f"but {network} has none near depth {other}"
+                )
+            self.register_buffer(f"margin{number}", margin(norm))
+            mine, theirs = student.form(one), teacher.form(other)
+            self.connectors.append(Adapter(mine, Form("map", theirs.channels, smaller(mine, theirs)), norm=True))
+
+    def needs(self) -> Needs:
+        student, teacher = zip(*self.pairs, strict=True)
+        return Needs(student=frozenset(student), teacher=frozenset(teacher), teacher_train=True)
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        total = student.logits.new_zeros(())
+        for number, ((one, other), connector) in enumerate(zip(self.pairs, self.connectors, strict=True)):
+            mine = connector(student[one])
+            theirs = resized(as_map(teacher[other], self.teacher.form(other)), tuple(mine.shape[2:]))
+            distance = partial_distance(mine, theirs, self.get_buffer(f"margin{number}"))
+            total = total + distance / 2 ** (len(self.pairs) - 1 - number)
+        return {"ofd": self.weight * total}
+
+
+def margin(norm: _BatchNorm) -> Tensor:
+    """E[x | x < 0] of each channel, x normal around the norm's shift with its scale as deviation; three deviations
+    below zero where x is hardly ever negative."""
+    mean, deviation = norm.bias.detach(), norm.weight.detach().abs()
+    ratio = mean / deviation.clamp(min=torch.finfo(mean.dtype).tiny)
+    negative = torch.special.ndtr(-ratio)
+    density = (-(ratio**2) / 2).exp() / math.sqrt(2 * math.pi)
+    return torch.where(negative > 0.001, mean - deviation * density / negative, -3 * deviation)
+
+
+def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
+    """Squared distances to the teacher's values, cut off at the margin; the sum over a map, the mean over images."""
+    target = torch.maximum(teacher, margin[:, None, None])
+    counts = (student > target) | (target > 0)
+    return ((student - target) ** 2 * counts).sum((1, 2, 3)).mean()

@@ -1,0 +1,20 @@
+"""Features before their activation, where a value still tells how far it was from being passed on."""
+
+from kdbench.methods.alignment import aligned
+from kdbench.methods.chain import Chain
+from kdbench.methods.refusal import Refusal
+
+
+def preactivations(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
+    """Pairs of aligned depths, each moved in front of its activation."""
+    return [(linear(student, one), linear(teacher, other)) for one, other in aligned(student, teacher)]
+
+
+def linear(chain: Chain, depth: int) -> int:
+    """The depth behind the batch norm nearest to this one; without one, in front of the activation that ends here; or
+    this very depth, where no activation stands (a transformer's blocks end in sums)."""
+    try:
+        return chain.before_activation(depth)
+    except Refusal:
+        activated = type(chain.links[depth - 1]).__module__ == "torch.nn.modules.activation"
+        return depth - 1 if activated else depth

@@ -1,0 +1,102 @@
+"""Chen et al., "Distilling Knowledge via Knowledge Review" (CVPR 2021, arXiv 2104.09044)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.features.preactivation import preactivations
+from kdbench.methods.forms import as_map, resized
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+
+Size = tuple[int, int]
+WIDEST = 512  # channels in which levels are fused
+POOLED = (4, 2, 1)  # the sizes at which the hierarchical loss looks again
+
+
+@METHODS.register("reviewkd")
+class ReviewKD(Method):
+    """Each of the teacher's levels, learned by the student's level and all deeper ones together.
+
+    L = ce_weight · CE + weight · min(epoch/warmup, 1) · Σ_levels HCL(fused_s, F_t).
+
+    From deep to shallow, attention-based fusion (ABF) joins a level with what it was handed by the deeper one; the
+    hierarchical context loss (HCL) compares the result with the teacher's level at several sizes. Levels are the
+    aligned stages before their activation and, deepest, the embedding. Weight, warm-up and widths are those of the
+    reference code.
+
+    Ours: a map that must shrink on its way is averaged; tokens lie down on their grid, without the class token.
+    """
+
+    source = "features"
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        weight: float = 5.0,
+        warmup: int = 20,
+        ce_weight: float = 1.0,
+    ) -> None:
+        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        self.weight = weight
+        self.warmup = warmup
+        self.pairs = [(len(student) - 1, len(teacher) - 1), *reversed(preactivations(student, teacher))]
+        self.student_forms = [student.form(one) for one, _ in self.pairs]
+        middle = min(WIDEST, student.embedding_width)
+        self.fusions = nn.ModuleList(
+            Fusion(mine.channels, middle, teacher.form(other).channels, fuses=level > 0)
+            for level, (mine, (_, other)) in enumerate(zip(self.student_forms, self.pairs, strict=True))
+        )
+
+    def needs(self) -> Needs:
+        student, teacher = zip(*self.pairs, strict=True)
+        return Needs(student=frozenset(student), teacher=frozenset(teacher))
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        total, handed = student.logits.new_zeros(()), None
+        for fusion, form, (one, other) in zip(self.fusions, self.student_forms, self.pairs, strict=True):
+            target = as_map(teacher[other], self.teacher.form(other))
+            fused, handed = fusion(as_map(student[one], form), handed, tuple(target.shape[2:]))
+            total = total + hierarchical(fused, target)
+        return {"reviewkd": self.weight * batch.warmed(self.warmup) * total}
+
+
+class Fusion(nn.Module):
+    """Attention-based fusion: two maps weigh each other, position by position."""
+
+    def __init__(self, width_in: int, middle: int, width: int, *, fuses: bool) -> None:
+        super().__init__()
+        self.conv1 = _convolution(width_in, middle, 1)
+        self.conv2 = _convolution(middle, width, 3)
+        self.attention = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuses else None
+
+    def forward(self, own: Tensor, handed: Tensor | None, size: Size) -> tuple[Tensor, Tensor]:
+        """The fused map, as wide and large as the teacher's, and what is handed on to the next level."""
+        own = self.conv1(own)
+        if self.attention is not None and handed is not None:
+            handed = resized(handed, (own.shape[2], own.shape[3]))
+            mine, theirs = self.attention(torch.cat([own, handed], 1)).split(1, 1)
+            own = own * mine + handed * theirs
+        own = resized(own, size)
+        return self.conv2(own), own
+
+
+def _convolution(width_in: int, width: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width))
+
+
+def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared errors at full size, weight 1, and pooled to each smaller size, half the weight of the one before;
+    their weighted mean."""
+    total, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
+    for size in POOLED:
+        if size < student.shape[2]:
+            weight, weights = weight / 2, weights + weight / 2
+            mine, theirs = F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
+            total = total + weight * F.mse_loss(mine, theirs)
+    return total / weights

@@ -1,0 +1,109 @@
+"""KL(p_t ‖ p_s) to second order around the teacher's representation z: ½ dᵀ F d, with d = z_s − z_t.
+
+F is the Fisher information of the teacher's prediction p about z, F = E_{y~p}[∇log p(y) ∇log p(y)ᵀ]. What differs
+between sources is what z is and how much of F is kept: all of it, its diagonal W, or nothing (W = 1).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+# -- the form: summed over coordinates, the mean over samples ---------------------------------------------------------
+
+
+def half_square(difference: Tensor, weighted: Tensor) -> Tensor:
+    """½ dᵀ(F d), of a difference and the same one behind F."""
+    return (difference * weighted).flatten(1).sum(1).mean() / 2
+
+
+def diagonal_form(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+    """½ Σ_k W_k (z_s,k − z_t,k)²."""
+    difference = student - teacher
+    return half_square(difference, weights * difference)
+
+
+def matrix_form(student: Tensor, teacher: Tensor, matrix: Tensor) -> Tensor:
+    """½ dᵀ M d with one symmetric matrix for all samples."""
+    difference = student - teacher
+    return half_square(difference, difference @ matrix)
+
+
+def classifier_form(student: Tensor, teacher: Tensor, classifier: Tensor) -> Tensor:
+    """½ dᵀ AᵀA d = ½ ‖A d‖²."""
+    answer = (student - teacher) @ classifier.T
+    return half_square(answer, answer)
+
+
+def logits_form(student: Tensor, teacher: Tensor, p: Tensor) -> Tensor:
+    """½ dᵀ(diag p − p pᵀ) d: half the variance of d under p, which no shift of a sample's logits changes."""
+    difference = student - teacher
+    return half_square(difference, p * (difference - (p * difference).sum(1, keepdim=True)))
+
+
+def mean_trace(diagonal: Tensor) -> Tensor:
+    """The batch mean of the trace of F: a form divided by it is a weighted mean over coordinates, of any teacher."""
+    # Of a teacher that is sure of every image only rounding is left: it must vanish, and not be blown up, or be 0/0.
+    return diagonal.flatten(1).sum(1).mean().clamp(min=torch.finfo(diagonal.dtype).eps)
+
+
+# -- the Fisher information in closed form ----------------------------------------------------------------------------
+
+
+def logits_diagonal(p: Tensor) -> Tensor:
+    """diag(diag p − p pᵀ)."""
+    return p * (1 - p)
+
+
+def classifier_diagonal(p: Tensor, classifier: Tensor) -> Tensor:
+    """diag(Aᵀ(diag p − p pᵀ)A): for each coordinate of the embedding, the variance under p of its column of A.
+
+    Variances do not change when the rows are counted from another origin. Each sample's is the row of its likeliest
+    class: of a sure teacher's prediction, the difference of two large sums would be rounding alone.
+    """
+    likeliest = p.argmax(1)
+    others = p.scatter(1, likeliest[:, None], 0)
+    rest, origin = others.sum(1, keepdim=True), classifier[likeliest]
+    first = others @ classifier
+    mean = first - rest * origin
+    mean_square = others @ classifier.square() - 2 * origin * first + rest * origin.square()
+    return mean_square - mean.square()
+
+
+def prediction_information(p: Tensor) -> Tensor:
+    """Σ over samples of diag p − p pᵀ."""
+    return p.sum(0).diag() - p.T @ p
+
+
+# -- the Fisher information by differentiation ------------------------------------------------------------------------
+
+
+def drawn(p: Tensor, generator: Generator) -> Tensor:
+    """One class for each sample, by its probabilities."""
+    waits = torch.empty_like(p).exponential_(generator=generator)  # for events of rates p: the first is a y ~ p
+    return (p / waits).argmax(1)
+
+
+@torch.enable_grad()
+def tail_diagonal(tail: Callable[[Tensor], Tensor], feature: Tensor, samples: int, generator: Generator) -> Tensor:
+    """diag F at any depth, through the rest of the network: E_{y~p}[(∂log p(y)/∂z)²].
+
+    From so many draws of y, which is right in the mean; 0 samples go through all the classes, one backward pass each.
+    A network at rest treats samples one by one: the gradient of their sum is each one's own.
+    """
+    feature = feature.detach().requires_grad_()
+    log_p = F.log_softmax(tail(feature), dim=1)
+    p = log_p.detach().exp()
+
+    def squared_gradient(classes: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(log_p.gather(1, classes[:, None]).sum(), feature, retain_graph=True)
+        return gradient.square()
+
+    if samples > 0:
+        return torch.stack([squared_gradient(drawn(p, generator)) for _ in range(samples)]).mean(0)
+    shape = (-1, *[1] * (feature.dim() - 1))
+    total = torch.zeros_like(feature)
+    for k, share in enumerate(p.T):
+        total += share.reshape(shape) * squared_gradient(torch.full_like(p[:, 0], k, dtype=torch.long))
+    return total

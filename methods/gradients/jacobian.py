@@ -1,0 +1,88 @@
+"""Jacobian matching: Srinivas and Fleuret, "Knowledge Transfer with Jacobian Matching" (2018, arXiv 1803.00443);
+Czarnecki, Osindero, Jaderberg, Świrszcz and Pascanu, "Sobolev Training for Neural Networks" (2017, arXiv 1706.04859);
+Zagoruyko and Komodakis, "Paying More Attention to Attention" (2017, arXiv 1612.03928), its gradient-based attention."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.gradients.fisher import drawn
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+
+Output = Literal["log_probability", "logit"]
+
+
+@METHODS.register("jacobian")
+class Jacobian(Method):
+    """How the answer changes with every pixel of the image.
+
+    L = ce_weight · CE + weight · ‖J_s/‖J_s‖ − J_t/‖J_t‖‖², J = ∂f_y(x)/∂x, summed over pixels, the mean over samples:
+    f_y is one output, since the whole Jacobian would cost one backward pass a class. Gradients of both networks are
+    divided by their L2 norm as in Jacobian matching, so the term lies between 0 and 4 and its default weight is 1.
+
+    ``of`` says which y. "label" is the right class, as in gradient-based attention (where J is the gradient of
+    cross-entropy, ours but for its sign). "teacher" is the class that the teacher finds likeliest: no label is read.
+    "sampled" is a draw y ~ p_t: in the mean it matches the gradients of all classes by their probability.
+    ``output`` is log p(y), the paper on attention's and a distillation's natural choice, or the logit itself.
+
+    The default output, the weight, and the choice to match nothing else are ours; the papers match answers as well,
+    as "jacobian+kd" does. A student in training mode normalises with its batch's statistics, through which the answer
+    to one image depends, weakly, on all others: J is the gradient of the sum of the batch's outputs.
+    """
+
+    source = "gradients"
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        of: Literal["label", "teacher", "sampled"] = "label",
+        output: Output = "log_probability",
+        normalise: bool = True,
+        weight: float = 1.0,
+        ce_weight: float = 1.0,
+    ) -> None:
+        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        self.of = of
+        self.output = output
+        self.normalise = normalise
+        self.weight = weight
+
+    def needs(self) -> Needs:
+        return Needs(labels=self.of == "label", live_teacher=True, input_grad=True)
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        classes = self._classes(teacher.logits.detach(), batch)
+        theirs = input_gradient(self.output, teacher.logits, classes, batch.images)
+        mine = input_gradient(self.output, student.logits, classes, batch.images, create_graph=True)
+        return {"jacobian": self.weight * gradient_distance(mine, theirs, self.normalise)}
+
+    def _classes(self, logits: Tensor, batch: Batch) -> Tensor:
+        match self.of:
+            case "label":
+                return batch.labels
+            case "teacher":
+                return logits.argmax(1)
+            case "sampled":
+                return drawn(logits.softmax(1), batch.generator)
+
+
+def input_gradient(
+    output: Output, logits: Tensor, classes: Tensor, images: Tensor, create_graph: bool = False
+) -> Tensor:
+    """(B, pixels): of one output of each sample, by its image."""
+    outputs = F.log_softmax(logits, dim=1) if output == "log_probability" else logits
+    (gradient,) = torch.autograd.grad(outputs.gather(1, classes[:, None]).sum(), images, create_graph=create_graph)
+    return gradient.flatten(1)
+
+
+def gradient_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:
+    """Squared, summed over pixels, the mean over samples."""
+    if normalise:
+        student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+    return (student - teacher).square().sum(1).mean()

@@ -1,0 +1,58 @@
+"""Logits weighted by gradients: Hsu, Smith, Shen, Kira and Jin, "A Closer Look at Knowledge Distillation with Features,
+Logits, and Gradients" (2022, arXiv 2203.10163)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.gradients.fisher import diagonal_form, logits_diagonal, logits_form, mean_trace
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+
+
+@METHODS.register("weighted_logits")
+class WeightedLogits(Method):
+    """The teacher's logits, each as important as the teacher's prediction is sensitive to it.
+
+    L = ce_weight · CE + weight · ½ Σ_k W_k (z_s,k − z_t,k)², z the logits and p = softmax(z_t):
+    "plain" W = 1; "diagonal" W_k = p_k(1 − p_k), the diagonal of the Fisher information of p about z; "full" the
+    quadratic form of all of it, diag p − p pᵀ, which is the KL divergence to second order.
+
+    The paper's text leaves normalisation and weights open, so these are ours. As it stands the loss has the scale of
+    the KL divergence at T = 1, hence weight 1; W = 1 has not, it grows with the number of classes. ``normalise``
+    divides by the batch mean of the trace of the Fisher information (of W = 1, the number of classes): a weighted mean
+    over classes, and, where plain, the limit of T² · KL at high temperatures but for the shift of a sample's logits.
+    It relates the images of a batch, and of a sure teacher's it leaves nearly all weight to the few that it is unsure
+    of: weighted by gradients, that trains unsteadily.
+    """
+
+    source = "gradients"
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        weighting: Literal["plain", "diagonal", "full"] = "diagonal",
+        normalise: bool = False,
+        weight: float = 1.0,
+        ce_weight: float = 1.0,
+    ) -> None:
+        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        self.weighting = weighting
+        self.normalise = normalise
+        self.weight = weight
+
+    def needs(self) -> Needs:
+        return Needs(whole_batch=self.normalise and self.weighting != "plain")
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        p = teacher.logits.softmax(1)
+        diagonal = torch.ones_like(p) if self.weighting == "plain" else logits_diagonal(p)
+        if self.weighting == "full":
+            value = logits_form(student.logits, teacher.logits, p)
+        else:
+            value = diagonal_form(student.logits, teacher.logits, diagonal)
+        return {"logits": self.weight * (value / mean_trace(diagonal) if self.normalise else value)}

@@ -1,0 +1,92 @@
+"""Class-aware logit KD: Zhang, Liu, Hopcroft and He, "Class-aware Information for Logit-based Knowledge Distillation"
+(2022), arXiv 2211.14773."""
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.logits.divergence import gram_distance, silent_where_blank
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.refusal import Refusal
+
+Reduction = Literal["element", "sample"]
+Correlation = Literal["classes", "samples"]
+
+
+@METHODS.register("clkd")
+class CLKD(Method):
+    """The matrix of logits Z (B × C) read by rows, by columns, and by how its columns vary together.
+
+    L = ce_weight · CE + mu · (L_ins + beta · L_cls) + nu · L_cc, on raw logits: no softmax, no temperature.
+
+    - ``instance``, L_ins: the rows of Z (samples), each divided by its L2 norm; squared error to the teacher's.
+    - ``class``, L_cls: the same for the columns of Z (one class over the batch).
+    - ``correlation``, L_cc: squared Frobenius distance of the two networks' correlation matrices, / C². They are
+      covariances in truth: nothing divides by the deviations, so L_cc grows with the fourth power of the logits' scale.
+
+    Two choices are OURS, for the paper's text does not settle them:
+
+    - ``reduction``: "sample" sums the squares within each normalised vector and takes the mean over the vectors (over
+      samples in L_ins, over classes in L_cls): 2 − 2·cos, between 0 and 4 whatever the sizes. "element" is the mean
+      over all elements: the same divided by C (L_ins) or by B (L_cls), and little is left of it beside cross-entropy.
+    - ``correlation``: which way round the matrix is. Both readings centre each column, that is each class by its mean
+      over the batch: Zc. "classes" is Zcᵀ·Zc / (B − 1), C × C: the covariance of classes, estimated from B samples.
+      "samples" is the sum over classes of the outer product of the class's centred column, Zc·Zcᵀ / (C − 1), B × B:
+      how alike two samples are, seen from the batch's mean. Its C − 1 would go with centring each sample over the
+      classes; the columns are centred nevertheless, because they are what the sum runs over. Divided by C², it grows
+      with B²: its weight depends on the batch size.
+
+    mu and nu, and ce_weight, are those on which independent implementations agree; beta is 2 in some and 1 in others.
+    """
+
+    source = "logits"
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        mu: float = 0.5,
+        beta: float = 2.0,
+        nu: float = 0.4,
+        reduction: Reduction = "sample",
+        correlation: Correlation = "classes",
+        ce_weight: float = 0.1,
+    ) -> None:
+        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        if reduction not in get_args(Reduction):
+            raise Refusal(f"clkd: reduction must be 'element' or 'sample', got '{reduction}'")
+        if correlation not in get_args(Correlation):
+            raise Refusal(f"clkd: correlation must be 'classes' or 'samples', got '{correlation}'")
+        self.mu, self.beta, self.nu = mu, beta, nu
+        self.reduction: Reduction = reduction
+        self.correlation: Correlation = correlation
+
+    def needs(self) -> Needs:
+        return Needs(whole_batch=True)
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        pair = silent_where_blank(student.logits), teacher.logits
+        return {
+            "instance": self.mu * normalised_distance(*pair, dim=1, reduction=self.reduction),
+            "class": self.mu * self.beta * normalised_distance(*pair, dim=0, reduction=self.reduction),
+            "correlation": self.nu * correlation_distance(*pair, self.correlation),
+        }
+
+
+def normalised_distance(student: Tensor, teacher: Tensor, dim: int, reduction: Reduction) -> Tensor:
+    """Squared error between vectors of length 1 along ``dim``: L_ins along the classes, L_cls along the batch."""
+    distance = F.mse_loss(F.normalize(student, dim=dim), F.normalize(teacher, dim=dim))
+    return distance * student.shape[dim] if reduction == "sample" else distance
+
+
+def correlation_distance(student: Tensor, teacher: Tensor, correlation: Correlation) -> Tensor:
+    """L_cc; a batch of one image, which varies in nothing, has none."""
+    samples, classes = student.shape
+    s, t = student - student.mean(0), teacher - teacher.mean(0)
+    if correlation == "classes":
+        return gram_distance(s, t) / (max(samples - 1, 1) * classes) ** 2
+    return gram_distance(s.T, t.T) / ((classes - 1) * classes) ** 2

@@ -1,0 +1,91 @@
+"""Logit standardisation: Sun, Ren, Li, Wang and Cao, "Logit Standardization in Knowledge Distillation" (2024), arXiv
+2403.01427."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.logits.divergence import silent_where_blank
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, hyper_parameters
+from kdbench.methods.refusal import Refusal, nearest
+
+# What the paper's code sets, and which of a method's terms it leaves on the raw logits.
+PUBLISHED: dict[str, dict[str, Any]] = {"kd": {"temperature": 2.0, "weight": 9.0}}
+RAW = {"multilevel": {"batch", "class", "strong_task"}}
+
+
+@METHODS.register("standardized")
+class Standardized(Method):
+    """Another logit method (``method``, with ``params`` of its own) that sees z-scored logits in place of raw ones.
+
+    Each sample's logits become (z − mean) / (std + 1e-7) over its classes, std unbiased, in both networks and in all
+    views: the student is asked for the teacher's relations between classes, and no longer for the size of its logits.
+    Cross-entropy sees raw logits; its weight is the inner method's, unless ``ce_weight`` says otherwise.
+
+    By default the inner method is KD as the paper runs it: ce_weight 0.1, weight 9, T = 2. Others run with their own
+    defaults. Of ``multilevel`` only the instance level is standardised, as in the authors' code.
+    """
+
+    source = "logits"
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        method: str = "kd",
+        params: dict[str, Any] | None = None,
+        ce_weight: float | None = None,
+    ) -> None:
+        kind = METHODS[method]
+        if kind is type(self):
+            raise Refusal("standardized: method must be another one, got 'standardized'")
+        if kind.source != "logits":
+            raise Refusal(f"standardized: method must draw on logits, got '{method}', which draws on {kind.source}")
+        weight = {} if ce_weight is None else {"ce_weight": ce_weight}
+        inner = kind(student, teacher, facts, **completed(method, params) | weight)
+        if (needs := inner.needs()).student or needs.teacher or needs.live_teacher:
+            raise Refusal(f"standardized: method must read logits alone, got '{method}', which reads more of a network")
+        super().__init__(student, teacher, facts, ce_weight=inner.ce_weight)
+        self.inner = inner
+        self.raw = RAW.get(method, set())
+        self.phases = inner.phases
+
+    @classmethod
+    def resolve(cls, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> dict[str, Any]:
+        return params | {"params": completed(params.get("method", "kd"), params.get("params"))}
+
+    def needs(self) -> Needs:
+        return self.inner.needs()
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        terms = self.inner.losses(on_standardised(student), on_standardised(teacher), batch)
+        if self.raw:
+            raw = self.inner.losses(student, teacher, batch)
+            terms |= {name: value for name, value in raw.items() if name in self.raw}
+        return terms
+
+    def deployed(self, student: Chain) -> nn.Module:
+        return self.inner.deployed(student)
+
+
+def completed(method: str, params: dict[str, Any] | None) -> dict[str, Any]:
+    """A method's parameters: those that are given, else the paper's, else the method's own defaults."""
+    given, known = params or {}, hyper_parameters(METHODS[method])
+    for name in given.keys() - known:
+        raise Refusal(f"standardized: params must be those of {method}, got '{name}'{nearest(name, known)}")
+    return {name: p.default for name, p in known.items()} | PUBLISHED.get(method, {}) | given
+
+
+def on_standardised(trace: Trace) -> Trace:
+    """The same trace, and the same of each view, with z-scored logits."""
+    return replace(trace, logits=standardised(trace.logits), views=tuple(map(on_standardised, trace.views)))
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Each sample's logits with mean 0 and deviation 1."""
+    logits = silent_where_blank(logits)
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)

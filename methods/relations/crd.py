@@ -1,0 +1,127 @@
+"""Contrastive representation distillation: Tian, Krishnan and Isola (ICLR 2020, arXiv 1910.10699)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.refusal import Refusal
+
+EPSILON = 1e-7
+
+
+def contrast(positive: Tensor, negative: Tensor, chosen: Tensor, noise: float) -> Tensor:
+    """−log h(positive) − Σ log(1 − h(negative)) over the chosen negatives, h(s) = s / (s + noise); the mean over the
+    batch. ``positive`` has a score an image, ``negative`` and ``chosen`` a row an image."""
+    true = (positive / (positive + noise + EPSILON)).log()
+    false = (noise / (negative + noise + EPSILON)).log()
+    return -(true + (chosen * false).sum(1)).mean()
+
+
+def draw(labels: Tensor, known: Tensor, count: int, reach: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """``reach`` candidates for all rows, and for each row the first ``count`` of them that are not of its class."""
+    candidates = torch.randperm(len(known), generator=generator, device=known.device)[:reach]
+    foreign = known[candidates] != labels[:, None]
+    return candidates, foreign & (foreign.cumsum(1) <= count)
+
+
+class Memory(nn.Module):
+    """What one network's head said last of every training image; the other network's answers are held against it."""
+
+    bank: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int, width: int, temperature: float, momentum: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.momentum = momentum
+        self.register_buffer("bank", (2 * torch.rand(size, width) - 1) * (3 / width) ** 0.5)
+        self.register_buffer("scale", torch.zeros(()))  # not yet known
+
+    def contrast(self, anchors: Tensor, index: Tensor, candidates: Tensor, chosen: Tensor, count: int) -> Tensor:
+        """The loss of the other network's ``anchors``, each with ``count`` chosen negatives."""
+        positive = ((anchors * self.bank[index]).sum(1) / self.temperature).exp()
+        negative = (anchors @ self.bank[candidates].T / self.temperature).exp()
+        with torch.no_grad():
+            size = len(self.bank)
+            mean = (positive.sum() + (chosen * negative).sum()) / (len(anchors) * (count + 1))
+            scale = torch.where(self.scale > 0, self.scale, mean * size)
+            self.scale.copy_(scale)
+        return contrast(positive / scale, negative / scale, chosen, count / size)
+
+    @torch.no_grad()
+    def update(self, index: Tensor, answers: Tensor) -> None:
+        moved = self.momentum * self.bank[index] + (1 - self.momentum) * answers
+        self.bank[index] = F.normalize(moved, dim=1)
+
+
+@METHODS.register("crd")
+class CRD(Method):
+    """Student and teacher speak of the same image, or of two images: a critic that cannot tell has learned nothing.
+
+    L = ce_weight · CE + weight · (L_s + L_t). In L_s the student's answer to an image, through a linear head and of
+    unit length, is held against the teacher's answers in a memory: to the same image and to ``negatives`` images of
+    other classes. h(s) = s / (s + K/N) with s = exp(⟨mine, theirs⟩ / temperature) / Z is the paper's critic, and the
+    loss its noise-contrastive estimation. L_t is the same with the roles exchanged; both heads are trained.
+
+    As in the reference code: Z is the mean score of the first batch, times N, and stays a constant; the memory starts
+    from uniform noise and is moved towards a batch's answers, by 1 − momentum, once the batch has been scored; the
+    critic's Σ runs over the negatives without a weight. Weight 0.8, width 128, temperature 0.07, K = 16384, momentum
+    0.5 are the paper's for CIFAR. Where all classes but an image's own hold fewer than K images, K is what they hold.
+
+    Ours: how negatives are drawn. The reference draws a subset of its own for each image, uniformly and without
+    replacement. Here the batch shares one random order of the training set, and each image takes the first K in it
+    that are not of its class. For each image alone that is the very same distribution, so the expected loss and
+    gradient of a step are the reference's; but the images of a batch share negatives, so a step's noise is somewhat
+    greater. It turns B · K memory rows that would have to be gathered into about K.
+    """
+
+    source = "relations"
+    labels: Tensor
+
+    def __init__(
+        self,
+        student: Chain,
+        teacher: Chain,
+        facts: Facts,
+        *,
+        weight: float = 0.8,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        width: int = 128,
+        ce_weight: float = 1.0,
+    ) -> None:
+        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        if negatives < 1 or width < 1:
+            raise Refusal(f"crd: negatives and width must be at least 1, got {negatives} and {width}")
+        if temperature <= 0:
+            raise Refusal(f"crd: temperature must be above 0, got {temperature}")
+        if not 0 <= momentum < 1:
+            raise Refusal(f"crd: momentum must be at least 0 and below 1, got {momentum}")
+        largest = int(facts.labels.bincount().max())
+        if largest == facts.size:
+            raise Refusal("crd: the training set must have images of two classes, got one: there are no negatives")
+        self.weight = weight
+        self.negatives = min(negatives, facts.size - largest)
+        self.reach = min(self.negatives + largest, facts.size)  # among so many there are enough for every class
+        self.mine = nn.Linear(student.embedding_width, width)
+        self.theirs = nn.Linear(teacher.embedding_width, width)
+        self.of_student, self.of_teacher = (Memory(facts.size, width, temperature, momentum) for _ in range(2))
+        self.register_buffer("labels", facts.labels.to(self.of_student.bank.device), persistent=False)
+
+    def needs(self) -> Needs:
+        return Needs(labels=True, whole_batch=True)
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        mine = F.normalize(self.mine(student.embedding), dim=1)
+        theirs = F.normalize(self.theirs(teacher.embedding), dim=1)
+        drawn = draw(batch.labels, self.labels, self.negatives, self.reach, batch.generator)
+        terms = {
+            "student": self.weight * self.of_teacher.contrast(mine, batch.index, *drawn, self.negatives),
+            "teacher": self.weight * self.of_student.contrast(theirs, batch.index, *drawn, self.negatives),
+        }
+        self.of_student.update(batch.index, mine)
+        self.of_teacher.update(batch.index, theirs)
+        return terms
