@@ -50,7 +50,7 @@ def cancel(grid: str, results: Path, files: tuple[Path, ...]) -> None:
     """Take a grid's jobs out of the cluster's queue; what they have done so far is kept.
 
     \b
-    Example:
+    Examples:
       kdbench cancel my_grid.yaml
     """
     from kdbench.benchmark.experiments.store import Store
@@ -66,7 +66,7 @@ def logs(cell: str, results: Path) -> None:
     """The end of the log of a submitted cell. CELL is its id, or how its id begins.
 
     \b
-    Example:
+    Examples:
       kdbench logs digits-resnet14x2-resnet8x0.25-kd-s0
     """
     from kdbench.benchmark.experiments.store import Store
