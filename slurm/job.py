@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from kdbench.benchmark.training.engine import Engine
 from kdbench.slurm.snapshot import WITHIN
 
 CODE = "KDBENCH_CODE"  # where this job has unpacked the code of its submission
+AGAIN = 75  # the exit code that asks the batch script to put the job back into the queue
 
 
 class Job:
@@ -39,6 +39,7 @@ class Job:
         torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads())))
         for name in self.files:
             extensions.load(Path(os.environ[CODE]) / WITHIN / name)
+        print(place(), flush=True)
         store = Store(Path(self.results))
         worker = Worker(store, Engine.best(), Path(self.data))
         bell = Bell(worker)
@@ -60,11 +61,22 @@ class Job:
     def _work(self, worker: Worker, store: Store, cell: Cell) -> str:
         if cell.teacher and not (store.record(cell.teacher.id) and store.weights(cell.teacher).exists()):
             return "blocked"  # its teacher failed: no failure of its own
-        return worker.work(cell, needs_weights=self.teachers)
+        outcome = worker.work(cell, needs_weights=self.teachers)
+        if outcome == "failed" and (failure := store.failure(cell.id)):
+            print(failure.traceback)
+        return outcome
 
     def checkpoint(self) -> DelayedSubmission:
         """For a signal that comes before ours are set: nothing has begun yet."""
         return DelayedSubmission(self)
+
+
+def place() -> str:
+    """Where a job runs and what it was given: what SLURM was asked for is not always what arrives."""
+    told = os.environ.get
+    node, gpus = told("SLURMD_NODENAME", ""), told("CUDA_VISIBLE_DEVICES", "none")
+    times = told("SLURM_RESTART_COUNT", "0")
+    return f"on {node}: {len(os.sched_getaffinity(0))} cores, GPUs {gpus}, requeued {times} times"
 
 
 class Bell:
@@ -85,9 +97,5 @@ class Bell:
         self.worker.stop.set()
 
     def leave(self) -> None:
-        if not self.again:
-            sys.exit("stopped by the scheduler; the next submit goes on from here")
-        answer = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
-        if answer.returncode:
-            sys.exit("the time is up and the job cannot be queued again; the next submit goes on from here")
-        time.sleep(600)  # until the scheduler ends this run of it
+        """The batch script asks for the requeue: in a container there is no scontrol."""
+        sys.exit(AGAIN if self.again else "stopped by the scheduler; the next submit goes on from here")

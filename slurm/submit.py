@@ -4,16 +4,19 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
+from kdbench.benchmark import data as datasets
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, plan
@@ -22,7 +25,7 @@ from kdbench.methods.refusal import Refusal
 from kdbench.slurm import queue, snapshot
 from kdbench.slurm import site as sites
 from kdbench.slurm.bundles import Bundle, bundles
-from kdbench.slurm.job import CODE, Job
+from kdbench.slurm.job import AGAIN, CODE, Job
 from kdbench.slurm.site import Site
 from kdbench.slurm.submission import Submission, folder, keep, waiting
 
@@ -40,29 +43,31 @@ class Array:
 
 def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool) -> str:
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
-    site, store = sites.load(site_name), Store(results.resolve())
-    loaded = load(grid)
-    made = plan(loaded, store)
-    if retry_failed and not dry_run:
-        for entry in made.those(State.FAILED):
-            store.forgive(entry.cell.id)
-        made = plan(loaded, store)
+    site, store, loaded = sites.load(site_name), Store(results.resolve()), load(grid)
+    wanted = (State.MISSING, State.FAILED) if retry_failed else (State.MISSING,)
     if dry_run:
         try:
             known, longest = waiting(store, queue.queued()), queue.largest_array()
         except Refusal:  # a dry run works anywhere
             known, longest = {}, queue.USUAL_ARRAY
-        submission, parts = drawn_up(made, site, site_name, known, longest)
+        submission, parts = drawn_up(plan(loaded, store), wanted, site, site_name, known, longest)
         return _shown(submission, parts, site, store)
 
+    check(site, store)
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
         raise Refusal("another submission to these results is under way: ask again when it is over")
     try:
-        check(site)
-        submission, parts = drawn_up(made, site, site_name, waiting(store, queue.queued()), queue.largest_array())
+        # The queue is asked before the records: a job that ends in between has left what it leaves.
+        known = waiting(store, queue.queued())
+        made = plan(loaded, store)
+        submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
-            return "Nothing is left to submit."
+            return f"Nothing is left to submit{_besides(made, wanted, known)}."
+        for dataset in {cell.dataset for array in parts for job in array.jobs for cell in job.cells}:
+            datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
+        for cell_id in {cell.id for array in parts for job in array.jobs for cell in job.cells}:
+            store.forgive(cell_id)
         home = folder(store) / submission.name
         keep(submission, store)  # before the first job is in the queue, so that none is there unknown
         snapshot.freeze(home / "code.zip")
@@ -73,20 +78,17 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
             numbers.append(_send(jobs, home / str(number), parameters, site.python))
     finally:
         desk.release()
-    cells = sum(len(job.cells) for array in parts for job in array.jobs)
-    jobs_sent = sum(len(array.jobs) for array in parts)
-    return f"{cells} cells in {jobs_sent} jobs: {', '.join(numbers)}. Logs: {home}"
+    return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
 
 
 def drawn_up(
-    made: Plan, site: Site, site_name: str, known: dict[str, queue.Queued], longest: int
+    made: Plan, wanted: Sequence[State], site: Site, site_name: str, known: dict[str, queue.Queued], longest: int
 ) -> tuple[Submission, list[Array]]:
-    """The arrays that are to be sent, in their order."""
-    todo = [entry for entry in made.those(State.MISSING) if entry.cell.id not in known]
-    pupils = {teacher.cell.id for teacher in made.teachers}
-    first = bundles([entry for entry in todo if entry.cell.id in pupils], site)
-    then = bundles([entry for entry in todo if entry.cell.id not in pupils], site)
-    earlier = sorted({known[key].job for key in pupils if key in known})
+    """The arrays that are to be sent, in their order. A student whose teacher will not be there is not sent."""
+    alone = _alone(made, wanted, known)
+    first = bundles([e for e in made.teachers if e.state in wanted and e.cell.id not in known], site)
+    then = bundles([e for e in made.students if e.state in wanted and e.cell.id not in known.keys() | alone], site)
+    earlier = sorted({known[entry.cell.id].job for entry in made.teachers if entry.cell.id in known})
 
     arrays = _laned(first, site, longest, teachers=True, start=0, after=[], after_jobs=[])
     teachers = list(range(len(arrays)))
@@ -101,6 +103,14 @@ def drawn_up(
         arrays=[[[cell.id for cell in job.cells] for job in array.jobs] for array in arrays],
     )
     return submission, arrays
+
+
+def _alone(made: Plan, wanted: Sequence[State], known: Container[str]) -> set[str]:
+    """The students that cannot be sent: their teacher failed, or runs where no job can wait for it."""
+    there = (State.FINISHED, *wanted)
+    absent = {e.cell.id for e in made.teachers if e.state not in there and e.cell.id not in known}
+    pupils = [(e.cell.id, e.cell.teacher.id) for e in made.students if e.cell.teacher and e.state in wanted]
+    return {pupil for pupil, teacher in pupils if teacher in absent and pupil not in known}
 
 
 def _laned(
@@ -119,13 +129,17 @@ def _laned(
     return arrays
 
 
-def check(site: Site) -> None:
+def check(site: Site, store: Store) -> None:
     """What can be known to fail before anything waits in a queue."""
+    if wrong := re.search(r"[%\\\n]", str(store.folder)):
+        raise Refusal(
+            f"the results folder's path must be without {wrong[0]!r}, which SLURM reads as its own, got {store.folder}"
+        )
     if site.partition:
         partitions = set(queue.ask("sinfo", "--noheader", "--format=%R").split())
-        if site.partition not in partitions:
+        if unknown := set(site.partition.split(",")) - partitions:
             there = ", ".join(sorted(partitions))
-            raise Refusal(f"the site's partition must be one of the cluster's, got '{site.partition}'; known: {there}")
+            raise Refusal(f"the site's partition must be one of the cluster's, got '{min(unknown)}'; known: {there}")
     types = queue.gpu_types(site.partition)
     if site.gpus and isinstance(site.gpus, int) and not site.constraint and len(types) > 1:
         raise Refusal(
@@ -143,6 +157,7 @@ def _parameters(
     asked = site.parameters(submission.array(number), max(job.minutes for job in array.jobs))
     asked["array_parallelism"] = array.at_once
     asked["setup"] = setup(site, home / "code.zip")
+    asked["teardown"] = teardown(home / str(number))
     if before := [*(numbers[i] for i in array.after), *array.after_jobs]:
         asked["dependency"] = "afterany:" + ":".join(before)
     return asked
@@ -151,6 +166,8 @@ def _parameters(
 def setup(site: Site, code: Path) -> list[str]:
     """Shell lines: what the site needs, then this submission's code, unpacked on the node."""
     return [
+        "trap : TERM",  # this shell waits for Python, which writes a checkpoint when it is told to end
+        'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
         *site.setup,
         f"export {CODE}=$(mktemp -d)",
@@ -160,17 +177,34 @@ def setup(site: Site, code: Path) -> list[str]:
     ]
 
 
+def teardown(where: Path) -> list[str]:
+    """Shell lines: back into the queue if Python asks for it, and no pickles of a job that is over. (That srun ends well
+    says nothing: it does when it is told to end. Only a result does.)"""
+    pickle = shlex.quote(str(where)) + '/"$JOB"'
+    return [
+        "code=$?",
+        f'if [ $code = {AGAIN} ]; then scontrol requeue "$JOB"; fi',
+        f"if [ -e {pickle}_0_result.pkl ]; then rm -f {pickle}_submitted.pkl {pickle}_0_result.pkl; fi",
+        "exit $code",
+    ]
+
+
 def _python(site: Site) -> str:
     return site.python or shlex.quote(sys.executable)
 
 
 def _send(jobs: Sequence[Job], where: Path, parameters: dict[str, Any], python: str | None) -> str:
     """The number that SLURM gives the array."""
-    with _outside():
-        executor = submitit.SlurmExecutor(folder=where, python=python)
-        executor.update_parameters(**parameters)
-        with executor.batch():
-            sent = [executor.submit(job) for job in jobs]
+    try:
+        with _outside():
+            executor = submitit.SlurmExecutor(folder=where, python=python)
+            executor.update_parameters(**parameters)
+            with executor.batch():
+                sent = [executor.submit(job) for job in jobs]
+    except (FailedJobError, FailedSubmissionError) as error:
+        shutil.rmtree(where)
+        why = str(error).strip().splitlines() or ["no reason given"]
+        raise Refusal(f"SLURM refused the jobs: {why[-1]}") from None
     return str(sent[0].job_id).partition("_")[0]
 
 
@@ -197,5 +231,21 @@ def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: S
         command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(where))}"
         text = _make_sbatch_string(command, where, map_count=len(array.jobs), **parameters)
         texts.append(f"# array {number}: {sum(len(job.cells) for job in array.jobs)} cells\n{text}")
+    return "\n".join([*texts, f"{_counted(arrays)} would be submitted."])
+
+
+def _counted(arrays: Sequence[Array]) -> str:
     cells = sum(len(job.cells) for array in arrays for job in array.jobs)
-    return "\n".join([*texts, f"{cells} cells in {sum(len(array.jobs) for array in arrays)} jobs would be submitted."])
+    return f"{cells} cells in {sum(len(array.jobs) for array in arrays)} jobs"
+
+
+def _besides(made: Plan, wanted: Sequence[State], known: Container[str]) -> str:
+    """What of the grid is neither finished nor sent, and why."""
+    counts = {
+        "in the queue already": sum(entry.cell.id in known for entry in made.entries),
+        "running elsewhere": len([e for e in made.those(State.RUNNING) if e.cell.id not in known]),
+        "failed (--retry failed submits them again)": len(made.those(State.FAILED)) * (State.FAILED not in wanted),
+        "without a teacher, which failed or runs elsewhere": len(_alone(made, wanted, known)),
+    }
+    said = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"; {', '.join(said)}" if said else ""

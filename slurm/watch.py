@@ -1,5 +1,7 @@
 """What becomes of a submitted grid, from the files that are there and what the scheduler says."""
 
+import time
+
 from kdbench.benchmark.experiments.plan import Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import Sent
@@ -7,6 +9,7 @@ from kdbench.methods.refusal import Refusal, nearest
 from kdbench.slurm import queue
 from kdbench.slurm.submission import logs, submissions, waiting
 
+ENDING = 60.0  # seconds that cancelled jobs are waited for
 LINES = 40  # of a log, at its end
 
 
@@ -20,24 +23,39 @@ def sent(plan: Plan, store: Store) -> Sent:
         there = waiting(store, queue.queued())
     except Refusal as refusal:
         return Sent(dict.fromkeys(missing, f"submitted; {refusal}"), {})
-    return Sent(
-        {key: _in_words(there[key]) for key in missing if key in there},
-        {key: "its job is over and left no record; submit again: it goes on" for key in missing if key not in there},
-    )
+    busy = {there[e.cell.id].job for e in plan.those(State.RUNNING) if e.cell.id in there}
+    pending = {}
+    for key in (key for key in missing if key in there):
+        pending[key] = _in_words(there[key], there[key].job in busy)
+        busy.add(there[key].job)  # only the first of a job's cells can be the one that begins
+    # A cell that has ended since the plan was made is not lost.
+    lost = [key for key in missing if key not in there and not (store.record(key) or store.failure(key))]
+    why = {entry.cell.id: entry.reason for entry in plan.those(State.MISSING) if entry.reason}
+    return Sent(pending, {key: why.get(key, f"its job left no record: 'logs {key}'; 'submit' goes on") for key in lost})
 
 
-def _in_words(job: queue.Queued) -> str:
+def _in_words(job: queue.Queued, busy: bool) -> str:
+    if job.state == "RUNNING":
+        return f"job {job.job} runs: {'other cells come first' if busy else 'starting'}"
     return f"job {job.job} {job.state.lower()}" + (f": {job.reason}" if job.reason not in ("", "None") else "")
 
 
 def cancel(plan: Plan, store: Store) -> str:
-    """Take a grid's jobs out of the queue; cells that ran have their checkpoints."""
-    there = waiting(store, queue.queued())
-    jobs = sorted({there[entry.cell.id].job for entry in plan.entries if entry.cell.id in there})
+    """Take a grid's jobs out of the queue; returns when they have written their checkpoints."""
+    jobs = _jobs(plan, store)
     if not jobs:
         return "Nothing of this grid is in the queue."
     queue.cancel(jobs)
-    return f"Cancelled {len(jobs)} jobs; 'submit' goes on where they were."
+    deadline = time.monotonic() + ENDING
+    while (left := _jobs(plan, store)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    ending = f"; {len(left)} of them are still ending" if left else ""
+    return f"Cancelled {len(jobs)} jobs{ending}; 'submit' goes on where they were."
+
+
+def _jobs(plan: Plan, store: Store) -> list[str]:
+    there = waiting(store, queue.queued())
+    return sorted({there[entry.cell.id].job for entry in plan.entries if entry.cell.id in there})
 
 
 def tail(cell: str, store: Store) -> str:
