@@ -12,6 +12,8 @@ from kdbench.methods.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parent / "sites"
 
+SHORTEST = 5  # minutes: the scheduler warns of the end up to two and a half before it
+
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -36,7 +38,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sbatch: dict[str, Any] = {}  # anything else for sbatch; null takes away what would be asked for
 
     def __post_init__(self) -> None:
-        self.longest  # noqa: B018  (says what is wrong with it)
+        if self.longest < SHORTEST:
+            raise ValueError(f"minutes must be at least {SHORTEST}, so that a job comes to work, got {self.minutes}")
         if isinstance(self.gpus, str) and not re.fullmatch(r"[\w.-]+:\d+", self.gpus):
             raise ValueError(f"gpus must be a number or TYPE:NUMBER, got '{self.gpus}'")
 

@@ -178,8 +178,8 @@ def setup(site: Site, code: Path) -> list[str]:
 
 
 def teardown(where: Path) -> list[str]:
-    """Shell lines: back into the queue if Python asks for it, and no pickles of a job that is over. (That srun ends well
-    says nothing: it does when it is told to end. Only a result does.)"""
+    """Shell lines: back into the queue if Python asks for it, and no pickles of a job that is over. A result says that;
+    that srun ended well does not: it does when it is told to end."""
     pickle = shlex.quote(str(where)) + '/"$JOB"'
     return [
         "code=$?",

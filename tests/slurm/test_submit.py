@@ -47,6 +47,7 @@ recipe: {base: quick, epochs: 30}
 """
 # Nothing is known of how long cells take: each has a job for itself.
 SITE: dict[str, Any] = {"partition": "low", "gpus": 1, "cpus": 1, "memory": "900M", "minutes": 30, "at_once": 2}
+UNDISTURBED: dict[str, Result] = {}
 HELD = {"sbatch": {"hold": True}}
 
 MINE = """
@@ -114,8 +115,10 @@ class Bench:
 
     def undisturbed(self, cell: Cell) -> Result:
         """The same cell in this very process."""
-        record, _ = run(cell, self.store, Engine.best(), Path("data"), Checkpoints(self.folder / "undisturbed"))
-        return record.result
+        if cell.id not in UNDISTURBED:
+            record, _ = run(cell, self.store, Engine.best(), Path("data"), Checkpoints(self.folder / "undisturbed"))
+            UNDISTURBED[cell.id] = record.result
+        return UNDISTURBED[cell.id]
 
     def result(self, cell: Cell) -> Result:
         record = self.store.record(cell.id)
@@ -239,7 +242,7 @@ seeds: 3
 
 
 @pytest.mark.slow
-def test_24_cells_submitted_by_two_at_once_run_on_four_gpus_while_the_controller_restarts(bench: Bench) -> None:
+def test_two_dozen_cells_submitted_by_two_at_once_run_on_four_gpus_while_the_controller_restarts(bench: Bench) -> None:
     bench.write(MANY, at_once=3)
     two = [bench.command("submit", "grid.yaml", "--site", "site.yaml") for _ in range(2)]
     said = sorted(one.communicate()[0] or "" for one in two)
@@ -293,7 +296,7 @@ def test_a_cell_whose_node_is_killed_goes_on_elsewhere(bench: Bench, running: Ce
 
 @pytest.mark.slow
 def test_a_cell_at_its_time_limit_queues_itself_again(bench: Bench) -> None:
-    bench.write(LONG.replace("epochs: 30", "epochs: 150"), minutes=2)
+    bench.write(LONG.replace("epochs: 30", "epochs: 200"), sbatch={"time": 3})
     bench.submit()
     (entry,) = bench.plan.entries
     bench.empty(500)
