@@ -45,7 +45,9 @@ class Job:
         bell = Bell(worker)
         left = msgspec.json.decode(self.cells, type=list[Cell])
         outcomes: dict[str, str] = {}
-        give_up = time.monotonic() + 2 * PATIENCE  # by then the lease of a job that was killed has run out
+        # By then the lease of a job that was killed has run out. It may be this very job's before it was queued again:
+        # it is waited for all the same: a node that is only believed dead may go on with the cell.
+        give_up = time.monotonic() + 2 * PATIENCE
         with contextlib.suppress(Interrupted):
             while left and not worker.stop.is_set():
                 for cell in left:

@@ -47,10 +47,10 @@ def submissions(store: Store) -> list[Submission]:
     return sorted(found, key=lambda submission: submission.submitted)
 
 
-def waiting(store: Store, queue: dict[tuple[str, int], Queued]) -> dict[str, Queued]:
-    """The cells that are in the queue, with their jobs."""
+def waiting(store: Store, queue: dict[tuple[str, int], Queued], grid: str | None = None) -> dict[str, Queued]:
+    """The cells that are in the queue, with their jobs; all, or what was sent for a grid of this name."""
     cells: dict[str, Queued] = {}
-    for submission in submissions(store):
+    for submission in (one for one in submissions(store) if grid in (None, one.grid)):
         for number, jobs in enumerate(submission.arrays):
             for place, ids in enumerate(jobs):
                 if job := queue.get((submission.array(number), place)):

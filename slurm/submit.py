@@ -54,6 +54,8 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
         return _shown(submission, parts, site, store)
 
     check(site, store)
+    for dataset in {entry.cell.dataset for entry in plan(loaded, store).those(*wanted)}:
+        datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
         raise Refusal("another submission to these results is under way: ask again when it is over")
@@ -64,8 +66,6 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
-        for dataset in {cell.dataset for array in parts for job in array.jobs for cell in job.cells}:
-            datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
         for cell_id in {cell.id for array in parts for job in array.jobs for cell in job.cells}:
             store.forgive(cell_id)
         home = folder(store) / submission.name

@@ -54,8 +54,7 @@ def cancel(plan: Plan, store: Store) -> str:
 
 
 def _jobs(plan: Plan, store: Store) -> list[str]:
-    there = waiting(store, queue.queued())
-    return sorted({there[entry.cell.id].job for entry in plan.entries if entry.cell.id in there})
+    return sorted({job.job for job in waiting(store, queue.queued(), plan.grid.name).values()})
 
 
 def tail(cell: str, store: Store) -> str:

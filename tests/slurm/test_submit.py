@@ -319,7 +319,7 @@ def test_a_cell_that_is_lost_goes_on_with_the_next_submit(bench: Bench, running:
     if how == "cancelled and submitted by a job":
         words = [sys.executable, "-m", "kdbench.benchmark.cli", "submit", "grid.yaml", "--site", "site.yaml"]
         line = shlex.join([*words, "--results", str(bench.results)])
-        bench.ask("sbatch", "--partition=high", "--cpus-per-task=2", "--mem=600M", "--output=inside", f"--wrap={line}")
+        bench.ask("sbatch", "--partition=high", "--cpus-per-task=2", "--mem=3G", "--output=inside", f"--wrap={line}")
         bench.eventually(lambda: len(submissions(bench.store)) == 2, 120)
     else:
         bench.submit()
