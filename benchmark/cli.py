@@ -1,57 +1,13 @@
 """The command. Rooms are imported inside the verb that needs them: ``kdbench --help`` answers at once."""
 
-import json
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from kdbench.benchmark.experiments.plan import Plan
-
-F = TypeVar("F", bound=Callable[..., Any])
-A_PATH = click.Path(path_type=Path)
-
-
-def results(verb: F) -> F:
-    where = click.option(
-        "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True,
-        help="The folder in which records are kept.",
-    )  # fmt: skip
-    return where(verb)
-
-
-def data(verb: F) -> F:
-    where = click.option(
-        "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
-        help="The folder in which data sets lie.",
-    )  # fmt: skip
-    return where(verb)
-
-
-def files(verb: F) -> F:
-    return click.option(
-        "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
-        help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
-    )(verb)  # fmt: skip
-
-
-def as_json(verb: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="For scripts.")(verb)
-
-
-def _grid_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from kdbench.benchmark.experiments.grid import shipped
-
-    return [name for name in shipped() if name.startswith(incomplete)]
-
-
-def grid(required: bool) -> Callable[[F], F]:
-    return click.argument(
-        "grid", metavar="GRID" if required else "[GRID]", required=required, shell_complete=_grid_names
-    )
+from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, planned, results, say, warn
+from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,8 +27,12 @@ def app() -> None:
     """
 
 
+for _verb in (submit, cancel, logs, devcluster):
+    app.add_command(_verb)
+
+
 @app.command("list")
-@click.argument("noun", type=click.Choice(["methods", "networks", "datasets", "recipes", "grids"]))
+@click.argument("noun", type=click.Choice(["methods", "networks", "datasets", "recipes", "grids", "sites"]))
 @files
 @as_json
 def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
@@ -86,9 +46,14 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
     """
     from kdbench.benchmark import catalogue
 
-    _load(files)
-    rows = catalogue.listed(noun)
-    _print(rows, as_json, lambda: catalogue.columns(rows))
+    load_files(files)
+    if noun == "sites":
+        from kdbench.slurm import site
+
+        rows = site.listed()
+    else:
+        rows = catalogue.listed(noun)
+    say(rows, as_json, lambda: catalogue.columns(rows))
 
 
 @app.command()
@@ -107,9 +72,9 @@ def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
     """
     from kdbench.benchmark import catalogue
 
-    _load(files)
+    load_files(files)
     found = catalogue.described(name, results)
-    _print(found, as_json, lambda: catalogue.paragraphs(found))
+    say(found, as_json, lambda: catalogue.paragraphs(found))
 
 
 @app.command()
@@ -127,8 +92,8 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
     """
     from kdbench.benchmark.experiments import summary
 
-    made = _plan(grid, results, files)
-    _print(summary.of_plan(made), as_json, lambda: summary.plan_text(made))
+    made = planned(grid, results, files)
+    say(summary.of_plan(made), as_json, lambda: summary.plan_text(made))
 
 
 @app.command()
@@ -162,7 +127,7 @@ def run(
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
-    _load(files)
+    load_files(files)
     if grid is not None:
         sys.exit(local.run_grid(grid, results, data, workers, retry_failed=retry == "failed"))
     elif cell is not None:
@@ -171,21 +136,38 @@ def run(
 
 @app.command()
 @grid(required=True)
+@click.option("--watch", is_flag=True, help="Say so again every ten seconds, until nothing runs or waits.")
 @results
 @files
 @as_json
-def status(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """How far a grid is: finished, running with the time left, failed with the reason.
+def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """How far a grid is: finished, running with the time left, pending in a queue, lost, failed with the reason.
 
     \b
     Examples:
       kdbench status quickstart
+      kdbench status quickstart --watch
       kdbench status quickstart --json
     """
     from kdbench.benchmark.experiments import summary
+    from kdbench.benchmark.experiments.store import Store
 
-    made = _plan(grid, results, files)
-    _print(summary.of_status(made, results), as_json, lambda: summary.status_text(made, results))
+    while True:
+        made, sent = planned(grid, results, files), summary.NOWHERE
+        if (results / "jobs").exists():
+            from kdbench.slurm import watch as cluster
+
+            sent = cluster.sent(made, Store(results))
+        if watch:
+            click.clear()
+        say(
+            summary.of_status(made, results, sent),
+            as_json,
+            lambda: summary.status_text(made, results, sent),  # noqa: B023
+        )
+        if not watch or not (made.counts()["running"] or sent.pending):
+            return
+        time.sleep(10)
 
 
 @app.command()
@@ -203,10 +185,10 @@ def leaderboard(grid: str | None, results: Path, files: tuple[Path, ...], as_jso
     """
     from kdbench.benchmark.leaderboard import publish
 
-    _load(files)
+    load_files(files)
     board = publish.publish(results, grid)
-    _print(board.rows, as_json, lambda: board.text)
-    _warn(board.troubles)
+    say(board.rows, as_json, lambda: board.text)
+    warn(board.troubles)
 
 
 @app.group()
@@ -238,7 +220,7 @@ def import_teacher(file: Path, network: str, dataset: str, data: Path, results: 
     from kdbench.benchmark.experiments import imported
     from kdbench.benchmark.experiments.store import Store
 
-    _load(files)
+    load_files(files)
     name, record = imported.take(file, network, dataset, Store(results), data)
     print(f"{name}: top-1 {record.result.top1:.2f} on {dataset}")
     print(f"In a grid: 'pairs: {name} -> STUDENT'.")
@@ -288,13 +270,13 @@ def quality(
     from kdbench.benchmark.experiments import quality as verb
     from kdbench.benchmark.experiments.store import Store
 
-    _load(files)
+    load_files(files)
     store = Store(results)
     found = verb.measure(teacher, dataset, store, data, k0)
     if figure:
         verb.draw(found, figure)
-    _print(found, as_json, lambda: verb.text(found))
-    _warn(store.troubles)
+    say(found, as_json, lambda: verb.text(found))
+    warn(store.troubles)
 
 
 @app.command()
@@ -335,37 +317,8 @@ def main() -> None:
         _refuse(str(error))
 
 
-def _plan(grid: str, results: Path, files: tuple[Path, ...]) -> "Plan":
-    from kdbench.benchmark.experiments.grid import load
-    from kdbench.benchmark.experiments.plan import plan
-    from kdbench.benchmark.experiments.store import Store
-
-    _load(files)
-    store = Store(results)
-    made = plan(load(grid), store)
-    _warn(store.troubles)
-    return made
-
-
-def _load(files: tuple[Path, ...]) -> None:
-    if files:
-        from kdbench.benchmark import extensions
-
-        for file in files:
-            extensions.load(file)
-
-
-def _print(value: Any, as_json: bool, text: Callable[[], str]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text())
-
-
-def _warn(sentences: list[str]) -> None:
-    for sentence in sentences:
-        print(f"kdbench: {sentence}", file=sys.stderr)
-
-
 def _refuse(sentence: str) -> None:
-    _warn([" ".join(sentence.split()).rstrip(".")])
+    warn([" ".join(sentence.split()).rstrip(".")])
     sys.exit(2)
 
 

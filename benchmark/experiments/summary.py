@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 
 
 def plan_text(plan: Plan) -> str:
-    lines = [_headline(plan)]
+    lines = [_headline(plan, plan.counts())]
     for state in (State.INVALID, State.FAILED):
         lines += [f"  {state}  {entry.cell.id}: {entry.reason}" for entry in plan.those(state)]
     missing = plan.those(State.MISSING)
@@ -37,15 +37,27 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def of_status(plan: Plan, results: Path) -> dict[str, Any]:
+class Sent(NamedTuple):
+    """What became of the missing cells that were sent to a cluster."""
+
+    pending: dict[str, str]  # in the scheduler's queue, and what it says of them
+    lost: dict[str, str]  # no longer there, and without a record
+
+
+NOWHERE = Sent({}, {})
+
+
+def of_status(plan: Plan, results: Path, sent: Sent = NOWHERE) -> dict[str, Any]:
     running = [_row(entry) | (msgspec.to_builtins(live(entry, results)) or {}) for entry in plan.those(State.RUNNING)]
-    return {"grid": plan.grid.name, "counts": plan.counts(), "running": running} | {
-        str(state): [_row(entry) for entry in plan.those(state)] for state in (State.FAILED, State.INVALID)
-    }
+    return (
+        {"grid": plan.grid.name, "counts": _counts(plan, sent), "running": running}
+        | sent._asdict()
+        | {str(state): [_row(entry) for entry in plan.those(state)] for state in (State.FAILED, State.INVALID)}
+    )
 
 
-def status_text(plan: Plan, results: Path) -> str:
-    lines = [_headline(plan)]
+def status_text(plan: Plan, results: Path, sent: Sent = NOWHERE) -> str:
+    lines = [_headline(plan, _counts(plan, sent))]
     for entry in plan.those(State.RUNNING):
         status = live(entry, results)
         if status is None:
@@ -53,6 +65,9 @@ def status_text(plan: Plan, results: Path) -> str:
         else:
             left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
             lines.append(f"  running  {entry.cell.id}: epoch {status.epoch} of {status.epochs}{left}")
+    for name, cells in sent._asdict().items():
+        lines += [f"  {name}  {cell_id}: {why}" for cell_id, why in list(cells.items())[:20]]
+        lines += [f"  … and {len(cells) - 20} more {name}"] if len(cells) > 20 else []
     for state in (State.FAILED, State.INVALID):
         lines += [f"  {state}  {entry.cell.id}: {entry.reason}" for entry in plan.those(state)]
     if plan.those(State.FAILED):
@@ -81,9 +96,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minute:02} min" if hours else f"{minute} min {second:02} s" if minute else f"{second} s"
 
 
-def _headline(plan: Plan) -> str:
-    counts = ", ".join(f"{count} {state}" for state, count in plan.counts().items() if count)
-    return f"{plan.grid.name}: {len(plan.students)} cells and {len(plan.teachers)} teachers: {counts}"
+def _counts(plan: Plan, sent: Sent) -> dict[str, int]:
+    counts = plan.counts() | {name: len(cells) for name, cells in sent._asdict().items()}
+    counts[State.MISSING] -= len(sent.pending) + len(sent.lost)
+    return counts
+
+
+def _headline(plan: Plan, counts: dict[str, int]) -> str:
+    counted = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return f"{plan.grid.name}: {len(plan.students)} cells and {len(plan.teachers)} teachers: {counted}"
 
 
 def _expected(entry: Entry) -> str:

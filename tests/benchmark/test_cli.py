@@ -135,7 +135,7 @@ def test_a_file_that_is_neither_record_nor_cell_is_not_run(kdbench: Command) -> 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["kdbench", "plan", "quickstart"])
-    monkeypatch.setattr(cli, "_plan", lambda *_: [][1])
+    monkeypatch.setattr(cli, "planned", lambda *_: [][1])
     with pytest.raises(IndexError):
         cli.main()
 
@@ -144,7 +144,7 @@ def test_a_stop_by_the_keyboard_says_how_to_go_on(kdbench: Command, monkeypatch:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_plan", stop)
+    monkeypatch.setattr(cli, "planned", stop)
     answer = kdbench("plan", "quickstart")
     assert (answer.code, answer.err.lstrip()) == (130, "kdbench: stopped; the same command goes on from here\n")
 

@@ -1,0 +1,83 @@
+"""What the verbs have in common: their options, and how they answer."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from kdbench.benchmark.experiments.plan import Plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+A_PATH = click.Path(path_type=Path)
+
+
+def results(verb: F) -> F:
+    where = click.option(
+        "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True,
+        help="The folder in which records are kept.",
+    )  # fmt: skip
+    return where(verb)
+
+
+def data(verb: F) -> F:
+    where = click.option(
+        "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
+        help="The folder in which data sets lie.",
+    )  # fmt: skip
+    return where(verb)
+
+
+def files(verb: F) -> F:
+    return click.option(
+        "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
+        help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
+    )(verb)  # fmt: skip
+
+
+def as_json(verb: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="For scripts.")(verb)
+
+
+def _grid_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from kdbench.benchmark.experiments.grid import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def grid(required: bool) -> Callable[[F], F]:
+    return click.argument(
+        "grid", metavar="GRID" if required else "[GRID]", required=required, shell_complete=_grid_names
+    )
+
+
+def planned(grid: str, results: Path, files: tuple[Path, ...]) -> "Plan":
+    from kdbench.benchmark.experiments.grid import load
+    from kdbench.benchmark.experiments.plan import plan
+    from kdbench.benchmark.experiments.store import Store
+
+    load_files(files)
+    store = Store(results)
+    made = plan(load(grid), store)
+    warn(store.troubles)
+    return made
+
+
+def load_files(files: tuple[Path, ...]) -> None:
+    if files:
+        from kdbench.benchmark import extensions
+
+        for file in files:
+            extensions.load(file)
+
+
+def say(value: Any, as_json: bool, text: Callable[[], str]) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text())
+
+
+def warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        print(f"kdbench: {sentence}", file=sys.stderr)

@@ -1,0 +1,44 @@
+"""Which cells share a job, and for how many minutes it asks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.plan import Entry
+from kdbench.slurm.site import Site
+
+MARGIN = 1.5  # machines differ, and a job that is a little too short costs a second start
+START = 5  # minutes until Python has read its libraries and data from a busy disk
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The cells of one job, one after the other."""
+
+    cells: tuple[Cell, ...]
+    minutes: int
+
+
+def bundles(entries: Sequence[Entry], site: Site) -> list[Bundle]:
+    """In the plan's order. A cell of unmeasured length has a job for itself, and the longest time."""
+    jobs: list[Bundle] = []
+    held: list[Entry] = []
+    for entry in entries:
+        if entry.seconds is None:
+            jobs.append(Bundle((entry.cell,), site.longest))
+            continue
+        held.append(entry)
+        if _seconds(held) >= 60 * site.worthwhile:
+            jobs.append(_bundle(held, site))
+            held = []
+    return [*jobs, _bundle(held, site)] if held else jobs
+
+
+def _bundle(entries: Sequence[Entry], site: Site) -> Bundle:
+    wanted = math.ceil(_seconds(entries) / 60 * MARGIN) + START
+    return Bundle(tuple(entry.cell for entry in entries), min(wanted, site.longest))
+
+
+def _seconds(entries: Sequence[Entry]) -> float:
+    return sum(entry.seconds or 0.0 for entry in entries)

@@ -1,0 +1,103 @@
+"""What runs on a node: a few cells, one after the other, each from where it was left off."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from submitit.helpers import DelayedSubmission
+
+from kdbench.benchmark import extensions
+from kdbench.benchmark.experiments.agenda import ASK_AGAIN
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.lease import PATIENCE
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.worker import Interrupted, Worker
+from kdbench.benchmark.training.engine import Engine
+from kdbench.slurm.snapshot import WITHIN
+
+CODE = "KDBENCH_CODE"  # where this job has unpacked the code of its submission
+AGAIN = 75  # the exit code that asks the batch script to put the job back into the queue
+
+
+class Job:
+    """Small enough to be pickled: it says what is to be done, in plain text."""
+
+    def __init__(self, cells: Sequence[Cell], results: Path, data: Path, *, teachers: bool) -> None:
+        self.cells = msgspec.json.encode(list(cells))
+        self.results, self.data = str(results), str(data)
+        self.files = [file.name for file in extensions.files()]
+        self.teachers = teachers
+
+    def __call__(self) -> dict[str, str]:
+        """What became of each cell. None stops another; a cell that another job runs is left to it."""
+        torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads())))
+        for name in self.files:
+            extensions.load(Path(os.environ[CODE]) / WITHIN / name)
+        print(place(), flush=True)
+        store = Store(Path(self.results))
+        worker = Worker(store, Engine.best(), Path(self.data))
+        bell = Bell(worker)
+        left = msgspec.json.decode(self.cells, type=list[Cell])
+        outcomes: dict[str, str] = {}
+        # By then the lease of a job that was killed has run out. It may be this very job's before it was queued again:
+        # it is waited for all the same: a node that is only believed dead may go on with the cell.
+        give_up = time.monotonic() + 2 * PATIENCE
+        with contextlib.suppress(Interrupted):
+            while left and not worker.stop.is_set():
+                for cell in left:
+                    outcomes[cell.id] = self._work(worker, store, cell)
+                    print(f"{outcomes[cell.id]}  {cell.id}", flush=True)
+                left = [cell for cell in left if outcomes[cell.id] == "elsewhere" and time.monotonic() < give_up]
+                if left:
+                    worker.stop.wait(ASK_AGAIN)
+        if worker.stop.is_set():
+            bell.leave()
+        return outcomes
+
+    def _work(self, worker: Worker, store: Store, cell: Cell) -> str:
+        if cell.teacher and not (store.record(cell.teacher.id) and store.weights(cell.teacher).exists()):
+            return "blocked"  # its teacher failed: no failure of its own
+        outcome = worker.work(cell, needs_weights=self.teachers)
+        if outcome == "failed" and (failure := store.failure(cell.id)):
+            print(failure.traceback)
+        return outcome
+
+    def checkpoint(self) -> DelayedSubmission:
+        """For a signal that comes before ours are set: nothing has begun yet."""
+        return DelayedSubmission(self)
+
+
+def place() -> str:
+    """Where a job runs and what it was given: what SLURM was asked for is not always what arrives."""
+    told = os.environ.get
+    node, gpus = told("SLURMD_NODENAME", ""), told("CUDA_VISIBLE_DEVICES", "none")
+    times = told("SLURM_RESTART_COUNT", "0")
+    return f"on {node}: {len(os.sched_getaffinity(0))} cores, GPUs {gpus}, requeued {times} times"
+
+
+class Bell:
+    """The scheduler's signals. A cell writes a checkpoint at its next step, and the job goes back into the queue if its
+    time is up; one that is preempted SLURM puts back itself, and one that was cancelled must not come back."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.again = False
+        signal.signal(signal.SIGUSR2, self._time_is_up)
+        signal.signal(signal.SIGTERM, self._ends)
+
+    def _time_is_up(self, *_: object) -> None:
+        self.again = True
+        self.worker.stop.set()
+
+    def _ends(self, *_: object) -> None:
+        self.worker.stop.set()
+
+    def leave(self) -> None:
+        """The batch script asks for the requeue: in a container there is no scontrol."""
+        sys.exit(AGAIN if self.again else "stopped by the scheduler; the next submit goes on from here")

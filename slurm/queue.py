@@ -1,0 +1,55 @@
+"""What the scheduler says of our jobs: what waits and what runs. What came of a cell, its record says."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+
+from kdbench.methods.refusal import Refusal
+
+USUAL_ARRAY = 1001  # jobs, where a cluster says nothing else
+
+
+@dataclass(frozen=True)
+class Queued:
+    job: str  # 123 or 123_4, as scancel takes it
+    state: str  # PENDING, RUNNING, ...
+    reason: str
+
+
+def queued() -> dict[tuple[str, int], Queued]:
+    """Our jobs by name and place in their array. No accounting is needed for this."""
+    lines = ask("squeue", "--noheader", "--array", "--me", "--format=%j|%K|%i|%T|%r").splitlines()
+    jobs = {}
+    for line in lines:
+        name, place, job, state, reason = line.rsplit("|", 4)
+        jobs[name, int(place) if place.isdigit() else 0] = Queued(job, state, reason)
+    return jobs
+
+
+def cancel(jobs: list[str]) -> None:
+    ask("scancel", *jobs)
+
+
+def largest_array() -> int:
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+    return int(match.group(1)) if match else USUAL_ARRAY
+
+
+def gpu_types(partition: str | None) -> set[str]:
+    """The types of GPU that the nodes of a partition have, where they have names."""
+    where = ["--partition", partition] if partition else []
+    resources = ask("sinfo", "--noheader", "--format=%G", *where)
+    return set(re.findall(r"gpu:([A-Za-z][\w.-]*):\d", resources))
+
+
+def ask(*command: str) -> str:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        raise Refusal(f"SLURM cannot be asked from this machine: there is no command '{command[0]}'") from None
+    except subprocess.TimeoutExpired:
+        raise Refusal(f"SLURM must answer within a minute, but '{command[0]}' did not") from None
+    if answer.returncode:
+        why = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        raise Refusal(f"SLURM refused '{command[0]}': {why[-1]}")
+    return answer.stdout

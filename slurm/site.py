@@ -1,0 +1,106 @@
+"""What a cluster is like: one YAML file a cluster, and what kdbench asks it for."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from kdbench.benchmark.experiments.document import read
+from kdbench.methods.refusal import Refusal, nearest
+
+SHIPPED = Path(__file__).parent / "sites"
+
+SHORTEST = 5  # minutes: the scheduler warns of the end up to two and a half before it
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a job asks for. One job is one worker with its GPUs: it runs one cell after the other."""
+
+    about: str = ""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: Annotated[int, Meta(ge=0)] | str = 1  # a job; of one type where the cluster has several: "h200:1"
+    cpus: Count = 8
+    memory: str = "32G"
+    minutes: Count | str = 240  # the longest that a job may ask for; longer cells go on in the next job
+    at_once: Count = 16  # jobs
+    worthwhile: Annotated[int, Meta(ge=0)] = 20  # minutes: shorter cells share a job until it is this long
+    setup: tuple[str, ...] = ()  # shell commands before Python starts
+    environment: dict[str, str] = {}
+    python: str | None = None  # how Python is started: in a container, say; this very interpreter if not said
+    srun: tuple[str, ...] = ()  # further arguments of srun
+    sbatch: dict[str, Any] = {}  # anything else for sbatch; null takes away what would be asked for
+
+    def __post_init__(self) -> None:
+        if self.longest < SHORTEST:
+            raise ValueError(f"minutes must be at least {SHORTEST}, so that a job comes to work, got {self.minutes}")
+        if isinstance(self.gpus, str) and not re.fullmatch(r"[\w.-]+:\d+", self.gpus):
+            raise ValueError(f"gpus must be a number or TYPE:NUMBER, got '{self.gpus}'")
+
+    @property
+    def longest(self) -> int:
+        """Minutes."""
+        return self.minutes if isinstance(self.minutes, int) else minutes(self.minutes)
+
+    def parameters(self, name: str, wanted: int) -> dict[str, Any]:
+        """What submitit is told for jobs of so many minutes."""
+        asked: dict[str, Any] = {
+            "job_name": name,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "gpus_per_node": self.gpus or None,
+            "cpus_per_task": self.cpus,
+            "mem": self.memory,
+            "time": wanted,
+            "wckey": None,  # submitit would name one, which many clusters refuse
+            "array_parallelism": self.at_once,
+            "stderr_to_stdout": True,  # one log a job
+            "signal_delay_s": 90,
+            # srun does not inherit the number of cores since SLURM 22.05.
+            "srun_args": [f"--cpus-per-task={self.cpus}", *self.srun],
+        }
+        more = {key.lstrip("-").replace("-", "_"): value for key, value in self.sbatch.items()}
+        known = {key: more.pop(key) for key in list(more) if key in asked}
+        extra = {key: value for key, value in more.items() if value is not None}
+        return asked | known | {"additional_parameters": extra}
+
+
+def minutes(text: str) -> int:
+    """SLURM's ways of writing a time (``90``, ``1:30:00``, ``1-12:00:00``) in minutes, rounded up."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
+        raise ValueError(f"minutes must be a number or a time such as 1:30:00, got '{text}'")
+    days, first, second, third = (None if part is None else int(part) for part in match.groups())
+    if days is not None:  # days-hours:minutes:seconds
+        seconds = ((days * 24 + (first or 0)) * 60 + (second or 0)) * 60 + (third or 0)
+    elif third is not None:  # hours:minutes:seconds
+        seconds = ((first or 0) * 60 + (second or 0)) * 60 + third
+    else:  # minutes:seconds
+        seconds = (first or 0) * 60 + (second or 0)
+    return max(1, -(-seconds // 60))
+
+
+def shipped() -> dict[str, Path]:
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def listed() -> list[dict[str, Any]]:
+    return [{"name": name, "about": " ".join(load(name).about.split())} for name in shipped()]
+
+
+def load(name: str) -> Site:
+    """The site of this name, or in this file."""
+    if name in shipped():
+        return read(shipped()[name]).convert(Site)
+    file = Path(name)
+    if file.suffix in (".yaml", ".yml") or file.exists():
+        return read(file).convert(Site)
+    raise Refusal(f"unknown site '{name}'{nearest(name, shipped())}")

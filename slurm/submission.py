@@ -1,0 +1,71 @@
+"""What was sent to the cluster, as files beside the records: everything that comes later is rebuilt from them.
+
+    jobs/NAME/submission.json   which cells are in which job
+    jobs/NAME/code.zip          the code as it was
+    jobs/NAME/0/ 1/ ...         what submitit writes for each array, its logs among it
+
+An array's name in the queue says which submission it belongs to, so no job's number has to be remembered, and a
+submission that was cut short in the middle is known as far as it came.
+"""
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from kdbench.benchmark.experiments.store import Store, write
+from kdbench.slurm.queue import Queued
+
+
+class Submission(msgspec.Struct, frozen=True):
+    name: str
+    grid: str
+    site: str
+    submitted: str
+    arrays: list[list[list[str]]]  # of jobs, of the ids of their cells
+
+    def array(self, number: int) -> str:
+        """The array's name in the queue."""
+        return f"{self.name}.{number}"
+
+
+def folder(store: Store) -> Path:
+    return store.folder / "jobs"
+
+
+def keep(submission: Submission, store: Store) -> None:
+    content = msgspec.json.format(msgspec.json.encode(submission), indent=1)
+    write(folder(store) / submission.name / "submission.json", content)
+
+
+def submissions(store: Store) -> list[Submission]:
+    """The oldest first."""
+    found = []
+    for file in folder(store).glob("*/submission.json"):
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+            found.append(msgspec.json.decode(file.read_bytes(), type=Submission))
+    return sorted(found, key=lambda submission: submission.submitted)
+
+
+def waiting(store: Store, queue: dict[tuple[str, int], Queued], grid: str | None = None) -> dict[str, Queued]:
+    """The cells that are in the queue, with their jobs; all, or what was sent for a grid of this name."""
+    cells: dict[str, Queued] = {}
+    for submission in (one for one in submissions(store) if grid in (None, one.grid)):
+        for number, jobs in enumerate(submission.arrays):
+            for place, ids in enumerate(jobs):
+                if job := queue.get((submission.array(number), place)):
+                    cells |= dict.fromkeys(ids, job)
+    return cells
+
+
+def logs(store: Store, cell_id: str) -> list[Path]:
+    """The logs of the jobs that a cell was in, the newest last."""
+    found = []
+    for submission in submissions(store):
+        for number, jobs in enumerate(submission.arrays):
+            for place, ids in enumerate(jobs):
+                if cell_id in ids:
+                    here = folder(store) / submission.name / str(number)
+                    alone = len(jobs) == 1  # then it was no array
+                    found += [log for log in here.glob("*_log.out") if alone or log.name.split("_")[1] == str(place)]
+    return sorted(found, key=lambda log: log.stat().st_mtime)

@@ -1,0 +1,251 @@
+"""The verb ``submit``: what a grid still lacks, as job arrays, teachers first. It submits and ends."""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import _make_sbatch_string
+
+from kdbench.benchmark import data as datasets
+from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.plan import Plan, State, plan
+from kdbench.benchmark.experiments.store import Store
+from kdbench.methods.refusal import Refusal
+from kdbench.slurm import queue, snapshot
+from kdbench.slurm import site as sites
+from kdbench.slurm.bundles import Bundle, bundles
+from kdbench.slurm.job import AGAIN, CODE, Job
+from kdbench.slurm.site import Site
+from kdbench.slurm.submission import Submission, folder, keep, waiting
+
+
+@dataclass(frozen=True)
+class Array:
+    """Jobs that are submitted together."""
+
+    jobs: list[Bundle]
+    teachers: bool
+    at_once: int
+    after: list[int]  # the arrays of this submission that must be over before
+    after_jobs: list[str]  # and jobs of earlier ones
+
+
+def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool) -> str:
+    """Submit what is missing and not in the queue already; answers with what was done, or would be."""
+    site, store, loaded = sites.load(site_name), Store(results.resolve()), load(grid)
+    wanted = (State.MISSING, State.FAILED) if retry_failed else (State.MISSING,)
+    if dry_run:
+        try:
+            known, longest = waiting(store, queue.queued()), queue.largest_array()
+        except Refusal:  # a dry run works anywhere
+            known, longest = {}, queue.USUAL_ARRAY
+        submission, parts = drawn_up(plan(loaded, store), wanted, site, site_name, known, longest)
+        return _shown(submission, parts, site, store)
+
+    check(site, store)
+    for dataset in {entry.cell.dataset for entry in plan(loaded, store).those(*wanted)}:
+        datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
+    desk = Lease.take(store.folder / "work" / "submit")
+    if desk is None:
+        raise Refusal("another submission to these results is under way: ask again when it is over")
+    try:
+        # The queue is asked before the records: a job that ends in between has left what it leaves.
+        known = waiting(store, queue.queued())
+        made = plan(loaded, store)
+        submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
+        if not parts:
+            return f"Nothing is left to submit{_besides(made, wanted, known)}."
+        for cell_id in {cell.id for array in parts for job in array.jobs for cell in job.cells}:
+            store.forgive(cell_id)
+        home = folder(store) / submission.name
+        keep(submission, store)  # before the first job is in the queue, so that none is there unknown
+        snapshot.freeze(home / "code.zip")
+        numbers: list[str] = []
+        for number, array in enumerate(parts):
+            jobs = [Job(job.cells, store.folder, data.resolve(), teachers=array.teachers) for job in array.jobs]
+            parameters = _parameters(submission, number, array, site, home, numbers)
+            numbers.append(_send(jobs, home / str(number), parameters, site.python))
+    finally:
+        desk.release()
+    return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
+
+
+def drawn_up(
+    made: Plan, wanted: Sequence[State], site: Site, site_name: str, known: dict[str, queue.Queued], longest: int
+) -> tuple[Submission, list[Array]]:
+    """The arrays that are to be sent, in their order. A student whose teacher will not be there is not sent."""
+    alone = _alone(made, wanted, known)
+    first = bundles([e for e in made.teachers if e.state in wanted and e.cell.id not in known], site)
+    then = bundles([e for e in made.students if e.state in wanted and e.cell.id not in known.keys() | alone], site)
+    earlier = sorted({known[entry.cell.id].job for entry in made.teachers if entry.cell.id in known})
+
+    arrays = _laned(first, site, longest, teachers=True, start=0, after=[], after_jobs=[])
+    teachers = list(range(len(arrays)))
+    arrays += _laned(then, site, longest, teachers=False, start=len(arrays), after=teachers, after_jobs=earlier)
+    now = datetime.now(UTC)
+    short = re.sub(r"\W+", "-", made.grid.name)[:40]
+    submission = Submission(
+        name=f"kdbench-{short}-{now:%Y%m%d-%H%M%S-%f}",
+        grid=made.grid.name,
+        site=site_name,
+        submitted=now.isoformat(timespec="microseconds"),
+        arrays=[[[cell.id for cell in job.cells] for job in array.jobs] for array in arrays],
+    )
+    return submission, arrays
+
+
+def _alone(made: Plan, wanted: Sequence[State], known: Container[str]) -> set[str]:
+    """The students that cannot be sent: their teacher failed, or runs where no job can wait for it."""
+    there = (State.FINISHED, *wanted)
+    absent = {e.cell.id for e in made.teachers if e.state not in there and e.cell.id not in known}
+    pupils = [(e.cell.id, e.cell.teacher.id) for e in made.students if e.cell.teacher and e.state in wanted]
+    return {pupil for pupil, teacher in pupils if teacher in absent and pupil not in known}
+
+
+def _laned(
+    jobs: Sequence[Bundle], site: Site, longest: int, *, teachers: bool, start: int, after: list[int],
+    after_jobs: list[str],
+) -> list[Array]:  # fmt: skip
+    """Arrays no longer than the cluster allows. They share what may run at once: side by side in lanes, and where there
+    are more arrays than that, one behind the other in each lane."""
+    chunks = [list(jobs[i : i + longest]) for i in range(0, len(jobs), longest)]
+    lanes = min(len(chunks), site.at_once)
+    arrays = []
+    for place, chunk in enumerate(chunks):
+        share = site.at_once // lanes + (place % lanes < site.at_once % lanes)
+        before = [start + place - lanes] if place >= lanes else after
+        arrays.append(Array(chunk, teachers, share, before, after_jobs if place < lanes else []))
+    return arrays
+
+
+def check(site: Site, store: Store) -> None:
+    """What can be known to fail before anything waits in a queue."""
+    if wrong := re.search(r"[%\\\n]", str(store.folder)):
+        raise Refusal(
+            f"the results folder's path must be without {wrong[0]!r}, which SLURM reads as its own, got {store.folder}"
+        )
+    if site.partition:
+        partitions = set(queue.ask("sinfo", "--noheader", "--format=%R").split())
+        if unknown := set(site.partition.split(",")) - partitions:
+            there = ", ".join(sorted(partitions))
+            raise Refusal(f"the site's partition must be one of the cluster's, got '{min(unknown)}'; known: {there}")
+    types = queue.gpu_types(site.partition)
+    if site.gpus and isinstance(site.gpus, int) and not site.constraint and len(types) > 1:
+        raise Refusal(
+            f"gpus must name a type, so that a comparison runs on one kind: '{sorted(types)[0]}:{site.gpus}'; "
+            f"the partition has {', '.join(sorted(types))}"
+        )
+
+
+# -- what sbatch is told ----------------------------------------------------------------------------------------------
+
+
+def _parameters(
+    submission: Submission, number: int, array: Array, site: Site, home: Path, numbers: Sequence[str]
+) -> dict[str, Any]:
+    asked = site.parameters(submission.array(number), max(job.minutes for job in array.jobs))
+    asked["array_parallelism"] = array.at_once
+    asked["setup"] = setup(site, home / "code.zip")
+    asked["teardown"] = teardown(home / str(number))
+    if before := [*(numbers[i] for i in array.after), *array.after_jobs]:
+        asked["dependency"] = "afterany:" + ":".join(before)
+    return asked
+
+
+def setup(site: Site, code: Path) -> list[str]:
+    """Shell lines: what the site needs, then this submission's code, unpacked on the node."""
+    return [
+        "trap : TERM",  # this shell waits for Python, which writes a checkpoint when it is told to end
+        'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
+        *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
+        *site.setup,
+        f"export {CODE}=$(mktemp -d)",
+        f"trap 'rm -rf \"${CODE}\"' EXIT",
+        f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
+        f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',
+    ]
+
+
+def teardown(where: Path) -> list[str]:
+    """Shell lines: back into the queue if Python asks for it, and no pickles of a job that is over. A result says that;
+    that srun ended well does not: it does when it is told to end."""
+    pickle = shlex.quote(str(where)) + '/"$JOB"'
+    return [
+        "code=$?",
+        f'if [ $code = {AGAIN} ]; then scontrol requeue "$JOB"; fi',
+        f"if [ -e {pickle}_0_result.pkl ]; then rm -f {pickle}_submitted.pkl {pickle}_0_result.pkl; fi",
+        "exit $code",
+    ]
+
+
+def _python(site: Site) -> str:
+    return site.python or shlex.quote(sys.executable)
+
+
+def _send(jobs: Sequence[Job], where: Path, parameters: dict[str, Any], python: str | None) -> str:
+    """The number that SLURM gives the array."""
+    try:
+        with _outside():
+            executor = submitit.SlurmExecutor(folder=where, python=python)
+            executor.update_parameters(**parameters)
+            with executor.batch():
+                sent = [executor.submit(job) for job in jobs]
+    except (FailedJobError, FailedSubmissionError) as error:
+        shutil.rmtree(where)
+        why = str(error).strip().splitlines() or ["no reason given"]
+        raise Refusal(f"SLURM refused the jobs: {why[-1]}") from None
+    return str(sent[0].job_id).partition("_")[0]
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """From inside an allocation sbatch would take over what that one asked for."""
+    inherited = {k: v for k, v in os.environ.items() if k.startswith(("SLURM_", "SBATCH_")) and k != "SLURM_CONF"}
+    for key in inherited:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
+
+
+def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: Store) -> str:
+    """The text that sbatch would be given, array by array."""
+    home = folder(store) / submission.name
+    texts = []
+    for number, array in enumerate(arrays):
+        named = [f"<array {i}>" for i in range(number)]
+        parameters = _parameters(submission, number, array, site, home, named)
+        where = home / str(number)
+        command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(where))}"
+        text = _make_sbatch_string(command, where, map_count=len(array.jobs), **parameters)
+        texts.append(f"# array {number}: {sum(len(job.cells) for job in array.jobs)} cells\n{text}")
+    return "\n".join([*texts, f"{_counted(arrays)} would be submitted."])
+
+
+def _counted(arrays: Sequence[Array]) -> str:
+    cells = sum(len(job.cells) for array in arrays for job in array.jobs)
+    return f"{cells} cells in {sum(len(array.jobs) for array in arrays)} jobs"
+
+
+def _besides(made: Plan, wanted: Sequence[State], known: Container[str]) -> str:
+    """What of the grid is neither finished nor sent, and why."""
+    counts = {
+        "in the queue already": sum(entry.cell.id in known for entry in made.entries),
+        "running elsewhere": len([e for e in made.those(State.RUNNING) if e.cell.id not in known]),
+        "failed (--retry failed submits them again)": len(made.those(State.FAILED)) * (State.FAILED not in wanted),
+        "without a teacher, which failed or runs elsewhere": len(_alone(made, wanted, known)),
+    }
+    said = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"; {', '.join(said)}" if said else ""

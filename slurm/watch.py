@@ -1,0 +1,71 @@
+"""What becomes of a submitted grid, from the files that are there and what the scheduler says."""
+
+import time
+
+from kdbench.benchmark.experiments.plan import Plan, State
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.summary import Sent
+from kdbench.methods.refusal import Refusal, nearest
+from kdbench.slurm import queue
+from kdbench.slurm.submission import logs, submissions, waiting
+
+ENDING = 60.0  # seconds that cancelled jobs are waited for
+LINES = 40  # of a log, at its end
+
+
+def sent(plan: Plan, store: Store) -> Sent:
+    """Where the missing cells are that were submitted once."""
+    submitted = {key for s in submissions(store) for array in s.arrays for job in array for key in job}
+    missing = [entry.cell.id for entry in plan.those(State.MISSING) if entry.cell.id in submitted]
+    if not missing:
+        return Sent({}, {})
+    try:
+        there = waiting(store, queue.queued())
+    except Refusal as refusal:
+        return Sent(dict.fromkeys(missing, f"submitted; {refusal}"), {})
+    busy = {there[e.cell.id].job for e in plan.those(State.RUNNING) if e.cell.id in there}
+    pending = {}
+    for key in (key for key in missing if key in there):
+        pending[key] = _in_words(there[key], there[key].job in busy)
+        busy.add(there[key].job)  # only the first of a job's cells can be the one that begins
+    # A cell that has ended since the plan was made is not lost.
+    lost = [key for key in missing if key not in there and not (store.record(key) or store.failure(key))]
+    why = {entry.cell.id: entry.reason for entry in plan.those(State.MISSING) if entry.reason}
+    return Sent(pending, {key: why.get(key, f"its job left no record: 'logs {key}'; 'submit' goes on") for key in lost})
+
+
+def _in_words(job: queue.Queued, busy: bool) -> str:
+    if job.state == "RUNNING":
+        return f"job {job.job} runs: {'other cells come first' if busy else 'starting'}"
+    return f"job {job.job} {job.state.lower()}" + (f": {job.reason}" if job.reason not in ("", "None") else "")
+
+
+def cancel(plan: Plan, store: Store) -> str:
+    """Take a grid's jobs out of the queue; returns when they have written their checkpoints."""
+    jobs = _jobs(plan, store)
+    if not jobs:
+        return "Nothing of this grid is in the queue."
+    queue.cancel(jobs)
+    deadline = time.monotonic() + ENDING
+    while (left := _jobs(plan, store)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    ending = f"; {len(left)} of them are still ending" if left else ""
+    return f"Cancelled {len(jobs)} jobs{ending}; 'submit' goes on where they were."
+
+
+def _jobs(plan: Plan, store: Store) -> list[str]:
+    return sorted({job.job for job in waiting(store, queue.queued(), plan.grid.name).values()})
+
+
+def tail(cell: str, store: Store) -> str:
+    """The end of a cell's newest log, and where the rest is."""
+    known = {key for s in submissions(store) for array in s.arrays for job in array for key in job}
+    found = [key for key in known if key.startswith(cell)]
+    if len(found) != 1:
+        hint = "; several begin so" if found else nearest(cell, known)
+        raise Refusal(f"no submitted cell is called '{cell}'{hint}")
+    files = logs(store, found[0])
+    if not files:
+        return f"{found[0]} has no log yet: its job has not begun."
+    text = files[-1].read_text(errors="replace").splitlines()
+    return "\n".join([*map(str, files), "", *text[-LINES:]])

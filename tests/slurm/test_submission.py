@@ -1,0 +1,202 @@
+"""What is sent and what is said of it, where a scheduler only seems to be there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.plan import Plan, State, plan
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.worker import failure
+from kdbench.methods.refusal import Refusal
+from kdbench.slurm import queue, watch
+from kdbench.slurm.queue import Queued
+from kdbench.slurm.site import Site
+from kdbench.slurm.submission import Submission, folder, keep, logs, submissions
+from kdbench.slurm.submit import Array, drawn_up, submit
+
+GRID = """
+datasets: digits
+pairs: resnet8 -> resnet8x0.25
+methods: [ce, kd]
+recipe: {base: quick, epochs: 1}
+seeds: 3
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text(GRID)
+    Path("site.yaml").write_bytes(msgspec.yaml.encode({"partition": "gpu"}))
+    return Store(tmp_path / "results")
+
+
+def planned(store: Store) -> Plan:
+    return plan(load("grid.yaml"), store)
+
+
+def drawn(store: Store, known: dict[str, Queued] | None = None, longest: int = 1001, **site: Any) -> list[Array]:
+    return drawn_up(planned(store), [State.MISSING], Site(**site), "site", known or {}, longest)[1]
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+
+def test_students_wait_for_the_teachers_array(store: Store) -> None:
+    teachers, students = drawn(store)
+    assert [len(teachers.jobs), teachers.teachers, teachers.after] == [1, True, []]
+    assert [len(students.jobs), students.teachers, students.after] == [6, False, [0]]
+
+
+def test_students_wait_for_a_teacher_that_is_in_the_queue_already(store: Store) -> None:
+    teacher = planned(store).teachers[0].cell.id
+    (students,) = drawn(store, {teacher: Queued("7_1", "PENDING", "Priority")})
+    assert (students.after, students.after_jobs) == ([], ["7_1"])
+
+
+def test_students_of_a_teacher_that_failed_are_not_sent_until_it_is_sent_again(store: Store) -> None:
+    store.fail(failure(planned(store).teachers[0].cell, "broken", "", None))
+    (students,) = drawn(store)
+    assert {cell.method for job in students.jobs for cell in job.cells} == {"ce"}
+    _, again = drawn_up(planned(store), [State.MISSING, State.FAILED], Site(), "site", {}, 1001)
+    assert [len(array.jobs) for array in again] == [1, 6]
+
+
+@pytest.mark.parametrize(
+    ("longest", "at_once", "shares", "after"),
+    [
+        (6, 4, [4], [[0]]),
+        (2, 4, [2, 1, 1], [[0], [0], [0]]),
+        (1, 4, [1] * 6, [[0], [0], [0], [0], [1], [2]]),
+        (2, 1, [1, 1, 1], [[0], [1], [2]]),
+    ],
+)
+def test_arrays_share_what_may_run_at_once_or_wait_for_each_other(
+    store: Store, longest: int, at_once: int, shares: list[int], after: list[list[int]]
+) -> None:
+    arrays = drawn(store, longest=longest, at_once=at_once)[1:]
+    assert [array.at_once for array in arrays] == shares
+    assert [array.after for array in arrays] == after
+    running = [number for number, array in enumerate(arrays, start=1) if array.after == [0]]
+    assert sum(arrays[number - 1].at_once for number in running) <= at_once
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(store: Store) -> Submission:
+    """Two jobs of an array of its own each: the teacher, and all students one after the other."""
+    made = planned(store)
+    arrays = [[[entry.cell.id for entry in entries]] for entries in (made.teachers, made.students)]
+    submission = Submission(name="kdbench-grid-1", grid="grid", site="site", submitted="2026", arrays=arrays)
+    keep(submission, store)
+    return submission
+
+
+Answer = Callable[[str], None]
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """What squeue says, on a cluster with one partition, gpu."""
+
+    def answer(text: str) -> None:
+        monkeypatch.setattr(queue, "ask", lambda *command: {"squeue": text, "sinfo": "gpu"}.get(command[0], ""))
+
+    return answer
+
+
+def test_cells_are_pending_with_the_schedulers_reason_or_lost(store: Store, sent: Submission, answer: Answer) -> None:
+    answer("kdbench-grid-1.0|N/A|5|PENDING|Resources\nanother user's|job|9|0|RUNNING|None\n")
+    said = watch.sent(planned(store), store)
+    (teacher,), students = sent.arrays[0][0], sent.arrays[1][0]
+    assert said.pending == {teacher: "job 5 pending: Resources"}
+    assert said.lost == {cell: f"its job left no record: 'logs {cell}'; 'submit' goes on" for cell in students}
+
+
+def test_of_the_cells_of_a_job_that_runs_only_the_first_is_starting(
+    store: Store, sent: Submission, answer: Answer
+) -> None:
+    answer("kdbench-grid-1.1|N/A|6|RUNNING|None\n")
+    first, second, *_ = sent.arrays[1][0]
+    assert watch.sent(planned(store), store).pending[first] == "job 6 runs: starting"
+    lease = Lease.take(store.work(first))
+    assert lease is not None
+    said = watch.sent(planned(store), store).pending
+    assert first not in said and said[second] == "job 6 runs: other cells come first"
+
+
+def test_students_that_were_left_out_by_their_job_are_lost_to_their_teachers_failure(
+    store: Store, sent: Submission, answer: Answer
+) -> None:
+    answer("")
+    store.fail(failure(planned(store).teachers[0].cell, "broken", "", None))
+    lost = watch.sent(planned(store), store).lost
+    assert [lost[cell] for cell in sent.arrays[1][0] if "-kd-" in cell] == ["its teacher failed"] * 3
+
+
+@pytest.mark.usefixtures("sent")
+def test_a_machine_without_slurm_says_so_and_what_the_files_say(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    said = watch.sent(planned(store), store)
+    sentence = "submitted; SLURM cannot be asked from this machine: there is no command 'squeue'"
+    assert (set(said.pending.values()), said.lost) == ({sentence}, {})
+
+
+def test_logs_are_found_by_how_a_cell_begins_the_newest_shown(store: Store, sent: Submission) -> None:
+    cell = sent.arrays[0][0][0]
+    assert "no log yet" in watch.tail(cell, store)
+    log = folder(store) / sent.name / "0" / "5_0_log.out"
+    log.parent.mkdir()
+    log.write_text("first\nlast")
+    assert logs(store, cell) == [log] and watch.tail(cell[:-3], store).endswith("last")
+    with pytest.raises(Refusal, match="no submitted cell is called 'digits-resnet8x'; several begin so"):
+        watch.tail("digits-resnet8x", store)
+
+
+def test_a_damaged_submission_is_passed_over(store: Store, sent: Submission) -> None:
+    other = folder(store) / "half" / "submission.json"
+    other.parent.mkdir()
+    other.write_text('{"name": ')
+    assert submissions(store) == [sent]
+
+
+# -- what is refused before anything is in the queue -------------------------------------------------------------------
+
+
+def refused(grid: str = GRID, results: str = "results") -> str:
+    Path("grid.yaml").write_text(grid)
+    with pytest.raises(Refusal) as caught:
+        submit("grid.yaml", "site.yaml", Path(results), Path("data"), dry_run=False, retry_failed=False)
+    assert not (Path(results) / "jobs").exists()
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_submit_where_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert refused() == "SLURM cannot be asked from this machine: there is no command 'sinfo'"
+
+
+@pytest.mark.usefixtures("store")
+def test_a_data_set_that_is_not_there(answer: Answer) -> None:
+    answer("")
+    assert "tiny-imagenet" in refused(GRID.replace("digits", "tiny-imagenet"))
+
+
+@pytest.mark.usefixtures("store")
+def test_a_results_folder_whose_name_slurm_would_read_as_its_own(answer: Answer) -> None:
+    answer("")
+    assert "must be without '%', which SLURM reads as its own" in refused(results="100%j")
+
+
+def test_a_second_submit_while_one_is_under_way(store: Store, answer: Answer) -> None:
+    answer("")
+    assert Lease.take(store.folder / "work" / "submit")
+    assert refused() == "another submission to these results is under way: ask again when it is over"
