@@ -7,7 +7,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import Sent
 from kdbench.methods.refusal import Refusal, nearest
 from kdbench.slurm import queue
-from kdbench.slurm.submission import logs, submissions, waiting
+from kdbench.slurm.submission import folder, logs, submissions, waiting
 
 ENDING = 60.0  # seconds that cancelled jobs are waited for
 LINES = 40  # of a log, at its end
@@ -49,6 +49,10 @@ def cancel(plan: Plan, store: Store) -> str:
     deadline = time.monotonic() + ENDING
     while (left := _jobs(plan, store)) and time.monotonic() < deadline:
         time.sleep(0.5)
+    pickles = {f"{job}_submitted.pkl" for job in set(jobs) - set(left)}
+    for file in folder(store).glob("*/*/*_submitted.pkl"):
+        if file.name in pickles:
+            file.unlink(missing_ok=True)
     ending = f"; {len(left)} of them are still ending" if left else ""
     return f"Cancelled {len(jobs)} jobs{ending}; 'submit' goes on where they were."
 

@@ -152,6 +152,7 @@ def test_what_is_in_the_queue_is_not_submitted_again_until_it_is_cancelled(bench
     assert [why.split(" ", 2)[2] for why in sent.pending.values()] == ["pending: JobHeldUser"] * 3
     assert watch.cancel(bench.plan, bench.store) == "Cancelled 3 jobs; 'submit' goes on where they were."
     assert len(watch.sent(bench.plan, bench.store).lost) == 3
+    assert not list(bench.store.folder.rglob("*.pkl"))
     assert bench.submit().startswith("Submitted 3 cells in 3 jobs")
 
 
