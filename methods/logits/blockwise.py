@@ -30,12 +30,13 @@ class Blockwise(Method):
 
     Stepping stones are for training alone: the student is shipped as it is.
 
-    Ours, as the paper's text does not tell us: α = β = γ = 1; T = 4 and the factor T², in `cross` too; connectors of a
-    1×1 convolution and batch norm, no activation, with sizes matched by pooling or repeating; E carries no gradient
-    (``detach_ensemble``); direction of the KLs. Blocks end where the stages of the two networks answer to each other
-    (`aligned`), so n is the smaller network's number of them, and a stem is a block only at a resolution of its own.
-    ``stones`` is the lighter variant: the deepest so many are kept, which weigh the most and have the shortest tails;
-    the weights of those that stay do not change, and E is their mean.
+    Ours, as the paper's text does not tell us: α = β = 1 and γ = 0.3, which did best of 0.3 and 1 for β and γ on held-
+    out images of CIFAR-100 (one seed); T = 4 and the factor T², in `cross` too; connectors of a 1×1 convolution and
+    batch norm, no activation, with sizes matched by pooling or repeating; E carries no gradient (``detach_ensemble``);
+    direction of the KLs. Blocks end where the stages of the two networks answer to each other (`aligned`), so n is the
+    smaller network's number of them, and a stem is a block only at a resolution of its own. ``stones`` is the lighter
+    variant: the deepest so many are kept, which weigh the most and have the shortest tails; the weights of those that
+    stay do not change, and E is their mean.
     """
 
     source = "logits"
@@ -48,7 +49,7 @@ class Blockwise(Method):
         *,
         ce_weight: float = 1.0,
         distill_weight: float = 1.0,
-        cross_weight: float = 1.0,
+        cross_weight: float = 0.3,
         temperature: float = 4.0,
         detach_ensemble: bool = True,
         stones: int | None = None,
