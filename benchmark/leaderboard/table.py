@@ -53,7 +53,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
-    """A row a series, by data set, recipe and pair: mean ± std over seeds, gains on the same seeds, images a second.
+    """A row a series, the best of a source first: mean ± std over seeds, gains on the same seeds, images a second.
 
     A student without a teacher stands beside every teacher that the same student has had.
     """
@@ -98,7 +98,8 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
     table["over_ce_half"] = statistics.half_width(deviation, seeds)
     table["over_ce_p"] = p.groupby([table[name] for name in SECTION]).transform(statistics.holm)
     rank = table["source"].map({name: place for place, name in enumerate(ORDER)}).fillna(len(ORDER))
-    table = table.assign(rank=rank).sort_values([*SECTION, "rank", "top1"], kind="stable")
+    best_first = [True] * (len(SECTION) + 1) + [False]
+    table = table.assign(rank=rank).sort_values([*SECTION, "rank", "top1"], ascending=best_first, kind="stable")
     return table.drop(columns="rank").reset_index(drop=True)
 
 
