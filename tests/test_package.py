@@ -39,7 +39,7 @@ def test_the_wheel_works_in_a_folder_that_has_rooms_of_the_same_names(wheel: Pat
     code += " 'quickstart']; import kdbench.methods as m; assert m.__file__.startswith(sys.path[0]), m; main()"
     done = subprocess.run([sys.executable, "-c", code, site], cwd=work, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "11 missing" in done.stdout
+    assert "31 missing" in done.stdout
 
 
 def test_the_bare_names_of_the_rooms_are_forbidden(tmp_path: Path) -> None:

@@ -40,10 +40,22 @@ methods: [ce, kd]
 recipe: {base: quick, epochs: 1}
 """
 LONG = """
+files: SLOW
 datasets: digits
-pairs: resnet8 -> resnet8x0.25
-methods: [ce]
+students: resnet8x0.25
+methods: [slow]
 recipe: {base: quick, epochs: 30}
+"""
+SLOW = """
+import os, time
+from kdbench.methods.labels.ce import CrossEntropy
+from kdbench.methods.method import METHODS
+
+@METHODS.register("slow")
+class Slow(CrossEntropy):
+    def losses(self, student, teacher, batch):
+        time.sleep(0.05 if "SLURM_JOB_ID" in os.environ else 0)  # on any machine there is time to disturb it
+        return {}
 """
 # Nothing is known of how long cells take: each has a job for itself.
 SITE: dict[str, Any] = {"partition": "low", "gpus": 1, "cpus": 1, "memory": "900M", "minutes": 30, "at_once": 2}
@@ -67,13 +79,13 @@ class Raises(Method):
 class Bench:
     """A grid, a site and a results folder of a test's own; its jobs run on the cluster."""
 
-    def __init__(self, cluster: DevCluster, eventually: Eventually, folder: Path) -> None:
-        self.cluster, self.eventually, self.folder = cluster, eventually, folder
+    def __init__(self, cluster: DevCluster, eventually: Eventually, folder: Path, slow: Path) -> None:
+        self.cluster, self.eventually, self.folder, self.slow = cluster, eventually, folder, slow
         self.results = folder / 'it\'s "the" results'
         self.store = Store(self.results)
 
     def write(self, grid: str, **site: Any) -> None:
-        (self.folder / "grid.yaml").write_text(grid)
+        (self.folder / "grid.yaml").write_text(grid.replace("SLOW", str(self.slow)))
         (self.folder / "site.yaml").write_bytes(msgspec.yaml.encode(SITE | site))
 
     def submit(self, retry_failed: bool = False, dry_run: bool = False) -> str:
@@ -126,12 +138,22 @@ class Bench:
         return record.result
 
 
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file for all tests: what it registers is registered once."""
+    file = tmp_path_factory.mktemp("slow") / "slow.py"
+    file.write_text(SLOW)
+    return file
+
+
 @pytest.fixture
-def bench(cluster: DevCluster, eventually: Eventually, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(
+    cluster: DevCluster, eventually: Eventually, tmp_path: Path, slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> Bench:
     monkeypatch.chdir(tmp_path)
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    return Bench(cluster, eventually, tmp_path)
+    return Bench(cluster, eventually, tmp_path, slow)
 
 
 # -- in the queue ------------------------------------------------------------------------------------------------------
@@ -297,7 +319,7 @@ def test_a_cell_whose_node_is_killed_goes_on_elsewhere(bench: Bench, running: Ce
 
 @pytest.mark.slow
 def test_a_cell_at_its_time_limit_queues_itself_again(bench: Bench) -> None:
-    bench.write(LONG.replace("epochs: 30", "epochs: 200"), sbatch={"time": 3})
+    bench.write(LONG.replace("epochs: 30", "epochs: 300"), sbatch={"time": 3})
     bench.submit()
     (entry,) = bench.plan.entries
     bench.empty(500)

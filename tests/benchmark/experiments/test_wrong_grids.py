@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a right grid → the sentence
-    "unknown method": ({"methods": "[ce, kdd]"}, "3: methods[1]: unknown method 'kdd'; did you mean 'kd'?"),
-    "unknown member": ({"methods": "ce+kdd"}, "3: methods: unknown method 'kdd'; did you mean 'kd'?"),
+    "unknown method": ({"methods": "[ce, kdd]"}, "3: methods[1]: unknown method 'kdd'; did you mean 'kd'"),
+    "unknown member": ({"methods": "ce+kdd"}, "3: methods: unknown method 'kdd'; did you mean 'kd'"),
     "no method at all": ({"methods": "['']"}, "3: methods[0]: unknown method ''; known: "),
     "unknown network": ({"pairs": "resnet14x0.5 -> resnt8x4"}, "2: pairs: unknown network 'resnt8x4'; did you mean"),
     "unknown data set": ({"datasets": "digit"}, "1: datasets: unknown data set 'digit'; did you mean 'digits'?"),

@@ -52,7 +52,7 @@ def test_the_papers_layers_of_high_quality_are_deep() -> None:
         ("fo_resnet34", [3, *range(5, 37, 2), 36]),  # a stem, 16 sums with their activations, and the pooled vector
         ("fo_vit_b", list(range(1, 14))),  # the patches and 12 blocks: neither the last norm nor the class token
         ("fo_vit_ett", list(range(1, 10))),
-        ("timm:resnet18", [3, *range(5, 14)]),  # blocks that hold their last activation
+        ("timm:resnet18", [3, *range(6, 21, 2), 21]),  # a stem, a pooling, 8 blocks with their activations, the vector
         ("wrn_16_2", [3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16]),  # activations between blocks count as well
     ],
 )
