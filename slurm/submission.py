@@ -9,6 +9,7 @@ submission that was cut short in the middle is known as far as it came.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,12 @@ class Submission(msgspec.Struct, frozen=True):
     def array(self, number: int) -> str:
         """The array's name in the queue."""
         return f"{self.name}.{number}"
+
+    def jobs(self) -> Iterator[tuple[int, int, list[str]]]:
+        """Each job's array, its place in it, and the ids of its cells."""
+        for number, jobs in enumerate(self.arrays):
+            for place, ids in enumerate(jobs):
+                yield number, place, ids
 
 
 def folder(store: Store) -> Path:
@@ -47,14 +54,18 @@ def submissions(store: Store) -> list[Submission]:
     return sorted(found, key=lambda submission: submission.submitted)
 
 
+def submitted(store: Store) -> set[str]:
+    """The ids of all cells that were ever sent."""
+    return {cell_id for submission in submissions(store) for _, _, ids in submission.jobs() for cell_id in ids}
+
+
 def waiting(store: Store, queue: dict[tuple[str, int], Queued], grid: str | None = None) -> dict[str, Queued]:
     """The cells that are in the queue, with their jobs; all, or what was sent for a grid of this name."""
     cells: dict[str, Queued] = {}
     for submission in (one for one in submissions(store) if grid in (None, one.grid)):
-        for number, jobs in enumerate(submission.arrays):
-            for place, ids in enumerate(jobs):
-                if job := queue.get((submission.array(number), place)):
-                    cells |= dict.fromkeys(ids, job)
+        for number, place, ids in submission.jobs():
+            if job := queue.get((submission.array(number), place)):
+                cells |= dict.fromkeys(ids, job)
     return cells
 
 
@@ -62,10 +73,9 @@ def logs(store: Store, cell_id: str) -> list[Path]:
     """The logs of the jobs that a cell was in, the newest last."""
     found = []
     for submission in submissions(store):
-        for number, jobs in enumerate(submission.arrays):
-            for place, ids in enumerate(jobs):
-                if cell_id in ids:
-                    here = folder(store) / submission.name / str(number)
-                    alone = len(jobs) == 1  # then it was no array
-                    found += [log for log in here.glob("*_log.out") if alone or log.name.split("_")[1] == str(place)]
+        for number, place, ids in submission.jobs():
+            if cell_id in ids:
+                here = folder(store) / submission.name / str(number)
+                alone = len(submission.arrays[number]) == 1  # then it was no array
+                found += [log for log in here.glob("*_log.out") if alone or log.name.split("_")[1] == str(place)]
     return sorted(found, key=lambda log: log.stat().st_mtime)

@@ -7,7 +7,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import Sent
 from kdbench.methods.refusal import Refusal, nearest
 from kdbench.slurm import queue
-from kdbench.slurm.submission import folder, logs, submissions, waiting
+from kdbench.slurm.submission import folder, logs, submitted, waiting
 
 ENDING = 60.0  # seconds that cancelled jobs are waited for
 LINES = 40  # of a log, at its end
@@ -15,8 +15,8 @@ LINES = 40  # of a log, at its end
 
 def sent(plan: Plan, store: Store) -> Sent:
     """Where the missing cells are that were submitted once."""
-    submitted = {key for s in submissions(store) for array in s.arrays for job in array for key in job}
-    missing = [entry.cell.id for entry in plan.those(State.MISSING) if entry.cell.id in submitted]
+    known = submitted(store)
+    missing = [entry.cell.id for entry in plan.those(State.MISSING) if entry.cell.id in known]
     if not missing:
         return Sent({}, {})
     try:
@@ -63,7 +63,7 @@ def _jobs(plan: Plan, store: Store) -> list[str]:
 
 def tail(cell: str, store: Store) -> str:
     """The end of a cell's newest log, and where the rest is."""
-    known = {key for s in submissions(store) for array in s.arrays for job in array for key in job}
+    known = submitted(store)
     found = [key for key in known if key.startswith(cell)]
     if len(found) != 1:
         hint = "; several begin so" if found else nearest(cell, known)

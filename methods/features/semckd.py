@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from kdbench.methods.alignment import levels
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.bottleneck import bottleneck
-from kdbench.methods.forms import as_map, resized
+from kdbench.methods.features.stages import at_one_size
+from kdbench.methods.forms import as_map
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 
 NARROWING = 4  # of the embeddings that layers are compared by, against the batch
@@ -71,9 +72,8 @@ class SemCKD(Method):
         """Of one student layer from each of the teacher's: images × teacher layers."""
         distances = []
         for projector, layer in zip(projectors.children(), theirs, strict=True):
-            height, width = (min(sizes) for sizes in zip(mine.shape[2:], layer.shape[2:], strict=True))
-            projected = projector(resized(mine, (height, width)))
-            distances.append((projected - resized(layer, (height, width))).square().mean((1, 2, 3)))
+            one, other = at_one_size(mine, layer)
+            distances.append((projector(one) - other).square().mean((1, 2, 3)))
         return torch.stack(distances, 1)
 
 

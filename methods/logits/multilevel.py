@@ -31,6 +31,7 @@ class MultiLevel(Method):
     """
 
     source = "logits"
+    raw_terms = frozenset({"batch", "class", "strong_task"})  # not standardised in the code of logit standardisation
 
     def __init__(
         self, student: Chain, teacher: Chain, facts: Facts, *, weight: float = 0.9, ce_weight: float = 0.1

@@ -11,9 +11,8 @@ from kdbench.methods.logits.divergence import silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, hyper_parameters
 from kdbench.methods.refusal import Refusal, nearest
 
-# What the paper's code sets, and which of a method's terms it leaves on the raw logits.
+# What the paper's code sets.
 PUBLISHED: dict[str, dict[str, Any]] = {"kd": {"temperature": 2.0, "weight": 9.0}}
-RAW = {"multilevel": {"batch", "class", "strong_task"}}
 
 
 @METHODS.register("standardized")
@@ -25,7 +24,7 @@ class Standardized(Method):
     Cross-entropy sees raw logits; its weight is the inner method's, unless ``ce_weight`` says otherwise.
 
     By default the inner method is KD as the paper runs it: ce_weight 0.1, weight 9, T = 2. Others run with their own
-    defaults. Of ``multilevel`` only the instance level is standardised, as in the authors' code.
+    defaults. A method may name ``raw_terms`` that stay on the raw logits.
     """
 
     source = "logits"
@@ -51,7 +50,7 @@ class Standardized(Method):
             raise Refusal(f"standardized: method must read logits alone, got '{method}', which reads more of a network")
         super().__init__(student, teacher, facts, ce_weight=inner.ce_weight)
         self.inner = inner
-        self.raw = RAW.get(method, set())
+        self.raw: frozenset[str] = getattr(kind, "raw_terms", frozenset())
         self.phases = inner.phases
 
     @classmethod

@@ -68,7 +68,8 @@ class CRD(Method):
     As in the reference code: Z is the mean score of the first batch, times N, and stays a constant; the memory starts
     from uniform noise and is moved towards a batch's answers, by 1 − momentum, once the batch has been scored; the
     critic's Σ runs over the negatives without a weight. Weight 0.8, width 128, temperature 0.07, K = 16384, momentum
-    0.5 are the paper's for CIFAR. Where all classes but an image's own hold fewer than K images, K is what they hold.
+    0.5 are those of the field's reference codebases for CIFAR. Where all classes but an image's own hold fewer than K
+    images, K is what they hold.
 
     Ours: how negatives are drawn. The reference draws a subset of its own for each image, uniformly and without
     replacement. Here the batch shares one random order of the training set, and each image takes the first K in it

@@ -33,10 +33,10 @@ class RKD(Method):
     """How far images lie from each other, and in which angles, in the embedding.
 
     L = ce_weight · CE + distance · L_D + angle · L_A. L_D compares ψ_D(i, j) = ‖z_i − z_j‖ / μ, μ the mean distance of
-    two different images in the batch, each network's own; the student's μ carries gradient. L_A compares
-    ψ_A(i, j, k) = cos ∠ z_i z_j z_k. Both by Huber's loss with its bend at 1, as in the paper; neither asks for equal
-    widths. Distance 25 and angle 50 are the paper's and the reference codebases' for classification. These codebases
-    average over the degenerate pairs and triples too, and so does this.
+    two different images in the batch, each network's own; the student's μ carries gradient. L_A compares ψ_A(i, j, k) =
+    cos ∠ z_i z_j z_k. Both by Huber's loss with its bend at 1, as in the paper; neither asks for equal widths. Distance
+    25 and angle 50 are those of the field's reference codebases, which average over the degenerate pairs and triples
+    too, and so does this.
 
     Where two images lie in one place the angles have a kink; the slope there is taken to be zero.
     """

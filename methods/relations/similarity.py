@@ -23,10 +23,10 @@ def _similarity(activations: Tensor) -> Tensor:
 class SimilarityPreserving(Method):
     """Images that the teacher finds alike, the student finds alike.
 
-    L = ce_weight · CE + weight · ‖G_s − G_t‖²_F / B², where G is Q·Qᵀ with each row divided by its L2 norm, and Q the
-    B activations of a layer, flattened: neither widths nor sizes need to agree. The weight, 3000, is the paper's γ, and
-    the layer is its choice for networks of three stages: the last stage. That is the deepest aligned pair of stages.
-    For tokens Q leaves those before the grid out; that choice is ours, as the paper knows none.
+    L = ce_weight · CE + weight · ‖G_s − G_t‖²_F / B², where G is Q·Qᵀ with each row divided by its L2 norm, and Q the B
+    activations of a layer, flattened: neither widths nor sizes need to agree. The weight, 3000, and the layer, the last
+    stage, are those of the field's reference codebases; here that is the deepest aligned pair of stages. For tokens Q
+    leaves those before the grid out; that choice is ours, as the paper knows none.
     """
 
     source = "relations"

@@ -377,7 +377,8 @@ def test_a_cell_that_takes_more_memory_than_its_job_has_is_lost(bench: Bench) ->
 
 @pytest.mark.slow
 def test_two_thousand_cells(bench: Bench) -> None:
-    """What the tool's own work comes to: figures for the note."""
+    """What the tool's own work comes to, in figures; and that it does it."""
+    answers: dict[str, Any] = {}
     bench.write(SMALL.replace("[ce, kd]", "[ce]") + "seeds: 2000\n", **HELD)
     for name, look in {
         "plan": lambda: bench.plan,
@@ -388,7 +389,11 @@ def test_two_thousand_cells(bench: Bench) -> None:
         "cancel": lambda: watch.cancel(bench.plan, bench.store),
     }.items():
         began = time.perf_counter()
-        look()
+        answers[name] = look()
         files = [file for file in bench.results.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         print(f"{name}: {time.perf_counter() - began:.1f} s, {len(files)} files, {size / 2**20:.1f} MB")
+    assert answers["dry run"].endswith("2000 cells in 2000 jobs would be submitted.")
+    assert len(answers["status"].pending) == 2000 and not answers["status"].lost
+    assert answers["again"] == "Nothing is left to submit; 2000 in the queue already."
+    assert bench.ask("squeue", "--noheader") == [] and not list(bench.results.rglob("*.pkl"))
