@@ -50,6 +50,7 @@ class Batch:
     generator: Generator  # for a method's own draws; seeded from (seed, epoch, step)
     phase: str = "main"
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    view: Tensor | None = None  # which of its views each image is seen from, by number; none where there are no numbers
 
     @property
     def images(self) -> Tensor:

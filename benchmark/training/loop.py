@@ -4,8 +4,9 @@ ends with the same bits as one that was not."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from kdbench.benchmark.training.evaluate import Score, evaluate
 from kdbench.benchmark.training.optimizer import optimize
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.benchmark.training.step import Step
-from kdbench.benchmark.training.teacher import LiveTeacher, NoTeacher
+from kdbench.benchmark.training.teacher import Answers, LiveTeacher, NoTeacher
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Batch, Method, Phase
 
@@ -62,7 +63,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Live:
-    """What a watcher is told while a run goes on."""
+    """How far a run is: what is told after every step, when its checkpoint is written if one was due."""
 
     phase: str
     epoch: int
@@ -71,7 +72,19 @@ class Live:
     steps: int
 
 
-def train(
+def train(*what: Any, watch: Callable[[Live], None] | None = None, **how: Any) -> list[Epoch]:
+    """All of a ``training`` without a pause; ``watch`` is told of every step."""
+    steps = training(*what, **how)
+    while True:
+        try:
+            live = next(steps)
+        except StopIteration as end:
+            return end.value
+        if watch:
+            watch(live)
+
+
+def training(
     student: Chain,
     teacher: Chain | None,
     method: Method,
@@ -83,9 +96,13 @@ def train(
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     engine: Engine | None = None,
     checkpoints: Checkpoints | None = None,
-    watch: Callable[[Live], None] | None = None,
-) -> list[Epoch]:
-    """Train ``student`` in place and return what each epoch left behind."""
+    ask_teacher: Answers | None = None,
+) -> Generator[Live, None, list[Epoch]]:
+    """Train ``student`` in place, a step at a time, and return what each epoch left behind.
+
+    Whoever takes the steps may take those of other cells in between: all that steps share are torch's own random
+    numbers, and every step seeds them anew.
+    """
 
     # -- what is trained, by whom, on what ----------------------------------------------------------------------------
     engine = engine or Engine.best()
@@ -95,7 +112,7 @@ def train(
     data = data.to(engine.device)
     views = views_of(data, recipe.augment)
     needs = method.needs()
-    ask_teacher = NoTeacher() if teacher is None else LiveTeacher(teacher, needs)
+    ask_teacher = ask_teacher or (NoTeacher() if teacher is None else LiveTeacher(teacher, needs))
     step = Step(student, method, shared)
     phases = (*method.phases, Phase("main", recipe.epochs, task=True))
     steps = recipe.steps(len(data.train))
@@ -149,7 +166,7 @@ def train(
                 if needs.input_grad:
                     images = tuple(image.requires_grad_() for image in images)
                 labels = data.train.labels[draw.index]
-                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion)
+                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.view)
 
                 terms = step(batch, ask_teacher(batch), phase.task)
                 step.zero_grad(set_to_none=True)
@@ -162,10 +179,10 @@ def train(
                     progress.sums[name] = progress.sums.get(name, 0) + term.detach()
                 progress.step = draw.step + 1
                 progress.seconds = time.perf_counter() - started
-                if watch:
-                    watch(Live(phase.name, progress.epoch, phase.epochs, progress.step, steps))
                 if checkpoints and checkpoints.due():
                     checkpoints.save(state())
+                yield Live(phase.name, progress.epoch, phase.epochs, progress.step, steps)
+                started = time.perf_counter() - progress.seconds
 
             means = {name: float(total) / steps for name, total in progress.sums.items()}  # waits for the device
             seconds = time.perf_counter() - started

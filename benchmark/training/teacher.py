@@ -1,8 +1,9 @@
-"""A frozen teacher that is asked at every step."""
+"""A frozen teacher's answers to what a student sees."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +13,14 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import Batch, Needs
 
 
+class Answers(Protocol):
+    """A teacher as the loop sees it: a trace of a batch's views; nothing of the teacher ever changes."""
+
+    def __call__(self, batch: Batch) -> Trace: ...
+
+
 class LiveTeacher:
-    """Answers a batch with a trace of its views; nothing of the teacher ever changes."""
+    """Asked anew at every step."""
 
     def __init__(self, chain: Chain, needs: Needs) -> None:
         self.chain = frozen(chain)
