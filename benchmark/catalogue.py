@@ -93,6 +93,8 @@ def paragraphs(row: Row, indent: str = "") -> str:
     for key, value in row.items():
         if isinstance(value, dict) and value:
             lines += [f"{indent}{key}:", paragraphs(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            lines += [f"{indent}{key}:", *(f"{indent}  {'  '.join(map(_text, line))}" for line in value)]
         elif isinstance(value, str) and "\n" in value:
             lines += [f"{indent}{key}:", *(f"{indent}  {line}".rstrip() for line in value.splitlines())]
         else:

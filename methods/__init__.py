@@ -22,6 +22,11 @@ def members(name: str) -> dict[str, type[Method]]:
     return {part: METHODS[part] for part in parts}
 
 
+def taught(name: str) -> bool:
+    """Does anything of it learn from a teacher?"""
+    return any(method.taught for method in members(name).values())
+
+
 def create(name: str, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> Method:
     """The method of this name; a combination takes ``ce_weight`` and a mapping of parameters for each member."""
     classes = members(name)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.refusal import Refusal
 
@@ -19,7 +20,8 @@ Seed = Annotated[int, Meta(ge=0)]
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """Defaults are resolved before a cell is made: ``params`` holds every hyper-parameter, ``recipe`` every setting."""
 
-    setting: Literal["compression"] = "compression"
+    setting: Literal["compression", "incremental"] = "compression"
+    incremental: Incremental | None = None
     dataset: str
     teacher: "Cell | None" = None  # a teacher is a cell too
     student: str
@@ -30,11 +32,16 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seed: Seed
     code: dict[str, str] = {}  # files from outside kdbench that this cell needs, and their digests
 
+    def __post_init__(self) -> None:
+        if (self.incremental is not None) != (self.setting == "incremental"):
+            raise ValueError("a cell must say how its classes arrive in the incremental setting, and in no other")
+
     @cached_property
     def id(self) -> str:
         """A readable name and the digest of all that changes the numbers by intent."""
         digest = hashlib.blake2b(msgspec.json.encode(_meant(self), order="sorted"), digest_size=6).hexdigest()
-        words = [self.dataset, self.teacher.student if self.teacher else "", self.student, self.method]
+        before = f"{self.incremental.count}-tasks" if self.incremental else ""
+        words = [self.dataset, self.teacher.student if self.teacher else before, self.student, self.method]
         name = "-".join(re.sub(r"[^\w.+]+", "_", word, flags=re.ASCII) for word in words if word)
         return f"{name[:120]}-s{self.seed}-{digest}"
 
@@ -53,7 +60,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def key(self) -> tuple[str, str, str, str, str]:
         """What decides whether a cell can work: all but its seed and its recipe."""
         params = msgspec.json.encode(self.params, order="sorted").decode()
-        return self.dataset, self.teacher.student if self.teacher else "", self.student, self.method, params
+        before = str(self.incremental or "")
+        return self.dataset, self.teacher.student if self.teacher else before, self.student, self.method, params
 
 
 def _meant(asked: msgspec.Struct) -> dict[str, Any]:

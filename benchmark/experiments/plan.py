@@ -15,6 +15,7 @@ from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.record import Failure, Record
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.incremental.rehearsal import rehearse
 from kdbench.methods.refusal import Refusal
 
 
@@ -101,18 +102,25 @@ def unworkable(cell: Cell) -> str:
     """Why this cell cannot work, in a sentence; empty where it can. Built on the meta device, at no cost."""
     if cell.method == IMPORT:
         return "it must be imported first, by 'kdbench teacher import'"
-    known = data.source(cell.dataset)
-    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
     try:
-        student = networks.form(cell.student, known.classes, known.image)
-        teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
-        with torch.device("meta"):
-            methods.create(cell.method, student, teacher, facts, **cell.params).needs()
+        if cell.incremental:
+            rehearse(cell)
+        else:
+            _build(cell)
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return ""
+
+
+def _build(cell: Cell) -> None:
+    known = data.source(cell.dataset)
+    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
+    student = networks.form(cell.student, known.classes, known.image)
+    teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
+    with torch.device("meta"):
+        methods.create(cell.method, student, teacher, facts, **cell.params).needs()
 
 
 def _because(cell: Cell, failures: dict[str, Failure]) -> str:
@@ -140,4 +148,5 @@ class Expectation:
 
 def _likes(cell: Cell) -> list[tuple[str, ...]]:
     """What a cell's time may be judged by, the nearest first."""
-    return [(cell.dataset, cell.pair, cell.method), (cell.dataset, cell.pair)]
+    like = cell.dataset, cell.pair, str(cell.incremental or "")
+    return [(*like, cell.method), like]

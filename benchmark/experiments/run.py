@@ -4,7 +4,7 @@ import hashlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,19 +15,20 @@ import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench import methods
 from kdbench.benchmark import data, networks
-from kdbench.benchmark.data.dataset import Dataset
-from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.incremental.metrics import arrival
+from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Epoch, Live, train
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
@@ -45,6 +46,8 @@ def run(
 ) -> tuple[Record, bytes | None]:
     """Train the cell's student, from its last checkpoint if there is one, and say what came of it; with the weights of
     one that may teach."""
+    if cell.incremental:
+        return run_tasks(cell, engine, data_folder, checkpoints, watch), None
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
@@ -91,11 +94,41 @@ def run(
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
 
-def shown(dataset: Dataset, engine: Engine, rows: Tensor) -> Iterator[Tensor]:
-    """Training images as a network is tested on them: not augmented."""
-    normalise = Normalise(dataset, engine.device)
-    for images, _ in dataset.train[rows].batches(500):
-        yield normalise(images.to(engine.device))
+def run_tasks(
+    cell: Cell, engine: Engine, data_folder: Path, checkpoints: Checkpoints, watch: Callable[[Live], None] | None
+) -> Record:
+    """Train the cell's student on one task after the other; it cannot teach others."""
+    started = time.perf_counter()
+    sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
+    with PeakMemory(engine) as memory:
+        past = sequence.run(checkpoints, watch)
+
+    student = sequence.network(sequence.known.classes, past)
+    tasks = [[epoch for epoch in epochs if epoch.phase == "main"] for epochs in past.epochs]
+    main = [epoch for epochs in tasks for epoch in epochs]
+    result = _result(main, past.params, digest(student), None)
+    seen = [epochs[-1].score.top1 for epochs in tasks if epochs[-1].score]
+    last = result.curves.top1[-len(tasks[-1]) :]  # before, fewer classes were told apart
+    result.best_top1, result.best_epoch = max(last), len(main) - len(last) + last.index(max(last)) + 1
+    result.incremental = arrival(sequence.classes, past.matrix, seen)
+    return Record(
+        id=cell.id,
+        cell=cell,
+        result=result,
+        cost=Cost(
+            seconds=sum(epoch.seconds for epochs in past.epochs for epoch in epochs),
+            wall_seconds=time.perf_counter() - started,
+            images_per_second=statistics.median(
+                images / epoch.seconds for images, epochs in zip(past.images, tasks, strict=True) for epoch in epochs
+            ),
+            epoch_seconds=[round(epoch.seconds, 4) for epoch in main],
+            peak_memory_mb=round(memory.peak / 2**20, 1),
+            student_parameters=parameters(student),
+            method_parameters=past.method_parameters,
+            deployed_parameters=parameters(student),
+        ),
+        environment=environment(engine),
+    )
 
 
 def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:
@@ -109,7 +142,7 @@ def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Re
         best_epoch=top1.index(max(top1)) + 1,
         curves=Curves(
             lr=[epoch.lr for epoch in main],
-            terms={name: [epoch.terms[name] for epoch in main] for name in main[0].terms},
+            terms={name: [epoch.terms.get(name, 0.0) for epoch in main] for name in main[-1].terms},
             top1=top1,
             test_loss=[score.loss for score in scores],
         ),

@@ -42,6 +42,11 @@ class Epoch:
     seconds: float  # of training; evaluation is not in it
     score: Score | None  # on the test set; initial phases are not evaluated
 
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Epoch":
+        """As a checkpoint has it."""
+        return cls(**saved | {"score": saved["score"] and Score(**saved["score"])})
+
 
 @dataclass
 class Progress:
@@ -125,7 +130,7 @@ def training(
     if saved:
         student.load_state_dict(saved["student"])
         method.load_state_dict(saved["method"])
-        history = [Epoch(**epoch | {"score": epoch["score"] and Score(**epoch["score"])}) for epoch in saved["history"]]
+        history = [Epoch.of(epoch) for epoch in saved["history"]]
         progress = Progress(**saved["progress"])
         progress.sums = {name: value.to(engine.device) for name, value in progress.sums.items()}
     else:
