@@ -57,8 +57,8 @@ def learned(cell: Cell, folder: Path) -> tuple[Sequence, Past]:
 def test_a_record_holds_the_matrix_and_its_headline_is_the_final_accuracy_on_all_classes(
     make: Make, tmp_path: Path
 ) -> None:
-    cell = make("kd", LWF)
-    result = once(cell, tmp_path).result
+    lives: list[Live] = []
+    result = once(make("kd", LWF), tmp_path, watch=lives.append).result
     told = result.incremental
     assert told
     assert [len(row) for row in told.matrix] == [1, 2, 3, 4, 5]
@@ -66,6 +66,8 @@ def test_a_record_holds_the_matrix_and_its_headline_is_the_final_accuracy_on_all
     assert result.top1 == told.final == told.seen[-1] == result.curves.top1[-1]
     assert told.seen == result.curves.top1[1::2]  # of each task's last epoch
     assert len(result.curves.terms["kd"]) == 10 and result.curves.terms["kd"][:2] == [0, 0]  # no teacher at first
+    assert (lives[0].phase, lives[0].epoch, lives[0].epochs) == ("task 1 of 5", 1, 10)
+    assert (lives[-1].phase, lives[-1].epoch, lives[-1].epochs) == ("task 5 of 5", 10, 10)
     # The classes' accuracies, weighted by their test images, are that on all of them.
     labels = load("digits", Path()).test.labels
     sizes = [sum(int((labels == label).sum()) for label in task) for task in told.classes]
