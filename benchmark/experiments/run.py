@@ -23,6 +23,7 @@ from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.memory import listening
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.randomness import stream
@@ -64,10 +65,11 @@ def run(
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
 
-    with PeakMemory(engine) as memory:
+    memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
+    with PeakMemory(engine) as space:
         history = train(
             student, teacher, method, dataset, cell.training, cell.seed,
-            engine=engine, checkpoints=checkpoints, watch=watch,
+            engine=engine, checkpoints=checkpoints, ask_teacher=memory, watch=watch,
         )  # fmt: skip
 
     shipped = method.deployed(student).cpu()
@@ -81,12 +83,13 @@ def run(
             wall_seconds=time.perf_counter() - started,
             images_per_second=statistics.median(len(dataset.train) / epoch.seconds for epoch in main),
             epoch_seconds=[round(epoch.seconds, 4) for epoch in main],
-            peak_memory_mb=round(memory.peak / 2**20, 1),
+            peak_memory_mb=round(space.peak / 2**20, 1),
             student_parameters=parameters(student),
             method_parameters=parameters(method) + sum(buffer.numel() for buffer in method.buffers()),
             deployed_parameters=parameters(shipped),
+            remembered=round(memory.share, 4) if memory else 0.0,
         ),
-        environment=environment(engine),
+        environment=environment(engine, teacher="remembered") if memory else environment(engine),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
