@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ class Store:
         write(self.records_folder / f"{record.id}.json", pretty(record))
         if weights is not None:
             write(file, weights)
+            self._forget(record)
         self.forgive(record.id)
 
     def pack(self) -> None:
@@ -143,6 +145,12 @@ class Store:
 
     def memories(self, teacher_id: str) -> Path:
         return self.folder / "teachers" / f"{teacher_id}.memory"
+
+    def _forget(self, teacher: Record) -> None:
+        """What a teacher said before it was trained anew; whoever still reads that may go on."""
+        for about in self.memories(teacher.id).glob("*/about.json"):
+            if teacher.result.weights.encode() not in about.read_bytes():
+                shutil.rmtree(about.parent, ignore_errors=True)
 
     def work(self, cell_id: str) -> Path:
         return self.folder / "work" / cell_id

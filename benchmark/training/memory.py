@@ -22,7 +22,8 @@ from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Needs
 from kdbench.methods.refusal import Refusal
 
-AT_ONCE = 64  # images that the teacher is asked about: always as many, for the last bits may depend on it
+AT_ONCE = 64  # images that the teacher is asked about; on a GPU always as many, for the last bits may depend on it
+PORTION = 16  # on a CPU any multiple of this gives the same bits
 TINY = 2.0**-24  # the smallest number above zero that fp16 has
 GIGABYTE = 10**9
 
@@ -34,10 +35,9 @@ class RememberingTeacher:
 
     def __init__(self, teacher: Chain, needs: Needs, views: int, folder: Path) -> None:
         self.teacher = frozen(teacher)
-        widths = {"logits": teacher.classes} | (
-            {"embedding": teacher.embedding_width} if needs.teacher_embedding else {}
-        )
-        self.answers = {name: Rows(folder / f"{name}.fp16", views, width) for name, width in widths.items()}
+        self.answers = {"logits": Rows(folder / "logits.fp16", views, teacher.classes)}
+        if needs.teacher_embedding:
+            self.answers["embedding"] = Rows(folder / "embedding.fp16", views, teacher.embedding_width)
         self.looked_up = self.seen = 0  # images, in the main phase
 
     def __call__(self, batch: Batch) -> Trace:
@@ -59,8 +59,8 @@ class RememberingTeacher:
     @torch.no_grad()
     def ask(self, images: Tensor) -> dict[str, Tensor]:
         """What the teacher says of some images, a few of them repeated where they do not fill a batch."""
-        count = len(images)
-        filled = images[torch.arange(-(-count // AT_ONCE) * AT_ONCE, device=images.device) % count]
+        count, portion = len(images), PORTION if images.device.type == "cpu" else AT_ONCE
+        filled = images[torch.arange(-(-count // portion) * portion, device=images.device) % count]
         traces = [self.teacher.trace(part) for part in filled.split(AT_ONCE)]
         return {name: torch.cat([getattr(trace, name) for trace in traces])[:count] for name in self.answers}
 
