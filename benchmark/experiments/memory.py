@@ -91,7 +91,7 @@ def in_words(memories: Iterable[Outlook]) -> list[str]:
         heard, asked = (sum(getattr(memory, name) for memory in on) for name in ("heard", "asked"))
         everything = sum(memory.everything for memory in on)
         lines.append(
-            f"teachers' memory: {there} there, at most {full}; {heard} epochs of answers for at most {asked:.0f} of "
+            f"teachers' memory: {there} there, at most {full}; {heard} epochs of answers for about {asked:.0f} of "
             f"teacher (all views in advance: {everything})"
         )
     if off := [memory for memory in memories if memory.off]:

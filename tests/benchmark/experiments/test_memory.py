@@ -1,6 +1,7 @@
 """Cells that share a teacher's memory: the same numbers whoever came first, and a plan that says what it spares."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ import msgspec
 import pytest
 import torch
 
+from kdbench.benchmark.experiments import local
 from kdbench.benchmark.experiments import run as run_module
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.launcher import Launcher
 from kdbench.benchmark.experiments.local import run_again
-from kdbench.benchmark.experiments.plan import plan
+from kdbench.benchmark.experiments.plan import Plan, plan
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
@@ -143,6 +146,20 @@ def test_a_record_is_run_anew_in_its_own_manner(
     assert "it comes from another environment" in capsys.readouterr().out
 
 
+def test_the_flag_reaches_whoever_runs(kdbench: Make, write_grid: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    manners = []
+
+    class Spy(Launcher):
+        def launch(self, _: Plan) -> Counter[str]:
+            manners.append([engine.live_teacher for engine in self.engines])
+            return Counter()
+
+    monkeypatch.setattr(local, "Launcher", Spy)
+    write_grid()
+    assert kdbench("run", "grid.yaml").code == kdbench("run", "grid.yaml", "--live-teacher").code == 0
+    assert manners == [[False], [True]]
+
+
 # -- what is said of it -----------------------------------------------------------------------------------------------
 
 
@@ -163,7 +180,7 @@ def test_a_plan_says_what_is_there_and_what_is_spared(make_cell: Make, store: St
     there = of_plan(made)["memories"][0]["there"]
     assert there > 0
     line = (
-        f"teachers' memory: {there / 1e6:.1f} MB there, at most 0.4 MB; 8 epochs of answers for at most 3 of teacher "
+        f"teachers' memory: {there / 1e6:.1f} MB there, at most 0.4 MB; 8 epochs of answers for about 3 of teacher "
         "(all views in advance: 9)"
     )
     assert line in plan_text(made).splitlines()
