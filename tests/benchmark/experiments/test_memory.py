@@ -88,7 +88,7 @@ def test_a_cell_that_was_killed_and_goes_on_ends_with_the_same_bits(make_cell: M
 
 
 def test_a_cell_that_reads_features_asks_live_and_keeps_nothing(make_cell: Make, store: Store) -> None:
-    record, _ = trained(make_cell("attention", teacher="resnet8"), store)
+    record, _ = trained(make_cell("at", teacher="resnet8"), store)
     assert record.cost.remembered == 0
     assert "teacher" not in record.environment.arithmetic
     assert not list((store.folder / "teachers").glob("*.memory"))
@@ -168,12 +168,12 @@ def grid(*cells: Cell) -> Grid:
 
 
 def test_a_plan_says_what_is_there_and_what_is_spared(make_cell: Make, store: Store) -> None:
-    methods = ("kd", "rkd", "attention")
+    methods = ("kd", "rkd", "at")
     cells = [make_cell(method, teacher="resnet8", seed=seed) for method in methods for seed in (0, 1)]
     (memory,) = of_plan(plan(grid(*cells), store))["memories"]
     assert memory["full"] == 300 * 9 * 2 * (10 + 64)  # logits and embeddings of nine views each
     assert memory["there"] == 0
-    assert memory["heard"] == 2 * 2 * 2  # two methods, two seeds, two epochs: attention is not among them
+    assert memory["heard"] == 2 * 2 * 2  # two methods, two seeds, two epochs: at is not among them
     assert memory["asked"] == pytest.approx(9 * (1 - (8 / 9) ** 4), abs=0.05)  # two seeds' epochs, each seen twice
     trained(cells[0], store)
     made = plan(grid(*cells), store)
