@@ -6,11 +6,12 @@ from torch import nn
 from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.methods.method import Needs
 from kdbench.methods.refusal import Refusal
 
 
-def rehearse(cell: Cell) -> None:
-    """The second task, the first in which there is a teacher; refused where it cannot work."""
+def rehearse(cell: Cell) -> Needs:
+    """What the method needs in the second task, the first that has a teacher; refused where it cannot work."""
     assert cell.incremental
     known = data.source(cell.dataset)
     sizes = cell.incremental.sizes(known.classes)
@@ -23,8 +24,9 @@ def rehearse(cell: Cell) -> None:
     facts = cell.training.facts(student.classes, torch.arange(known.train) % student.classes)
     with torch.device("meta"):
         method = methods.create(cell.method, student, before, facts, **cell.params)
-        labels = method.needs().labels
-    if taught and labels:
+        needs = method.needs()
+    if taught and needs.labels:
         raise Refusal(f"{cell.method} reads labels: the network before a task knows nothing of the new ones")
     if method.deployed(student) is not student:
         raise Refusal(f"{cell.method} ships a network of its own: the next task could not go on from it")
+    return needs

@@ -4,7 +4,7 @@ All that a task begins from (the weights, the images kept, what was measured) is
 beside the state of the task's own training: a sequence that was killed at any moment ends with the same bits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,10 +26,8 @@ from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints, State
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import Score, evaluate, shown
-from kdbench.benchmark.training.loop import Epoch, Live, train
+from kdbench.benchmark.training.loop import Epoch, Live, training
 from kdbench.methods.chain import Chain
-
-Watch = Callable[[Live], None] | None
 
 
 @dataclass
@@ -79,18 +77,18 @@ class Sequence:
         self.data = arriving(data, self.order)
         self.tasks = list(tasks(self.asked.sizes(self.known.classes)))
 
-    def run(self, checkpoints: Checkpoints, watch: Watch = None) -> Past:
-        """Train the student task by task, from the last checkpoint if there is one."""
+    def run(self, checkpoints: Checkpoints) -> Generator[Live, None, Past]:
+        """Train the student task by task, a step at a time, from the last checkpoint if there is one."""
         saved = checkpoints.load()
         past, begun = (Past.of(saved["past"]), saved["task"]) if saved else (Past(), None)
         for task in self.tasks[len(past.epochs) :]:
-            past = self.learn(task, past, Within(checkpoints, past, begun), watch)
+            past = yield from self.learn(task, past, Within(checkpoints, past, begun))
             begun = None
             if checkpoints.due():
                 checkpoints.save({"past": asdict(past), "task": begun})
         return past
 
-    def learn(self, task: Task, past: Past, checkpoints: Checkpoints, watch: Watch) -> Past:
+    def learn(self, task: Task, past: Past, checkpoints: Checkpoints) -> Generator[Live, None, Past]:
         """What is past once this task is over too."""
 
         # -- who learns from whom, and on what ------------------------------------------------------------------------
@@ -120,11 +118,11 @@ class Sequence:
             criterion = balanced(data.train.labels, task.seen, engine.device)
 
         # -- the task -------------------------------------------------------------------------------------------------
-        epochs = train(
+        steps = training(
             student, teacher, method, data, cell.training, stream("task", cell.seed, task.number),
-            shared=task.old if teacher else None, criterion=criterion,
-            engine=engine, checkpoints=checkpoints, watch=watch and partial(self.tell, watch, task),
+            shared=task.old if teacher else None, criterion=criterion, engine=engine, checkpoints=checkpoints,
         )  # fmt: skip
+        epochs = yield from self.told(task, steps)
 
         # -- what is left of it ---------------------------------------------------------------------------------------
         if self.asked.alignment and not first:
@@ -155,10 +153,16 @@ class Sequence:
         test = self.data.test[rows].to(self.engine.device)
         return evaluate(student, test, Normalise(self.data, self.engine.device))
 
-    def tell(self, watch: Callable[[Live], None], task: Task, live: Live) -> None:
-        """Epochs are counted over all tasks."""
+    def told(self, task: Task, steps: Generator[Live, None, list[Epoch]]) -> Generator[Live, None, list[Epoch]]:
+        """The steps of one task, its epochs counted over all tasks."""
         name, epochs = f"task {task.number + 1} of {len(self.tasks)}", self.cell.training.epochs
-        if live.phase == "main":
-            watch(replace(live, phase=name, epoch=task.number * epochs + live.epoch, epochs=len(self.tasks) * epochs))
-        else:
-            watch(replace(live, phase=f"{name}, {live.phase}"))
+        while True:
+            try:
+                live = next(steps)
+            except StopIteration as end:
+                return end.value
+            if live.phase == "main":
+                done = task.number * epochs + live.epoch
+                yield replace(live, phase=name, epoch=done, epochs=len(self.tasks) * epochs)
+            else:
+                yield replace(live, phase=f"{name}, {live.phase}")

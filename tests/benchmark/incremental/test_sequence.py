@@ -17,7 +17,7 @@ from kdbench.benchmark.incremental.sequence import Past, Sequence
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
-from kdbench.benchmark.training.loop import Live
+from kdbench.benchmark.training.loop import Live, drive
 from kdbench.benchmark.training.recipe import Recipe
 
 CPU = Engine(torch.device("cpu"))
@@ -48,7 +48,7 @@ def once(cell: Cell, folder: Path, every: float = 30, watch: Callable[[Live], No
 
 def learned(cell: Cell, folder: Path) -> tuple[Sequence, Past]:
     made = Sequence(cell, load("digits", Path()), CPU)
-    return made, made.run(Checkpoints(folder))
+    return made, drive(made.run(Checkpoints(folder)))
 
 
 # -- what a record says -----------------------------------------------------------------------------------------------
@@ -96,12 +96,12 @@ def test_a_task_is_trained_on_its_classes_and_what_was_kept(
 ) -> None:
     seen = []
 
-    def train(student: Any, teacher: Any, method: Any, data: Any, *rest: Any, **how: Any) -> Any:
+    def training(student: Any, teacher: Any, method: Any, data: Any, *rest: Any, **how: Any) -> Any:
         seen.append((teacher, data, how["shared"]))
         return real(student, teacher, method, data, *rest, **how)
 
-    real = sequence.train
-    monkeypatch.setattr(sequence, "train", train)
+    real = sequence.training
+    monkeypatch.setattr(sequence, "training", training)
     made, _ = learned(make("kd", LWF, **asked), tmp_path)
     assert [shared for _, _, shared in seen] == [None, 2, 4, 6, 8]
     for task, (teacher, data, _) in zip(made.tasks, seen, strict=True):
@@ -126,7 +126,7 @@ def test_a_full_classifier_trains_the_rows_of_its_classes_alone(make: Make, tmp_
     assert past.weights["fc.weight"].shape[0] == 10
     torch.manual_seed(sequence.stream("student", 0, 0))
     start = sequence.networks.build("resnet8x0.25", 10, (1, 8, 8)).state_dict()
-    first = made.learn(made.tasks[0], Past(), sequence.Within(Checkpoints(tmp_path / "other"), Past(), None), None)
+    first = drive(made.learn(made.tasks[0], Past(), sequence.Within(Checkpoints(tmp_path / "other"), Past(), None)))
     decayed = first.weights["fc.bias"] / start["fc.bias"]
     assert torch.allclose(decayed[6:], decayed[6:].mean()) and not torch.allclose(decayed[:6], decayed[6:].mean())
 
@@ -160,15 +160,15 @@ def test_a_sequence_that_was_killed_between_two_tasks_ends_with_the_same_bits(
     undisturbed = once(cell, tmp_path / "whole")
     calls = 0
 
-    def train(*what: Any, **how: Any) -> Any:
+    def training(*what: Any, **how: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise Stopped
         return real(*what, **how)
 
-    real = sequence.train
-    monkeypatch.setattr(sequence, "train", train)
+    real = sequence.training
+    monkeypatch.setattr(sequence, "training", training)
     with pytest.raises(Stopped):
         once(cell, tmp_path / "cut", every=0)
     resumed = once(cell, tmp_path / "cut")
