@@ -41,7 +41,7 @@ def store(tmp_path: Path, make_cell: Make) -> Store:
 
 def trained(cell: Cell, store: Store, engine: Engine = CPU, **how: Any) -> tuple[Record, bytes | None]:
     folder = how.pop("folder", store.folder / f"scratch{len(list(store.folder.glob('scratch*')))}")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return run(cell, store, engine, Path(), Checkpoints(folder, how.pop("every", 30)), **how)
 
 
