@@ -130,7 +130,7 @@ def test_whatever_changes_an_answer_has_a_memory_of_its_own(
             monkeypatch.setattr(Engine, "environment", lambda self: {"device": "another"})
     monkeypatch.setattr(run_module, "load_data", lambda *_: data)
     record, _ = trained(msgspec.structs.replace(kd, recipe=recipe, teacher=kd.teacher), store)
-    assert record.cost.remembered < 0.5
+    assert record.cost.remembered <= 0.5  # with a single view an image, all of the second epoch
     assert len(list(store.memories(kd.teacher.id).iterdir())) == 2
 
 
