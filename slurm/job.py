@@ -15,9 +15,10 @@ from submitit.helpers import DelayedSubmission
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.agenda import ASK_AGAIN
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.crew import Interrupted
 from kdbench.benchmark.experiments.lease import PATIENCE
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.worker import Interrupted, Worker
+from kdbench.benchmark.experiments.worker import Worker
 from kdbench.benchmark.training.engine import Engine
 from kdbench.slurm.snapshot import WITHIN
 

@@ -73,6 +73,7 @@ class Draw:
     step: int
     index: Tensor
     view: Tensor
+    sizes: tuple[int, ...] = ()  # of the shares of all ranks, where this is one of several
 
 
 def draws(train: Images, views: int, batch: int, *seed: int | str, start: int = 0) -> Iterator[Draw]:

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -41,14 +41,15 @@ class Desk:
     process: BaseProcess
     pipe: Connection
     cell: Cell | None = None
+    others: Sequence[int] = ()  # the places that it has taken for the other ranks of its cell
 
-    def give(self, cell: Cell, needs_weights: bool) -> None:
-        self.cell = cell
+    def give(self, cell: Cell, needs_weights: bool, others: Sequence[int], engines: Sequence[Engine]) -> None:
+        self.cell, self.others = cell, others
         with contextlib.suppress(OSError):  # it has just died: reading from its pipe will say so
-            self.pipe.send((cell, needs_weights))
+            self.pipe.send((cell, needs_weights, [engines[place] for place in others]))
 
     def take(self) -> Cell:
-        cell, self.cell = self.cell, None
+        cell, self.cell, self.others = self.cell, None, ()
         assert cell is not None
         return cell
 
@@ -58,7 +59,7 @@ class Launcher:
         self.store, self.data_folder, self.board = store, data_folder, board
         self.context = multiprocessing.get_context("spawn")
         self.threads = max(1, torch.get_num_threads() // workers)
-        self.engines = _engines(workers)
+        self.engines = engines(workers)
         self.desks: dict[int, Desk] = {}  # by the engine's place: a worker is started when there is a cell for it
         self.outcomes: Counter[str] = Counter()
 
@@ -71,11 +72,13 @@ class Launcher:
             while len(agenda):
                 for cell in agenda.blocked():
                     self._over(cell, "blocked", "its teacher is not there")
-                for place in range(len(self.engines)):
-                    if self._free(place) and (fresh := agenda.next()):
-                        self._desk(place).give(fresh, needs_weights=fresh.id in self.teachers)
+                while (free := self._free()) and (fresh := agenda.next(len(free))):
+                    place, *others = free[: fresh.world]
+                    self._desk(place).give(fresh, fresh.id in self.teachers, others, self.engines)
                 for place, desk in self._heard():
                     if outcome := self._listen(place, desk):
+                        if desk.others:
+                            self._dismiss(place)
                         self._settle(agenda, desk.take(), outcome)
         finally:
             self._close()
@@ -97,8 +100,16 @@ class Launcher:
         self.outcomes[outcome] += 1
         self.board.over(cell, outcome, reason)
 
-    def _free(self, place: int) -> bool:
-        return place not in self.desks or self.desks[place].cell is None
+    def _free(self) -> list[int]:
+        taken = {place for at, desk in self.desks.items() if desk.cell for place in (at, *desk.others)}
+        return [place for place in range(len(self.engines)) if place not in taken]
+
+    def _dismiss(self, place: int) -> None:
+        """A process that was one of several ranks is none to go on with."""
+        if desk := self.desks.pop(place, None):
+            desk.process.kill()
+            desk.process.join()
+            desk.pipe.close()
 
     def _desk(self, place: int) -> Desk:
         if place not in self.desks:
@@ -174,7 +185,7 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _engines(workers: int) -> list[Engine]:
+def engines(workers: int) -> list[Engine]:
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         return [Engine(torch.device("cuda", i % count)) for i in range(workers)]

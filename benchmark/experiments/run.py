@@ -29,6 +29,7 @@ from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Epoch, Live, train
+from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 
@@ -40,8 +41,9 @@ def run(
     store: Store,
     engine: Engine,
     data_folder: Path,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     watch: Callable[[Live], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Record, bytes | None]:
     """Train the cell's student, from its last checkpoint if there is one, and say what came of it; with the weights of
     one that may teach."""
@@ -67,7 +69,7 @@ def run(
     with PeakMemory(engine) as memory:
         history = train(
             student, teacher, method, dataset, cell.training, cell.seed,
-            engine=engine, checkpoints=checkpoints, watch=watch,
+            engine=engine, checkpoints=checkpoints, watch=watch, ranks=ranks,
         )  # fmt: skip
 
     shipped = method.deployed(student).cpu()

@@ -17,6 +17,7 @@ import torch
 
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.crew import Interrupted, crew, describe
 from kdbench.benchmark.experiments.environment import environment, now
 from kdbench.benchmark.experiments.lease import BEAT, Lease
 from kdbench.benchmark.experiments.record import Failure, Record
@@ -25,13 +26,10 @@ from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
+from kdbench.benchmark.training.ranks import ALONE
 
 GRACE = 60.0  # seconds that a worker is given to write a last checkpoint
 Outcome = Literal["finished", "failed", "elsewhere"]
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop; its last checkpoint has just been written."""
 
 
 class Lost(Exception):
@@ -54,6 +52,7 @@ class Worker:
     def __init__(self, store: Store, engine: Engine, data_folder: Path) -> None:
         self.store, self.engine, self.data_folder = store, engine, data_folder
         self.stop = threading.Event()
+        self.ranks = ALONE  # or this is the first of several
 
     def work(self, cell: Cell, needs_weights: bool = False, tell: Any = None) -> Outcome:
         """``needs_weights``: a finished teacher whose weights are gone is run again."""
@@ -78,19 +77,22 @@ class Worker:
 
         def watch(live: Live) -> None:
             pulse.live = live
-            if pulse.lost:
-                raise Lost
+            lost = pulse.lost
+            written = self.stop.is_set() and checkpoints.every == 0
+            if self.ranks.told(lost or written):
+                raise Lost if lost else Interrupted
             if self.stop.is_set():
-                if checkpoints.every > 0:
-                    checkpoints.every = 0.0  # one is due now; the next look finds it written
-                else:
-                    raise Interrupted
+                checkpoints.every = 0.0  # one is due now; the next look finds it written
 
         result: tuple[Record, bytes | None] | Failure
         try:
-            result = run(cell, self.store, self.engine, self.data_folder, checkpoints, watch)
+            self.ranks.given(cell)
+            result = run(cell, self.store, self.engine, self.data_folder, checkpoints, watch, self.ranks)
         except Exception as error:
-            result = failure(cell, describe(error), traceback.format_exc(), self.engine)
+            if self.ranks.world > 1 and self.stop.is_set():  # others were ended before they could be told
+                raise Interrupted from error
+            why = self.ranks.trouble() or describe(error)
+            result = failure(cell, why, traceback.format_exc(), self.engine)
         if not lease.holds():  # whoever has taken over will write the same
             return "elsewhere"
         if isinstance(result, Failure):
@@ -149,14 +151,6 @@ class Pulse:
         return Status(live.phase, live.epoch, live.epochs, share, left)
 
 
-def describe(error: BaseException) -> str:
-    """One line that says what went wrong."""
-    text = " ".join(str(error).split())
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-        return f"ran out of memory: {text[:300]}"
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
 def failure(cell: Cell, error: str, trace: str, engine: Engine | None) -> Failure:
     where = environment(engine) if engine else None
     return Failure(id=cell.id, cell=cell, error=error, traceback=trace, environment=where, failed=now())
@@ -182,8 +176,9 @@ def main(
     with contextlib.suppress(EOFError, ConnectionResetError, Interrupted):
         while not worker.stop.is_set():
             if launcher.poll(0.2):
-                cell, needs_weights = launcher.recv()
-                outcome = worker.work(cell, needs_weights, tell=lambda status: say("live", status))
+                cell, needs_weights, others = launcher.recv()
+                with crew(engine, others, results, data_folder, files) as worker.ranks:
+                    outcome = worker.work(cell, needs_weights, tell=lambda status: say("live", status))
                 say("outcome", outcome)
 
 
