@@ -71,9 +71,9 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
         home = folder(store) / submission.name
         keep(submission, store)  # before the first job is in the queue, so that none is there unknown
         snapshot.freeze(home / "code.zip")
-        numbers: list[str] = []
+        data, numbers = data.resolve(), []
         for number, array in enumerate(parts):
-            jobs = [Job(job.cells, store.folder, data.resolve(), teachers=array.teachers) for job in array.jobs]
+            jobs = [Job(job.cells, store.folder, data, site.scratch, teachers=array.teachers) for job in array.jobs]
             parameters = _parameters(submission, number, array, site, home, numbers)
             numbers.append(_send(jobs, home / str(number), parameters, site.python))
     finally:
@@ -117,9 +117,10 @@ def _laned(
     jobs: Sequence[Bundle], site: Site, longest: int, *, teachers: bool, start: int, after: list[int],
     after_jobs: list[str],
 ) -> list[Array]:  # fmt: skip
-    """Arrays no longer than the cluster allows. They share what may run at once: side by side in lanes, and where there
-    are more arrays than that, one behind the other in each lane."""
-    chunks = [list(jobs[i : i + longest]) for i in range(0, len(jobs), longest)]
+    """Arrays of jobs that have one number of tasks, no longer than the cluster allows. They share what may run at once:
+    side by side in lanes, and where there are more arrays than that, one behind the other in each lane."""
+    alike = [[job for job in jobs if job.world == world] for world in sorted({job.world for job in jobs})]
+    chunks = [part[i : i + longest] for part in alike for i in range(0, len(part), longest)]
     lanes = min(len(chunks), site.at_once)
     arrays = []
     for place, chunk in enumerate(chunks):
@@ -154,7 +155,8 @@ def check(site: Site, store: Store) -> None:
 def _parameters(
     submission: Submission, number: int, array: Array, site: Site, home: Path, numbers: Sequence[str]
 ) -> dict[str, Any]:
-    asked = site.parameters(submission.array(number), max(job.minutes for job in array.jobs))
+    longest = max(job.minutes for job in array.jobs)
+    asked = site.parameters(submission.array(number), longest, array.jobs[0].world)
     asked["array_parallelism"] = array.at_once
     asked["setup"] = setup(site, home / "code.zip")
     asked["teardown"] = teardown(home / str(number))
@@ -170,7 +172,7 @@ def setup(site: Site, code: Path) -> list[str]:
         'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
         *site.setup,
-        f"export {CODE}=$(mktemp -d)",
+        f'export {CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX)',
         f"trap 'rm -rf \"${CODE}\"' EXIT",
         f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',
@@ -184,7 +186,7 @@ def teardown(where: Path) -> list[str]:
     return [
         "code=$?",
         f'if [ $code = {AGAIN} ]; then scontrol requeue "$JOB"; fi',
-        f"if [ -e {pickle}_0_result.pkl ]; then rm -f {pickle}_submitted.pkl {pickle}_0_result.pkl; fi",
+        f"if [ -e {pickle}_0_result.pkl ]; then rm -f {pickle}_submitted.pkl {pickle}_*_result.pkl; fi",
         "exit $code",
     ]
 

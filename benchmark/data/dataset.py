@@ -86,6 +86,7 @@ class Source:
     train: int
     test: int
     read: Callable[[Path], Dataset]
+    files: tuple[str, ...] = ()  # in that folder, as patterns; the first that is found is all that is read
 
 
 DATASETS: Registry[Source] = Registry("data set")

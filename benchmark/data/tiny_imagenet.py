@@ -75,4 +75,4 @@ def _split(files: Labelled, part: str) -> Split:
     return Split(torch.from_numpy(images), torch.tensor([label for _, label in files]))
 
 
-DATASETS.register(NAME)(Source(200, (3, SIDE, SIDE), 100_000, 10_000, read))
+DATASETS.register(NAME)(Source(200, (3, SIDE, SIDE), 100_000, 10_000, read, files=(f"{NAME}.npz", FOLDER)))

@@ -98,4 +98,13 @@ def _images(data: Any) -> Tensor:
 
 
 for _name, _kept in KEPT.items():
-    DATASETS.register(_name)(Source(_kept.classes, _kept.image, _kept.train, _kept.test, partial(read, name=_name)))
+    DATASETS.register(_name)(
+        Source(
+            _kept.classes,
+            _kept.image,
+            _kept.train,
+            _kept.test,
+            partial(read, name=_name),
+            files=(f"{_name}.npz", _kept.files),
+        )
+    )

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdbench.methods.chain import Chain, Trace
@@ -76,6 +76,24 @@ def whole_batch(batch: Batch, sizes: Sequence[int]) -> Batch:
 
 
 def gathered(value: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The rows of all ranks, in the order of the whole batch; they travel in parcels of one size."""
-    parcel = F.pad(value, [0, 0] * (value.ndim - 1) + [0, max(sizes) - len(value)])
-    return torch.cat([rows[:size] for rows, size in zip(all_gather(parcel), sizes, strict=True)])
+    """The rows of all ranks, in the order of the whole batch."""
+    gathered: Tensor = Gather.apply(value, sizes)
+    return gathered
+
+
+class Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, sizes: Sequence[int]) -> Tensor:
+        ctx.sizes, ctx.rows = sizes, len(value)
+        # Parcels travel in one size.
+        parcel = F.pad(value, [0, 0] * (value.ndim - 1) + [0, max(sizes) - len(value)]).contiguous()
+        parcels = [torch.empty_like(parcel) for _ in sizes]
+        dist.all_gather(parcels, parcel)
+        return torch.cat([rows[:size] for rows, size in zip(parcels, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        mine = gradient.split(ctx.sizes)[dist.get_rank()]
+        return F.pad(mine, [0, 0] * (mine.ndim - 1) + [0, ctx.rows - len(mine)]), None

@@ -3,28 +3,22 @@
 Run as a script, this file is one of the ranks.
 """
 
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench import methods
 from kdbench.benchmark.data import Dataset, load
-from kdbench.benchmark.data.views import Draw
 from kdbench.benchmark.experiments.run import shown
 from kdbench.benchmark.networks import build
-from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
-from kdbench.benchmark.training.loop import Live, train
-from kdbench.benchmark.training.ranks import ALONE, Ranks
+from kdbench.benchmark.training.loop import train
+from kdbench.benchmark.training.ranks import Ranks
 from kdbench.benchmark.training.recipe import Recipe
 
 WORLD = 2
