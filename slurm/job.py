@@ -33,9 +33,7 @@ AGAIN = 75  # the exit code that asks the batch script to put the job back into 
 class Job:
     """Small enough to be pickled: it says what is to be done, in plain text."""
 
-    def __init__(
-        self, cells: Sequence[Cell], results: Path, data: Path, scratch: str | None, *, teachers: bool
-    ) -> None:
+    def __init__(self, cells: Sequence[Cell], results: Path, data: Path, scratch: str | None, teachers: bool) -> None:
         self.cells = msgspec.json.encode(list(cells))
         self.results, self.data = str(results), str(data)
         self.files = [file.name for file in extensions.files()]

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from kdbench.slurm.bundles import Bundle, bundles
 from kdbench.slurm.job import AGAIN, CODE, Job
 from kdbench.slurm.site import Site
 from kdbench.slurm.submission import Submission, folder, keep, waiting
+
+DEAF = 128 + signal.SIGUSR2  # srun's exit code where the warning of the end has killed what it ran
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,10 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
         home = folder(store) / submission.name
         keep(submission, store)  # before the first job is in the queue, so that none is there unknown
         snapshot.freeze(home / "code.zip")
-        data, numbers = data.resolve(), []
+        data = data.resolve()
+        numbers: list[str] = []
         for number, array in enumerate(parts):
-            jobs = [Job(job.cells, store.folder, data, site.scratch, teachers=array.teachers) for job in array.jobs]
+            jobs = [Job(job.cells, store.folder, data, site.scratch, array.teachers) for job in array.jobs]
             parameters = _parameters(submission, number, array, site, home, numbers)
             numbers.append(_send(jobs, home / str(number), parameters, site.python))
     finally:
@@ -180,12 +184,12 @@ def setup(site: Site, code: Path) -> list[str]:
 
 
 def teardown(where: Path) -> list[str]:
-    """Shell lines: back into the queue if Python asks for it, and no pickles of a job that is over. A result says that;
-    that srun ended well does not: it does when it is told to end."""
+    """Shell lines: back into the queue if Python asks for it, or was warned of the end before it could hear it; and no
+    pickles of a job that is over. A result says that; that srun ended well does not: it does when it is told to end."""
     pickle = shlex.quote(str(where)) + '/"$JOB"'
     return [
         "code=$?",
-        f'if [ $code = {AGAIN} ]; then scontrol requeue "$JOB"; fi',
+        f'if [ $code = {AGAIN} ] || [ $code = {DEAF} ]; then scontrol requeue "$JOB"; fi',
         f"if [ -e {pickle}_0_result.pkl ]; then rm -f {pickle}_submitted.pkl {pickle}_*_result.pkl; fi",
         "exit $code",
     ]

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdbench.benchmark.data.dataset import source
+from kdbench.benchmark.data.dataset import HELD_OUT, source
 
 ARCHIVE = ".tar"  # of a folder, as `tar -cf imagenet.tar imagenet` makes it: one file is read faster than a million
 
@@ -27,7 +27,7 @@ def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
     try:
         home = scratch / f"kdbench-{os.getuid()}"
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = home / f"{name.replace(':', '-')}-{digest}"
+        place = home / f"{name.removesuffix(HELD_OUT)}-{digest}"
         with (home / f"{place.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go of by whoever is killed
             if place.exists():

@@ -116,7 +116,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
         teacher_recipe, teacher_protocol = _recipe(document, sheet.teacher_recipe, "$.teacher_recipe")
     for batch in (recipe.batch, teacher_recipe.batch):
         if batch % sheet.world:
-            raise document.refusal("$.world", f"world must divide the recipe's batch, got {sheet.world} and {batch}")
+            raise document.refusal("$.world", f"must divide the recipe's batch, got {sheet.world} and {batch}")
     seeds = _seeds(document, sheet.seeds, "$.seeds")
     teacher_seeds = _seeds(document, sheet.teacher_seeds, "$.teacher_seeds")
     count = len(datasets) * len(pairs) * len(methods) * len(seeds) * len(teacher_seeds)
