@@ -18,7 +18,8 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a job asks for. One job is one worker with its GPUs: it runs one cell after the other."""
+    """What a job asks for. One job is one worker with its GPUs: it runs one cell after the other. A cell of world N
+    has a job of N such workers, on one node."""
 
     about: str = ""
     partition: str | None = None

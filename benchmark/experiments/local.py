@@ -23,7 +23,6 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import duration, plan_text, time_left
 from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.training.checkpoint import Checkpoints
-from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
 from kdbench.methods.refusal import Refusal
 
@@ -84,12 +83,13 @@ def run_again(file: Path, results: Path, data_folder: Path) -> int:
     except OSError as error:
         raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
     record, cell = _record_or_cell(content, file)
-    store, engine = Store(results), Engine.best()
+    store = Store(results)
+    engine, *others = engines(_places(cell.id, None, cell.world))[: cell.world]
     if record:  # how sums are split over threads changes the last bits
         torch.set_num_threads(min(record.environment.arithmetic.get("threads", 1), torch.get_num_threads()))
     with (
         tempfile.TemporaryDirectory() as scratch,
-        crew(engine, engines(cell.world)[1:], results, data_folder, extensions.files()) as ranks,
+        crew(engine, others, results, data_folder, extensions.files()) as ranks,
     ):
 
         def watch(_: Live) -> None:
