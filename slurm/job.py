@@ -33,11 +33,21 @@ AGAIN = 75  # the exit code that asks the batch script to put the job back into 
 class Job:
     """Small enough to be pickled: it says what is to be done, in plain text."""
 
-    def __init__(self, cells: Sequence[Cell], results: Path, data: Path, scratch: str | None, teachers: bool) -> None:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        results: Path,
+        data: Path,
+        scratch: str | None = None,
+        *,
+        teachers: bool,
+        live_teacher: bool = False,
+    ) -> None:
         self.cells = msgspec.json.encode(list(cells))
-        self.results, self.data = str(results), str(data)
+        self.results, self.data, self.scratch = str(results), str(data), scratch
         self.files = [file.name for file in extensions.files()]
-        self.teachers, self.scratch, self.world = teachers, scratch, cells[0].world
+        self.teachers, self.live_teacher = teachers, live_teacher
+        self.world = max((cell.world for cell in cells), default=1)
 
     def __call__(self) -> dict[str, str]:
         """What became of each cell. None stops another; a cell that another job runs is left to it."""
@@ -74,7 +84,7 @@ class Job:
 
     def _ranks(self) -> tuple[Engine, Ranks]:
         """This task's device, and its place among the tasks of the job."""
-        engine = Engine.best()
+        engine = replace(Engine.best(), live_teacher=self.live_teacher)
         if self.world == 1:
             return engine, ALONE
         rank = submitit.JobEnvironment().global_rank

@@ -42,9 +42,13 @@ def follow(ranks: Ranks, store: Store, engine: Engine, data_folder: Path) -> Non
 def describe(error: BaseException) -> str:
     """One line that says what went wrong."""
     text = " ".join(str(error).split())
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+    if out_of_memory(error):
         return f"ran out of memory: {text[:300]}"
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,6 +24,8 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import GRACE, Status
 from kdbench.benchmark.training.engine import Engine
 
+TOGETHER = 4  # cells of one pair that take turns in a process, and ask the teacher once
+
 
 class Board(Protocol):
     """Who is told how a run goes on."""
@@ -36,30 +38,25 @@ class Board(Protocol):
 
 @dataclass
 class Desk:
-    """A worker process, the launcher's end of its pipe, and the cell that it has."""
+    """A worker process, the launcher's end of its pipe, and the cells that it has."""
 
     process: BaseProcess
     pipe: Connection
-    cell: Cell | None = None
+    cells: list[Cell] = field(default_factory=list)
     others: Sequence[int] = ()  # the places that it has taken for the other ranks of its cell
 
-    def give(self, cell: Cell, needs_weights: bool, others: Sequence[int], engines: Sequence[Engine]) -> None:
-        self.cell, self.others = cell, others
+    def give(self, cells: list[Cell], needs_weights: bool, others: Sequence[int], engines: Sequence[Engine]) -> None:
+        self.cells, self.others = cells, others
         with contextlib.suppress(OSError):  # it has just died: reading from its pipe will say so
-            self.pipe.send((cell, needs_weights, [engines[place] for place in others]))
-
-    def take(self) -> Cell:
-        cell, self.cell, self.others = self.cell, None, ()
-        assert cell is not None
-        return cell
+            self.pipe.send((cells, needs_weights, [engines[place] for place in others]))
 
 
 class Launcher:
-    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board) -> None:
+    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board, live_teacher: bool = False) -> None:
         self.store, self.data_folder, self.board = store, data_folder, board
         self.context = multiprocessing.get_context("spawn")
         self.threads = max(1, torch.get_num_threads() // workers)
-        self.engines = engines(workers)
+        self.engines = [replace(engine, live_teacher=live_teacher) for engine in engines(workers)]
         self.desks: dict[int, Desk] = {}  # by the engine's place: a worker is started when there is a cell for it
         self.outcomes: Counter[str] = Counter()
 
@@ -74,12 +71,15 @@ class Launcher:
                     self._over(cell, "blocked", "its teacher is not there")
                 while (free := self._free()) and (fresh := agenda.next(len(free))):
                     place, *others = free[: fresh.world]
-                    self._desk(place).give(fresh, fresh.id in self.teachers, others, self.engines)
+                    most = min(TOGETHER - 1, len(agenda.waiting) // len(self.engines))  # a desk for everyone first
+                    cells = [fresh, *agenda.beside(fresh, most)]
+                    self._desk(place).give(cells, fresh.id in self.teachers, others, self.engines)
                 for place, desk in self._heard():
-                    if outcome := self._listen(place, desk):
+                    for cell, outcome in self._listen(place, desk):
+                        desk.cells.remove(cell)
                         if desk.others:
                             self._dismiss(place)
-                        self._settle(agenda, desk.take(), outcome)
+                        self._settle(agenda, cell, outcome)
         finally:
             self._close()
             self.store.tidy()
@@ -91,6 +91,8 @@ class Launcher:
         elif outcome == "finished":
             agenda.finished(cell)
             self._over(cell, outcome, "")
+        elif outcome == "alone":
+            agenda.alone(cell)
         else:
             agenda.failed(cell)
             failure = self.store.failure(cell.id)
@@ -101,15 +103,15 @@ class Launcher:
         self.board.over(cell, outcome, reason)
 
     def _free(self) -> list[int]:
-        taken = {place for at, desk in self.desks.items() if desk.cell for place in (at, *desk.others)}
+        taken = {place for at, desk in self.desks.items() if desk.cells for place in (at, *desk.others)}
         return [place for place in range(len(self.engines)) if place not in taken]
 
     def _dismiss(self, place: int) -> None:
         """A process that was one of several ranks is none to go on with."""
         if desk := self.desks.pop(place, None):
-            desk.process.kill()
-            desk.process.join()
             desk.pipe.close()
+            desk.process.join(GRACE)
+            desk.process.kill()
 
     def _desk(self, place: int) -> Desk:
         if place not in self.desks:
@@ -127,36 +129,37 @@ class Launcher:
         pipes = wait([desk.pipe for desk in self.desks.values()], timeout=0.5)
         return [(place, desk) for place, desk in self.desks.items() if desk.pipe in pipes]
 
-    def _listen(self, place: int, desk: Desk) -> str | None:
-        """One message: the outcome of the desk's cell, or None while it goes on."""
+    def _listen(self, place: int, desk: Desk) -> list[tuple[Cell, str]]:
+        """One message: what became of a cell, or nothing while all go on."""
         try:
             kind, what = desk.pipe.recv()
         except (EOFError, OSError):  # its end is closed, perhaps in the middle of a message
             del self.desks[place]
             return self._died(desk)
-        if kind == "live" and desk.cell:
-            self.board.live(desk.cell, what)
+        if kind == "live":
+            self.board.live(*what)
         elif kind == "warning":
             self.board.warn(what)
-        return what if kind == "outcome" else None
+        return [what] if kind == "outcome" else []
 
-    def _died(self, desk: Desk) -> str | None:
+    def _died(self, desk: Desk) -> list[tuple[Cell, str]]:
         """A worker that was killed takes its cell with it, and nothing else: another one will take its place."""
         desk.pipe.close()
         desk.process.join()
         code = desk.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         hint = ": out of memory?" if code == -signal.SIGKILL else ""
-        if desk.cell is None:
-            return None
-        self.store.fail(worker.failure(desk.cell, f"its process died ({how}{hint})", "", None))
-        return "failed"
+        if len(desk.cells) > 1:
+            return [(cell, "alone") for cell in desk.cells]
+        for cell in desk.cells:
+            self.store.fail(worker.failure(cell, f"its process died ({how}{hint})", "", None))
+        return [(cell, "failed") for cell in desk.cells]
 
     def _close(self) -> None:
         """Workers at rest see the end of their pipe; those at work write a checkpoint first."""
         desks = list(self.desks.values())
         for desk in desks:
-            if desk.cell and desk.process.is_alive():
+            if desk.cells and desk.process.is_alive():
                 desk.process.terminate()
             else:
                 desk.pipe.close()

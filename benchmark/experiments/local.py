@@ -3,6 +3,7 @@
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from kdbench.benchmark import data, extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import crew
-from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.launcher import Launcher, engines
 from kdbench.benchmark.experiments.plan import State, plan
@@ -27,7 +27,9 @@ from kdbench.benchmark.training.loop import Live
 from kdbench.methods.refusal import Refusal
 
 
-def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, retry_failed: bool) -> int:
+def run_grid(
+    name: str, results: Path, data_folder: Path, workers: int | None, live_teacher: bool, retry_failed: bool
+) -> int:
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
@@ -51,7 +53,7 @@ def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, r
 
     print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
     with Bars() as bars:
-        outcomes = Launcher(store, data_folder, workers, bars).launch(made)
+        outcomes = Launcher(store, data_folder, workers, bars, live_teacher).launch(made)
     _warn(store)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
@@ -76,17 +78,20 @@ def _warn(store: Store) -> None:
     store.troubles.clear()
 
 
-def run_again(file: Path, results: Path, data_folder: Path) -> int:
-    """Run a record's cell anew and say whether it gives the same bits; its teacher must be there."""
+def run_again(file: Path, results: Path, data_folder: Path, live_teacher: bool = False) -> int:
+    """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits;
+    its teacher must be there."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
     record, cell = _record_or_cell(content, file)
     store = Store(results)
-    engine, *others = engines(_places(cell.id, None, cell.world))[: cell.world]
+    places = engines(_places(cell.id, None, cell.world))[: cell.world]
     if record:  # how sums are split over threads changes the last bits
         torch.set_num_threads(min(record.environment.arithmetic.get("threads", 1), torch.get_num_threads()))
+        live_teacher |= record.environment.arithmetic.get("teacher") != "remembered"
+    engine, *others = (replace(engine, live_teacher=live_teacher) for engine in places)
     with (
         tempfile.TemporaryDirectory() as scratch,
         crew(engine, others, results, data_folder, extensions.files()) as ranks,
@@ -101,11 +106,10 @@ def run_again(file: Path, results: Path, data_folder: Path) -> int:
     if record is None:
         store.finish(fresh, weights)
         return 0
-    here = environment(engine).key
     if same_bits(fresh.result, record.result):
         print("The same bits as the record.")
         return 0
-    if here != record.environment.key:
+    if fresh.environment.key != record.environment.key:
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")
         return 0
     print(f"Other bits than the record ({record.result.top1:.2f}), in the same environment.")

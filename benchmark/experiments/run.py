@@ -4,7 +4,7 @@ import hashlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,17 +23,22 @@ from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.memory import listening
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
-from kdbench.benchmark.training.loop import Epoch, Live, train
+from kdbench.benchmark.training.loop import Epoch, Live, drive, training
 from kdbench.benchmark.training.ranks import ALONE, Ranks
+from kdbench.benchmark.training.teacher import Answers
+from kdbench.benchmark.training.together import Together
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 
 load_data = lru_cache(maxsize=2)(data.load)
+Ran = tuple[Record, bytes | None]  # with the weights of one that may teach
+Running = Generator[Live, None, Ran]
 
 
 def run(
@@ -44,9 +49,22 @@ def run(
     checkpoints: Checkpoints | None,
     watch: Callable[[Live], None] | None = None,
     ranks: Ranks = ALONE,
-) -> tuple[Record, bytes | None]:
-    """Train the cell's student, from its last checkpoint if there is one, and say what came of it; with the weights of
-    one that may teach."""
+) -> Ran:
+    """All of a ``running`` without a pause; ``watch`` is told of every step."""
+    return drive(running(cell, store, engine, data_folder, checkpoints, ranks=ranks), watch)
+
+
+def running(
+    cell: Cell,
+    store: Store,
+    engine: Engine,
+    data_folder: Path,
+    checkpoints: Checkpoints | None,
+    together: Together | None = None,
+    ranks: Ranks = ALONE,
+) -> Running:
+    """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
+    ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
@@ -66,10 +84,14 @@ def run(
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
 
-    with PeakMemory(engine) as memory:
-        history = train(
+    memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
+    ask_teacher: Answers | None = memory
+    if memory is None and together and teacher:
+        ask_teacher = together.teacher(teacher, method.needs())
+    with PeakMemory(engine) as space:
+        history = yield from training(
             student, teacher, method, dataset, cell.training, cell.seed,
-            engine=engine, checkpoints=checkpoints, watch=watch, ranks=ranks,
+            engine=engine, checkpoints=checkpoints, ask_teacher=ask_teacher, ranks=ranks,
         )  # fmt: skip
 
     shipped = method.deployed(student).cpu()
@@ -83,12 +105,14 @@ def run(
             wall_seconds=time.perf_counter() - started,
             images_per_second=statistics.median(len(dataset.train) / epoch.seconds for epoch in main),
             epoch_seconds=[round(epoch.seconds, 4) for epoch in main],
-            peak_memory_mb=round(memory.peak / 2**20, 1),
+            peak_memory_mb=round(space.peak / 2**20, 1),
             student_parameters=parameters(student),
             method_parameters=parameters(method) + sum(buffer.numel() for buffer in method.buffers()),
             deployed_parameters=parameters(shipped),
+            together=together.most if together else 1,
+            remembered=round(memory.share, 4) if memory else 0.0,
         ),
-        environment=environment(engine),
+        environment=environment(engine, teacher="remembered") if memory else environment(engine),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 

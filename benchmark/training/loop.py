@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from kdbench.benchmark.training.step import Step
 from kdbench.benchmark.training.teacher import Answers, LiveTeacher, NoTeacher
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Batch, Method, Phase
+
+T = TypeVar("T")
 
 
 class Diverged(ArithmeticError):
@@ -75,7 +77,11 @@ class Live:
 
 def train(*what: Any, watch: Callable[[Live], None] | None = None, **how: Any) -> list[Epoch]:
     """All of a ``training`` without a pause; ``watch`` is told of every step."""
-    steps = training(*what, **how)
+    return drive(training(*what, **how), watch)
+
+
+def drive(steps: Generator[Live, None, T], watch: Callable[[Live], None] | None = None) -> T:
+    """Take all the steps, and return what comes out at the end."""
     while True:
         try:
             live = next(steps)
@@ -171,7 +177,7 @@ def training(
                 if needs.input_grad:
                     images = tuple(image.requires_grad_() for image in images)
                 labels = data.train.labels[draw.index]
-                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.view)
+                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.number)
 
                 terms = together(batch, ask_teacher(batch), phase.task, draw.sizes)
                 step.zero_grad(set_to_none=True)

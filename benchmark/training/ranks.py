@@ -57,7 +57,8 @@ class Ranks:
                 rows = torch.arange(len(draw.index)).tensor_split(self.world)
                 mine = rows[self.rank] if len(rows[self.rank]) else rows[0][:1]
                 sizes = tuple(len(part) for part in rows)
-                yield replace(draw, index=draw.index[mine], view=draw.view[mine], sizes=sizes)
+                seen = {name: getattr(draw, name)[mine] for name in ("index", "view", "number")}
+                yield replace(draw, **seen, sizes=sizes)
 
     def part(self, images: Images) -> Images:
         if self.world == 1:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Method
 
 
@@ -64,7 +64,7 @@ def whole(trace: Trace, sizes: Sequence[int]) -> Trace:
     loss: the mean over ranks, which data parallelism takes, is the gradient of the loss over the whole batch."""
     return Trace(
         logits=gathered(trace.logits, sizes),
-        embedding=gathered(trace.embedding, sizes),
+        embedding=UNASKED if trace.embedding is UNASKED else gathered(trace.embedding, sizes),
         features={depth: gathered(feature, sizes) for depth, feature in trace.features.items()},
         views=tuple(whole(view, sizes) for view in trace.views),
     )
