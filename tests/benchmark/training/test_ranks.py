@@ -80,12 +80,11 @@ def main(rank: int, folder: Path) -> None:
 
     norms = partial(trained, *CASES["a phase of its own"], ranks, norms=True)
     left["undisturbed"] = norms()
+    checkpoints = Checkpoints(folder, every=0) if rank == 0 else None
     for moment in [(1, "ft"), (1, "main"), (2, "main")]:
-        with_checkpoints = partial(norms, checkpoints=Checkpoints(folder, every=0) if rank == 0 else None)
-        try:
-            with_checkpoints(watch=partial(kill, moment))
-        except Killed:
-            left["resumed"] = with_checkpoints()
+        with pytest.raises(Killed):
+            norms(checkpoints=checkpoints, watch=partial(kill, moment))
+    left["resumed"] = norms(checkpoints=checkpoints)
     torch.save(left, folder / f"{rank}.pt")
 
     try:
