@@ -28,6 +28,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipe: Recipe | None = None  # none for a teacher that was imported
     protocol: str = ""  # the recipe's name, for people; what counts is what it says
     seed: Seed
+    world: Annotated[int, Meta(ge=1)] = 1  # processes that train it together, a device each
     code: dict[str, str] = {}  # files from outside kdbench that this cell needs, and their digests
 
     @cached_property
@@ -50,10 +51,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return f"{self.teacher.student} → {self.student}" if self.teacher else self.student
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """What decides whether a cell can work: all but its seed and its recipe."""
         params = msgspec.json.encode(self.params, order="sorted").decode()
-        return self.dataset, self.teacher.student if self.teacher else "", self.student, self.method, params
+        teacher = self.teacher.student if self.teacher else ""
+        return self.dataset, teacher, self.student, self.method, params, str(self.world)
 
 
 def _meant(asked: msgspec.Struct) -> dict[str, Any]:

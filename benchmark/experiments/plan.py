@@ -120,11 +120,14 @@ def attempt(cell: Cell) -> Needs | str:
         student = networks.form(cell.student, known.classes, known.image)
         teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
         with torch.device("meta"):
-            return methods.create(cell.method, student, teacher, facts, **cell.params).needs()
+            needs = methods.create(cell.method, student, teacher, facts, **cell.params).needs()
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule
         return f"{type(error).__name__}: {error}".partition("\n")[0]
+    if cell.world > 1 and needs.whole_batch and needs.input_grad:
+        return f"it must have world 1, got {cell.world}: it relates images, and differentiates by them"
+    return needs
 
 
 def _because(cell: Cell, failures: dict[str, Failure]) -> str:
@@ -152,4 +155,4 @@ class Expectation:
 
 def _likes(cell: Cell) -> list[tuple[str, ...]]:
     """What a cell's time may be judged by, the nearest first."""
-    return [(cell.dataset, cell.pair, cell.method), (cell.dataset, cell.pair)]
+    return [(cell.dataset, cell.pair, str(cell.world), cell.method), (cell.dataset, cell.pair, str(cell.world))]

@@ -293,6 +293,22 @@ def test_two_dozen_cells_submitted_by_two_at_once_run_on_four_gpus_while_the_con
     assert max(ended[e.cell.id] for e in bench.plan.teachers) < min(ended[e.cell.id] for e in bench.plan.students)
 
 
+@pytest.mark.slow
+def test_a_cell_of_two_tasks_that_is_requeued_leaves_the_record_that_a_run_here_leaves(bench: Bench) -> None:
+    bench.write(LONG.replace("epochs: 30", "epochs: 20") + "world: 2\n")
+    assert bench.submit().startswith("Submitted 1 cells in 1 jobs")
+    (entry,) = bench.plan.entries
+    bench.began(entry.cell)
+    job = bench.job_of(entry.cell)
+    assert job is not None
+    bench.ask("scancel", "--signal=USR2", job.job)
+    bench.empty()
+    assert bench.log(entry.cell).count("on n") == 2 and "GPUs 0,1" in bench.log(entry.cell)
+    assert bench.counts() == {"finished": 1} and not list(bench.store.folder.rglob("*.pkl"))
+    again = bench.command("run", "--cell", bench.store.records_folder / f"{entry.cell.id}.json", "--with", bench.slow)
+    assert "The same bits as the record." in again.communicate()[0]
+
+
 @pytest.fixture
 def running(bench: Bench) -> Cell:
     """A cell that has just begun to train."""
