@@ -97,14 +97,9 @@ class BriefCost(msgspec.Struct, kw_only=True):
     deployed_parameters: int
 
 
-class Machine(msgspec.Struct, kw_only=True, frozen=True):
-    cpu: str = ""
-    gpu: str = ""
-
-
 class BriefEnvironment(msgspec.Struct, kw_only=True):
     key: str
-    machine: Machine = Machine()
+    machine: dict[str, Any] = {}
 
 
 class Brief(msgspec.Struct, kw_only=True):

@@ -8,6 +8,7 @@ from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.table import Board, board
+from kdbench.benchmark.throughput import record as throughput
 from kdbench.methods.refusal import Refusal
 
 
@@ -29,15 +30,15 @@ class Published:
 def publish(results: Path, grid: str | None) -> Published:
     """What the records give; a grid's name narrows them to its cells, and goes into the files' names."""
     store = Store(results)
-    records = store.briefs()
-    stem = "leaderboard"
+    records, stem = store.briefs(), "leaderboard"
     if grid is not None:
         declared = load(grid)
-        records = {cell.id: records[cell.id] for cell in declared.cells if cell.id in records}
-        stem = f"leaderboard-{declared.name}"
-    if not records:
+        wanted = {cell.id for cell in declared.cells}
+        records, stem = (record for record in records if record.id in wanted), f"leaderboard-{declared.name}"
+    cells = frame(records)
+    if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
-    found = board(frame(records.values()))
+    found = board(cells, throughput.records(results, store.troubles))
     named = {results / name: content for name, content in files(found, stem).items()}
     return Published(found, named, store.troubles)
 
