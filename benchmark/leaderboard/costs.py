@@ -27,8 +27,8 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
     ).assign(remembered_per_second=float("nan"))
     alone = _measured(cells, measured)
     if not alone.empty:
-        others = ~paces.index.droplevel(["source", "method"]).isin(alone.index.droplevel(["source", "method"]))
-        paces = pd.concat([paces.loc[others], alone])
+        section, measured_ones = (rows.droplevel(["source", "method"]).index for rows in (paces, alone))
+        paces = pd.concat((paces.loc[~section.isin(measured_ones)], alone))
     table = table.join(paces)
     ce = table["images_per_second"].where(table.index.get_level_values("method") == "ce")
     table["relative_cost"] = ce.groupby(SECTION).transform("max") / table["images_per_second"]
