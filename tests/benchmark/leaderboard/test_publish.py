@@ -96,7 +96,7 @@ def test_a_record_of_the_first_format_is_still_read(tmp_path: Path) -> None:
     assert Store(tmp_path).records()[name].result.curves.top1[-1] == row["top1"]
 
 
-# -- speeds that were measured by themselves -----------------------------------------------------------------------------
+# -- speeds that were measured by themselves ---------------------------------------------------------------------------
 
 
 @pytest.fixture
