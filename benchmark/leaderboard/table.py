@@ -12,6 +12,7 @@ from kdbench.benchmark.leaderboard.frame import REFERENCES, SECTION, SERIES
 from kdbench.benchmark.throughput.record import Throughput
 
 FIELD = ["setting", "dataset", "recipe"]  # over whose pairs a method is judged
+SAME = 9  # digits of a percentage: those behind them differ from machine to machine
 ORDER = ["labels", "logits", "features", "gradients", "relations"]
 
 
@@ -52,7 +53,7 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
     table.insert(1, "teachers", taught.reindex(table.index, fill_value=0))
     table.insert(3, "std", _within_teachers(cells))
     table.insert(4, "std_teachers", _between_teachers(cells, table))
-    table.insert(5, "rank", table["top1"].groupby(SECTION).rank(ascending=False))
+    table.insert(5, "rank", table["top1"].round(SAME).groupby(SECTION).rank(ascending=False))
     for reference in REFERENCES:
         gain = grouped[f"over_{reference}"].agg(["mean", "std", "count"])
         _judge(table, f"over_{reference}", gain)
@@ -69,7 +70,7 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
         return several
     every = several.groupby([*FIELD, "method"])["pair"].transform("nunique") == pairs
     # Ranks are taken among methods that ran on every pair: the others were not in the same races.
-    several["rank"] = several[every].groupby(SECTION)["top1"].rank(ascending=False)
+    several["rank"] = several[every].round({"top1": SAME}).groupby(SECTION)["top1"].rank(ascending=False)
     several["top1"] = several["top1"].where(every)
     # Costs are held together only where all were measured in one place.
     somewhere = several.groupby(FIELD)["paced_in"].transform("nunique") > 1
@@ -140,5 +141,6 @@ def _correlation(runs: pd.DataFrame, by: list[str]) -> pd.Series:
 def _best_first(table: pd.DataFrame, within: list[str], by: str) -> pd.DataFrame:
     place = table["source"].map({name: place for place, name in enumerate(ORDER)}).fillna(len(ORDER))
     best_first = [True] * (len(within) + 1) + [False, True]
-    table = table.assign(place=place).sort_values([*within, "place", by, "method"], ascending=best_first)
-    return table.drop(columns="place").reset_index(drop=True)
+    order = table.assign(place=place).round({by: SAME})
+    order = order.sort_values([*within, "place", by, "method"], ascending=best_first)
+    return table.loc[order.index].reset_index(drop=True)

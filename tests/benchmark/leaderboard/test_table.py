@@ -175,6 +175,18 @@ def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Seri
     assert [row["images_per_second"] for row in rows(ce + far).values()] == [900, None]
 
 
+def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series: Series) -> None:
+    ce, kd, other = series({0: 50}), series({0: 55}, "kd", "big"), series({0: 56}, "clkd", "big")
+    kd[0].cost.together, other[0].environment.arithmetic = 2, {"teacher": "remembered"}
+    table = made(ce + kd + other).series.set_index("method")
+    for cost in ("images_per_second", "seconds", "peak_memory_mb", "relative_cost"):
+        assert list(table[cost].notna()) == [True, False, False]
+    assert table["deployed_parameters"].notna().all()
+    assert table.loc["kd", "over_ce"] == 5
+    nowhere = made(kd).series
+    assert nowhere["images_per_second"].isna().all() and "| kd | 5.0 |" in text(kd)
+
+
 def test_a_speed_is_the_median_over_seeds(series: Series) -> None:
     records = [r for seed, v in enumerate((100, 800, 900)) for r in series({seed: 50}, how={"speed": v})]
     assert rows(records)["resnet8x0.25", "ce"]["images_per_second"] == 800
