@@ -64,6 +64,7 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
 
 def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """A row a method over the pairs of a data set and recipe, a pair's mean gain as the unit."""
+    series = series[series.groupby(SECTION)["method"].transform("nunique") > 1]  # a student alone is no pair
     pairs = series.groupby(FIELD)["pair"].transform("nunique")
     several, pairs = series[pairs > 1].copy(), pairs[pairs > 1]
     if several.empty:
@@ -119,10 +120,11 @@ def _within_teachers(cells: pd.DataFrame) -> pd.Series:
 
 
 def _between_teachers(cells: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
+    several = cells[cells.groupby(SERIES)["teacher"].transform("nunique") > 1]
     found = {}
-    for key in table.index[table["teachers"] > 1]:
-        runs = cells.set_index(SERIES).loc[[key]].pivot_table(index="teacher", columns="seed", values="top1")
-        found[key] = statistics.between_teachers(runs.dropna(axis=1).to_numpy())
+    for key, own in several.groupby(SERIES):
+        runs = own.set_index(["teacher", "seed"])["top1"].unstack().dropna(axis=1)
+        found[key] = statistics.between_teachers(runs.to_numpy())
     return pd.Series(found, index=table.index, dtype=float)
 
 
