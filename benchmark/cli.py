@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, planned, results, say, warn
+from kdbench.benchmark.throughput.verbs import throughput
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
@@ -27,7 +28,7 @@ def app() -> None:
     """
 
 
-for _verb in (submit, cancel, logs, devcluster):
+for _verb in (throughput, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 
