@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: test lint quickstart clean
+.PHONY: test lint quickstart bench clean
 
 test: $(VENV)/ready  ## the whole suite
 	$(BIN)/python -m pytest
@@ -16,6 +16,11 @@ lint: $(VENV)/ready  ## format, lint, types
 quickstart: $(VENV)/ready  ## the embedded digits: from a grid to a leaderboard
 	$(BIN)/kdbench run quickstart --workers 2
 	$(BIN)/kdbench leaderboard quickstart
+
+bench: $(VENV)/ready  ## the loop beside the ordinary way of writing it; leave the machine alone meanwhile
+	mkdir -p build
+	$(BIN)/python -m pytest tests/throughput --benchmark-only --benchmark-json build/bench.json --quiet
+	$(BIN)/python -m tests.throughput.ratios build/bench.json
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
