@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: test lint quickstart bench clean
+.PHONY: test lint quickstart docs bench clean
 
 test: $(VENV)/ready  ## the whole suite
 	$(BIN)/python -m pytest
@@ -16,6 +16,9 @@ lint: $(VENV)/ready  ## format, lint, types
 quickstart: $(VENV)/ready  ## the embedded digits: from a grid to a leaderboard
 	$(BIN)/kdbench run quickstart --workers 2
 	$(BIN)/kdbench leaderboard quickstart
+
+docs: $(VENV)/ready  ## the pages that are made from the code
+	$(BIN)/python -c "from kdbench.benchmark.catalogue import methods_page; print(end=methods_page())" > docs/methods.md
 
 bench: $(VENV)/ready  ## the loop beside the ordinary way of writing it; leave the machine alone meanwhile
 	mkdir -p build

@@ -3,7 +3,7 @@
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -14,7 +14,7 @@ from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.chain import Chain
-from kdbench.methods.method import METHODS, Method, hyper_parameters
+from kdbench.methods.method import METHODS, Method, Source, hyper_parameters
 from kdbench.methods.refusal import Refusal, nearest
 
 Row = dict[str, Any]
@@ -44,11 +44,11 @@ def described(name: str, results: Path) -> Row:
     if name in METHODS:
         method = METHODS[name]
         own = {key: f"{_typed(value.annotation)} = {value.default}" for key, value in hyper_parameters(method).items()}
-        about = inspect.cleandoc(method.__doc__ or "")
         return {
             "method": name,
             "source": method.source,
-            "about": about,
+            "about": inspect.getdoc(method) or "",
+            "paper": _paper(method),
             "parameters": own,
             "from": extensions.origin(name),
         }
@@ -104,6 +104,28 @@ def _method(method: type[Method]) -> Row:
     defaults = ", ".join(f"{key}={value.default}" for key, value in hyper_parameters(method).items())
     about = (method.__doc__ or "").strip().splitlines()
     return {"source": method.source, "parameters": defaults, "about": about[0] if about else ""}
+
+
+def methods_page() -> str:
+    """docs/methods.md: what every method says of itself."""
+    lines = [
+        "# Methods",
+        "",
+        "What each method computes, with its defaults: what `kdbench show NAME` prints. `z` are logits, `F` features,",
+        "`_s` is the student's and `_t` the teacher's. Made by `make docs` from the methods themselves.",
+    ]
+    for source in get_args(Source):
+        lines += ["", f"## {source.capitalize()}"]
+        for name in sorted(name for name in METHODS if METHODS[name].source == source):
+            method = METHODS[name]
+            lines += ["", f"### {name}", "", _paper(method), "", inspect.getdoc(method) or "", ""]
+            lines += [f"`{name}: {{{_method(method)['parameters'].replace('=', ': ')}}}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _paper(method: type[Method]) -> str:
+    """The module's first paragraph names it."""
+    return " ".join((inspect.getdoc(inspect.getmodule(method)) or "").partition("\n\n")[0].split())
 
 
 def _listed_network(name: str) -> Row:

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import click
 
-from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, planned, results, say, warn
+from kdbench.benchmark.options import (
+    A_PATH,
+    as_json,
+    data,
+    files,
+    grid,
+    live_teacher,
+    load_files,
+    planned,
+    results,
+    say,
+    warn,
+)
 from kdbench.benchmark.throughput.verbs import throughput
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
@@ -102,6 +114,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @click.option("--cell", type=A_PATH, metavar="FILE", help="Run the cell of this record anew, and compare.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
+@live_teacher
 @data
 @results
 @files
@@ -110,6 +123,7 @@ def run(
     cell: Path | None,
     workers: int | None,
     retry: str | None,
+    live_teacher: bool,
     data: Path,
     results: Path,
     files: tuple[Path, ...],
@@ -122,6 +136,7 @@ def run(
     Examples:
       kdbench run quickstart
       kdbench run my_grid.yaml --workers 2 --retry failed
+      kdbench run my_grid.yaml --live-teacher
       kdbench run --cell results/records/CELL.json
     """
     from kdbench.benchmark.experiments import local
@@ -130,9 +145,9 @@ def run(
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     load_files(files)
     if grid is not None:
-        sys.exit(local.run_grid(grid, results, data, workers, retry_failed=retry == "failed"))
+        sys.exit(local.run_grid(grid, results, data, workers, live_teacher, retry_failed=retry == "failed"))
     elif cell is not None:
-        sys.exit(local.run_again(cell, results, data))
+        sys.exit(local.run_again(cell, results, data, live_teacher))
 
 
 @app.command()

@@ -38,6 +38,12 @@ def files(verb: F) -> F:
     )(verb)  # fmt: skip
 
 
+def live_teacher(verb: F) -> F:
+    return click.option(
+        "--live-teacher", is_flag=True, help="Ask teachers at every step, and neither use nor keep what they said."
+    )(verb)
+
+
 def as_json(verb: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="For scripts.")(verb)
 

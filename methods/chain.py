@@ -19,6 +19,25 @@ from kdbench.methods.refusal import Refusal
 from kdbench.methods.shadow import Shadow
 
 
+class Unasked:
+    """Stands where a teacher's embedding would be: whoever computes with it is told to ask for it."""
+
+    def detach(self) -> "Unasked":
+        return self
+
+    @classmethod
+    def __torch_function__(cls, *_: Any) -> Any:
+        raise KeyError("the teacher's embedding was not asked for: needs() must say teacher_embedding")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copying and pickling look for what may not be there
+            raise AttributeError(name)
+        return self.__torch_function__()
+
+
+UNASKED: Any = Unasked()
+
+
 @dataclass(frozen=True)
 class Trace:
     """What one forward pass left behind: the features that were asked for, the embedding and the logits."""

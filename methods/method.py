@@ -50,7 +50,7 @@ class Batch:
     generator: Generator  # for a method's own draws; seeded from (seed, epoch, step)
     phase: str = "main"
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-    view: Tensor | None = None  # which of its views each image is seen from, by number; none where there are no numbers
+    view: Tensor | None = None  # the number, among all views of all images, of each that is seen; it stays on the CPU
 
     @property
     def images(self) -> Tensor:
@@ -71,6 +71,7 @@ class Needs:
 
     student: frozenset[int] = frozenset()  # depths that losses() reads
     teacher: frozenset[int] = frozenset()
+    teacher_embedding: bool = False  # losses() reads teacher.embedding; the student's is there for everyone
     cut: int | None = None  # cross-entropy's gradient stops behind this student depth
     labels: bool = False  # losses() reads batch.labels
     live_teacher: bool = False  # runs the teacher itself (its tail, say): its answers cannot be remembered

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -28,11 +29,13 @@ AGAIN = 75  # the exit code that asks the batch script to put the job back into 
 class Job:
     """Small enough to be pickled: it says what is to be done, in plain text."""
 
-    def __init__(self, cells: Sequence[Cell], results: Path, data: Path, *, teachers: bool) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], results: Path, data: Path, *, teachers: bool, live_teacher: bool = False
+    ) -> None:
         self.cells = msgspec.json.encode(list(cells))
         self.results, self.data = str(results), str(data)
         self.files = [file.name for file in extensions.files()]
-        self.teachers = teachers
+        self.teachers, self.live_teacher = teachers, live_teacher
 
     def __call__(self) -> dict[str, str]:
         """What became of each cell. None stops another; a cell that another job runs is left to it."""
@@ -41,7 +44,8 @@ class Job:
             extensions.load(Path(os.environ[CODE]) / WITHIN / name)
         print(place(), flush=True)
         store = Store(Path(self.results))
-        worker = Worker(store, Engine.best(), Path(self.data))
+        engine = replace(Engine.best(), live_teacher=self.live_teacher)
+        worker = Worker(store, engine, Path(self.data))
         bell = Bell(worker)
         left = msgspec.json.decode(self.cells, type=list[Cell])
         outcomes: dict[str, str] = {}

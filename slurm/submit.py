@@ -41,7 +41,10 @@ class Array:
     after_jobs: list[str]  # and jobs of earlier ones
 
 
-def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool) -> str:
+def submit(
+    grid: str, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool,
+    live_teacher: bool = False,
+) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
     site, store, loaded = sites.load(site_name), Store(results.resolve()), load(grid)
     wanted = (State.MISSING, State.FAILED) if retry_failed else (State.MISSING,)
@@ -73,7 +76,8 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
         snapshot.freeze(home / "code.zip")
         numbers: list[str] = []
         for number, array in enumerate(parts):
-            jobs = [Job(job.cells, store.folder, data.resolve(), teachers=array.teachers) for job in array.jobs]
+            how = {"teachers": array.teachers, "live_teacher": live_teacher}
+            jobs = [Job(job.cells, store.folder, data.resolve(), **how) for job in array.jobs]
             parameters = _parameters(submission, number, array, site, home, numbers)
             numbers.append(_send(jobs, home / str(number), parameters, site.python))
     finally:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, planned, results
+from kdbench.benchmark.options import A_PATH, F, data, files, grid, live_teacher, load_files, planned, results
 
 
 def folder(verb: F) -> F:
@@ -20,11 +20,19 @@ def folder(verb: F) -> F:
 @click.option("--site", required=True, help="The cluster: the name of a site that ships, or a YAML file of your own.")
 @click.option("--dry-run", is_flag=True, help="Print what sbatch would be told; submit nothing.")
 @click.option("--retry", type=click.Choice(["failed"]), help="Submit the failed cells again too.")
+@live_teacher
 @data
 @results
 @files
 def submit(
-    grid: str, site: str, dry_run: bool, retry: str | None, data: Path, results: Path, files: tuple[Path, ...]
+    grid: str,
+    site: str,
+    dry_run: bool,
+    retry: str | None,
+    live_teacher: bool,
+    data: Path,
+    results: Path,
+    files: tuple[Path, ...],
 ) -> None:
     """Send what a grid still lacks to a SLURM cluster: teachers first, nothing twice; then end.
 
@@ -39,7 +47,8 @@ def submit(
     from kdbench.slurm.submit import submit
 
     load_files(files)
-    print(submit(grid, site, results, data, dry_run=dry_run, retry_failed=retry == "failed"))
+    retry_failed = retry == "failed"
+    print(submit(grid, site, results, data, dry_run=dry_run, retry_failed=retry_failed, live_teacher=live_teacher))
 
 
 @click.command()

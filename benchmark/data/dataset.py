@@ -77,6 +77,11 @@ class Dataset:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
+def moves(crop: int, flip: bool) -> int:
+    """How many views of an image crops and flips make."""
+    return (2 * crop + 1) ** 2 * (1 + flip)
+
+
 @dataclass(frozen=True)
 class Source:
     """What is known of a data set before it is read, and how it is read from a folder."""
@@ -86,6 +91,7 @@ class Source:
     train: int
     test: int
     read: Callable[[Path], Dataset]
+    views: int | None = None  # of an image, augmented; a plan that is not told cannot say how much is remembered
 
 
 DATASETS: Registry[Source] = Registry("data set")

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kdbench.benchmark.data.dataset import DATASETS, PREFIXES, Dataset, Shape, Source
-from kdbench.benchmark.data.views import Draw, Normalise, Views
+from kdbench.benchmark.data.views import Draw, Normalise, Views, views_of_an_image
 from kdbench.methods.refusal import Refusal
 
 WORKERS = min(16, max(1, len(os.sched_getaffinity(0)) - 1))
@@ -113,7 +113,7 @@ class FileViews:
 
     def __init__(self, data: Dataset, files: Files, augment: bool) -> None:
         self.augment = augment
-        self.count = 2**31 if augment else 1
+        self.count = views_of_an_image(data, augment)
         self.normalise = Normalise(data, files.labels.device)
         self.decoder = Decoder(files)
 

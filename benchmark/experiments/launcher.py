@@ -6,7 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -51,11 +51,11 @@ class Desk:
 
 
 class Launcher:
-    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board) -> None:
+    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board, live_teacher: bool = False) -> None:
         self.store, self.data_folder, self.board = store, data_folder, board
         self.context = multiprocessing.get_context("spawn")
         self.threads = max(1, torch.get_num_threads() // workers)
-        self.engines = _engines(workers)
+        self.engines = [replace(engine, live_teacher=live_teacher) for engine in _engines(workers)]
         self.desks: dict[int, Desk] = {}  # by the engine's place: a worker is started when there is a cell for it
         self.outcomes: Counter[str] = Counter()
 

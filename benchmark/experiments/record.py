@@ -45,6 +45,7 @@ class Cost(msgspec.Struct, kw_only=True):
     method_parameters: int  # adapters and memory banks: thrown away after training
     deployed_parameters: int
     together: int = 1  # cells that were trained in turns: speed and memory are then not this cell's own
+    remembered: float = 0.0  # share of the main phase's images whose answers were looked up; of the last sitting
 
 
 class Environment(msgspec.Struct, kw_only=True):

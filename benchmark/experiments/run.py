@@ -23,12 +23,14 @@ from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.memory import listening
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Epoch, Live, drive, training
+from kdbench.benchmark.training.teacher import Answers
 from kdbench.benchmark.training.together import Together
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
@@ -79,8 +81,11 @@ def running(
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
 
-    ask_teacher = together.teacher(teacher, method.needs()) if together and teacher else None
-    with PeakMemory(engine) as memory:
+    memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
+    ask_teacher: Answers | None = memory
+    if memory is None and together and teacher:
+        ask_teacher = together.teacher(teacher, method.needs())
+    with PeakMemory(engine) as space:
         history = yield from training(
             student, teacher, method, dataset, cell.training, cell.seed,
             engine=engine, checkpoints=checkpoints, ask_teacher=ask_teacher,
@@ -97,13 +102,14 @@ def running(
             wall_seconds=time.perf_counter() - started,
             images_per_second=statistics.median(len(dataset.train) / epoch.seconds for epoch in main),
             epoch_seconds=[round(epoch.seconds, 4) for epoch in main],
-            peak_memory_mb=round(memory.peak / 2**20, 1),
+            peak_memory_mb=round(space.peak / 2**20, 1),
             student_parameters=parameters(student),
             method_parameters=parameters(method) + sum(buffer.numel() for buffer in method.buffers()),
             deployed_parameters=parameters(shipped),
             together=together.most if together else 1,
+            remembered=round(memory.share, 4) if memory else 0.0,
         ),
-        environment=environment(engine),
+        environment=environment(engine, teacher="remembered") if memory else environment(engine),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 

@@ -2,7 +2,7 @@
 
     records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
     failures/   why a cell has no record
-    teachers/   weights, named by cell id, and what was found out about them
+    teachers/   weights, named by cell id, what was found out about them, and what they have said
     work/       checkpoints, logs and leases of what is running
     damaged/    what was found and could not be believed
 
@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ class Store:
         write(self.records_folder / f"{record.id}.json", pretty(record))
         if weights is not None:
             write(file, weights)
+            self._forget(record)
         self.forgive(record.id)
 
     def pack(self) -> None:
@@ -131,6 +133,24 @@ class Store:
             write(file, msgspec.json.encode(Finding(teacher.result.weights, find())))
             return self.remembered(teacher, name, find)  # as it will be read the next time
         return known.found
+
+    def memory(self, teacher: Record, **about: Any) -> Path:
+        """The folder of a teacher's answers: another one for all that changes them, told in a file beside them."""
+        told = {"what": "a teacher's answers: rows of fp16, one a view of a training image; zero: not asked yet"}
+        told |= {"teacher": teacher.id, "weights": teacher.result.weights} | about
+        content = msgspec.json.format(msgspec.json.encode(told, order="sorted"), indent=2)
+        folder = self.memories(teacher.id) / hashlib.blake2b(content, digest_size=6).hexdigest()
+        write(folder / "about.json", content)
+        return folder
+
+    def memories(self, teacher_id: str) -> Path:
+        return self.folder / "teachers" / f"{teacher_id}.memory"
+
+    def _forget(self, teacher: Record) -> None:
+        """What a teacher said before it was trained anew; whoever still reads that may go on."""
+        for about in self.memories(teacher.id).glob("*/about.json"):
+            if teacher.result.weights.encode() not in about.read_bytes():
+                shutil.rmtree(about.parent, ignore_errors=True)
 
     def work(self, cell_id: str) -> Path:
         return self.folder / "work" / cell_id

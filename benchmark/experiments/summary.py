@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from kdbench.benchmark.experiments.memory import in_words
 from kdbench.benchmark.experiments.plan import Entry, Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import Status
@@ -20,6 +21,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "counts": plan.counts(),
         "hours": round(hours, 4),
         "cells_without_estimate": unknown,
+        "memories": [msgspec.to_builtins(memory) for memory in plan.memories],
         "cells": [_row(entry) for entry in plan.entries],
     }
 
@@ -33,7 +35,7 @@ def plan_text(plan: Plan) -> str:
     if len(missing) > 20:
         lines.append(f"  … and {len(missing) - 20} more")
     if missing:
-        lines.append(f"{time_left(plan)} to run")
+        lines += [*in_words(plan.memories), f"{time_left(plan)} to run"]
     return "\n".join(lines)
 
 

@@ -45,11 +45,16 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
                 "seed": cell.seed,
                 "top1": record.result.top1,
                 "best": record.result.best_top1,
-                "speed": record.cost.images_per_second,
-                "environment": record.environment.key,
+                # A teacher that was heard from memory says nothing of what a method costs.
+                "speed": float("nan") if remembered(record) else record.cost.images_per_second,
+                "environment": None if remembered(record) else record.environment.key,
             }
         )
     return pd.DataFrame(rows)
+
+
+def remembered(record: Record) -> bool:
+    return record.environment.arithmetic.get("teacher") == "remembered"
 
 
 def leaderboard(records: Iterable[Record]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from kdbench.methods.chain import Chain
 class Engine:
     device: torch.device
     channels_last: bool = True
+    live_teacher: bool = False  # ask it at every step, whatever is remembered of its answers
 
     @classmethod
     def best(cls) -> "Engine":

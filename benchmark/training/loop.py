@@ -172,7 +172,7 @@ def training(
                 if needs.input_grad:
                     images = tuple(image.requires_grad_() for image in images)
                 labels = data.train.labels[draw.index]
-                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.view)
+                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.number)
 
                 terms = step(batch, ask_teacher(batch), phase.task)
                 step.zero_grad(set_to_none=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Method
 
 
@@ -52,7 +52,7 @@ def whole(trace: Trace) -> Trace:
     loss: the mean over ranks, which data parallelism takes, is the gradient of the loss over the whole batch."""
     return Trace(
         logits=gathered(trace.logits),
-        embedding=gathered(trace.embedding),
+        embedding=UNASKED if trace.embedding is UNASKED else gathered(trace.embedding),
         features={depth: gathered(feature) for depth, feature in trace.features.items()},
         views=tuple(whole(view) for view in trace.views),
     )
