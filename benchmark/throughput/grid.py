@@ -40,13 +40,15 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
     for dataset in {cell.dataset for cell in able}:
         data.load(dataset, data_folder)  # read, or downloaded, before any clock runs
 
+    scratch = results / "work"
+    scratch.mkdir(parents=True, exist_ok=True)
     bars = Bars()
     bars.console.stderr = True  # the answer is all that a script finds on stdout
     with bars:
         bars.total(len(able))
         for cell in able:
             try:
-                record = measure(cell, engine, data_folder)
+                record = measure(cell, engine, data_folder, scratch)
             except Exception as error:  # what one cell cannot do, the others may
                 answer.failed += 1
                 bars.over(cell, "failed", describe(error))

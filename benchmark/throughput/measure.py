@@ -7,6 +7,7 @@ that nothing can diverge.
 
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import torch
 from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.data.dataset import Dataset
+from kdbench.benchmark.data.views import views_of_an_image
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.run import PeakMemory, load_data, parameters, shown
@@ -26,6 +28,7 @@ from kdbench.benchmark.throughput.peak import matmul_flops, synchronise
 from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live, training
+from kdbench.benchmark.training.memory import RememberingTeacher, limit, rememberable, size
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.methods.chain import Chain
@@ -69,7 +72,18 @@ def learners(cell: Cell, dataset: Dataset, engine: Engine) -> Learners:
     return Learners(student, teacher, method)
 
 
-def measure(cell: Cell, engine: Engine, data_folder: Path) -> Throughput:
+def memory(taught: Learners, dataset: Dataset, recipe: Recipe, folder: Path) -> RememberingTeacher | None:
+    """A memory of the teacher's answers in this folder, where a run would have one."""
+    views, needs = len(dataset.train) * views_of_an_image(dataset, recipe.augment), taught.method.needs()
+    if taught.teacher is None or not rememberable(needs, taught.teacher):
+        return None
+    if size(needs, taught.teacher, views) > limit():
+        return None
+    return RememberingTeacher(taught.teacher, needs, views, folder)
+
+
+def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
+    """``scratch`` is a folder in which a memory is made, for as long as it is measured."""
     cell, recipe = measured(cell), cell.training
     dataset = load_data(cell.dataset, data_folder)
     flops = matmul_flops(engine.device, recipe.precision)
@@ -91,6 +105,21 @@ def measure(cell: Cell, engine: Engine, data_folder: Path) -> Throughput:
 
     # A backward pass costs twice a forward pass.
     live = pace(*timed(fresh().steps(dataset, recipe, engine), engine), 3 * student_macs + teacher_macs)
+
+    # Twice over the same steps of one epoch, in which no view is seen twice: first nothing is known, then everything.
+    longest = (recipe.steps(len(dataset.train)) - WARM_UP - 1) // (WINDOWS + 1)
+    count = max(1, min(longest, math.ceil(SECONDS / (live.step_ms / 1000))))
+
+    def by_memory(folder: str, macs: int) -> Pace | None:
+        taught = fresh()
+        answers = memory(taught, dataset, recipe, Path(folder))
+        if answers is None:
+            return None
+        return pace(*timed(taught.steps(dataset, recipe, engine, answers), engine, count), macs)
+
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        cold = by_memory(folder, 3 * student_macs + teacher_macs)
+        remembered = by_memory(folder, 3 * student_macs)
     return Throughput(
         id=cell.id,
         dataset=cell.dataset,
@@ -103,6 +132,9 @@ def measure(cell: Cell, engine: Engine, data_folder: Path) -> Throughput:
         precision=recipe.precision,
         environment=environment(engine),
         live=live,
+        cold=cold,
+        remembered=remembered,
+        views=views_of_an_image(dataset, recipe.augment),
         matmul_tflops=round(flops / 1e12, 4),
         method_parameters=parameters(sample.method) + sum(buffer.numel() for buffer in sample.method.buffers()),
         student_parameters=parameters(sample.student),

@@ -18,7 +18,7 @@ from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.throughput import grid as of_grid
 from kdbench.benchmark.throughput import measure as measuring
 from kdbench.benchmark.throughput import peak
-from kdbench.benchmark.throughput.measure import learners, measure, timed
+from kdbench.benchmark.throughput.measure import learners, measure, memory, timed
 from kdbench.benchmark.throughput.record import Throughput, folder, keep, measured, records
 from kdbench.benchmark.throughput.table import page
 from kdbench.benchmark.training.engine import Engine
@@ -69,9 +69,9 @@ def test_the_device_s_own_rate_is_its_products_operations_by_time(monkeypatch: p
 # -- a cell -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None) -> None:
+def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_path: Path) -> None:
     cell = make_cell("crd", teacher="resnet14x0.5", seed=7)
-    record = measure(cell, CPU, Path())
+    record = measure(cell, CPU, Path(), tmp_path)
     student, teacher = (networks.form(name, 10, (1, 8, 8)) for name in ("resnet8x0.25", "resnet14x0.5"))
     assert (record.student_macs, record.teacher_macs) == (student.macs, teacher.macs)
     assert (record.pair, record.method, record.params) == (cell.pair, "crd", cell.params)
@@ -85,6 +85,27 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None) -> No
     assert live.images_per_second == pytest.approx(20 / seconds, rel=1e-3)
     # Forward and, at twice its cost, backward through the student; forward through the teacher.
     assert live.peak_share == pytest.approx(2 * 20 * (3 * student.macs + teacher.macs) / seconds / 1e9, abs=1e-3)
+
+
+@pytest.mark.parametrize(("method", "can"), [("kd", True), ("crd", True), ("fitnet", False), ("ce", False)])
+def test_a_memory_is_measured_empty_and_full_where_there_can_be_one(
+    make_cell: MakeCell, quick: None, tmp_path: Path, method: str, can: bool
+) -> None:
+    record = measure(make_cell(method, teacher=None if method == "ce" else "resnet14x0.5"), CPU, Path(), tmp_path)
+    assert (record.cold is not None, record.remembered is not None, record.views) == (can, can, 9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_comes_second_finds_every_answer(make_cell: MakeCell, tmp_path: Path) -> None:
+    dataset, cell = load("digits", Path()), make_cell("kd", teacher="resnet14x0.5")
+    shares = []
+    for _ in range(2):
+        taught = learners(cell, dataset, CPU)
+        answers = memory(taught, dataset, cell.training, tmp_path)
+        assert answers is not None
+        list(islice(taught.steps(dataset, cell.training, CPU, answers), 10))
+        shares.append(answers.share)
+    assert shares == [0, 1]
 
 
 def test_a_method_s_initial_phases_are_passed_by(make_cell: MakeCell) -> None:
@@ -129,7 +150,7 @@ def never_slow(monkeypatch: pytest.MonkeyPatch, make: MakeThroughput) -> list[st
     """Whoever is measured is listed, and as fast as all others."""
     asked: list[str] = []
 
-    def pretend(cell: Cell, engine: Engine, data_folder: Path) -> Throughput:
+    def pretend(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
         asked.append(cell.method)
         return make(cell.method, id=cell.id, params=cell.params, environment=environment(engine).key)
 

@@ -17,9 +17,10 @@ from kdbench.benchmark.data import Dataset, Split
 from kdbench.benchmark.data.views import Views, draws
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.parameters import complete
-from kdbench.benchmark.throughput.measure import learners
+from kdbench.benchmark.throughput.measure import learners, memory
 from kdbench.benchmark.throughput.peak import synchronise
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.loop import Live
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
 from tests.throughput import yardstick
 
@@ -79,15 +80,23 @@ def test_yardstick(benchmark: BenchmarkFixture, pair: tuple[str, str], pictures:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("way", ["live", "ce"])
+@pytest.mark.parametrize("way", ["live", "remembered", "ce"])
 @pairs
 def test_loop(
     benchmark: BenchmarkFixture, pair: tuple[str, str], way: str, precision: str, noise: Dataset, tmp_path: Path
 ) -> None:
     cell = a_cell(pair, "ce" if way == "ce" else "kd", precision)
     count = steps_of(pair)
-    steps = learners(cell, noise, ENGINE).steps(noise, cell.training, ENGINE)
-    clock(benchmark, steps, count, pair=" → ".join(pair), way=way, precision=precision)
+
+    def begun() -> Iterator[Live]:
+        taught = learners(cell, noise, ENGINE)
+        answers = memory(taught, noise, cell.training, tmp_path) if way == "remembered" else None
+        return taught.steps(noise, cell.training, ENGINE, answers)
+
+    if way == "remembered":  # by one who went before
+        for _ in islice(begun(), WARM_UP + count * (1 + ROUNDS)):
+            pass
+    clock(benchmark, begun(), count, pair=" → ".join(pair), way=way, precision=precision)
 
 
 def a_cell(pair: tuple[str, str], method: str, precision: str) -> Cell:
