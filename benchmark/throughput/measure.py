@@ -58,6 +58,16 @@ class Learners:
             self.student, self.teacher, self.method, unseen, endless, seed=0, engine=engine, ask_teacher=ask_teacher
         )
 
+    def sizes(self) -> dict[str, int]:
+        """As a record has them."""
+        return {
+            "method_parameters": parameters(self.method) + sum(buffer.numel() for buffer in self.method.buffers()),
+            "student_parameters": parameters(self.student),
+            "deployed_parameters": parameters(self.method.deployed(self.student)),
+            "student_macs": self.student.macs,
+            "teacher_macs": self.teacher.macs if self.teacher else 0,
+        }
+
 
 def learners(cell: Cell, dataset: Dataset, engine: Engine) -> Learners:
     """Depths that a method would choose by looking at its teacher are its default ones."""
@@ -88,10 +98,10 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     dataset = load_data(cell.dataset, data_folder)
     flops = matmul_flops(engine.device, recipe.precision)
     fresh = partial(learners, cell, dataset, engine)
-    sample = fresh()
-    student_macs, teacher_macs = sample.student.macs, sample.teacher.macs if sample.teacher else 0
+    taught = fresh()
+    sizes, looks = taught.sizes(), len(taught.method.needs().views)
+    teacher_pass, student_passes = sizes["teacher_macs"], 3 * sizes["student_macs"]  # a backward pass costs two forward
     images = len(dataset.train) / recipe.steps(len(dataset.train))  # a step, the epoch's last partial batch counted in
-    looks = images * len(sample.method.needs().views)
 
     def pace(windows: list[float], peak_memory: int, macs: int) -> Pace:
         seconds = statistics.median(windows)
@@ -99,12 +109,12 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
             images_per_second=round(images / seconds, 1),
             step_ms=round(1000 * seconds, 4),
             peak_memory_mb=round(peak_memory / 2**20, 1),
-            peak_share=round(2 * looks * macs / seconds / flops, 4),
+            peak_share=round(2 * images * looks * macs / seconds / flops, 4),
             windows_ms=[round(1000 * window, 4) for window in windows],
         )
 
-    # A backward pass costs twice a forward pass.
-    live = pace(*timed(fresh().steps(dataset, recipe, engine), engine), 3 * student_macs + teacher_macs)
+    live = pace(*timed(taught.steps(dataset, recipe, engine), engine), student_passes + teacher_pass)
+    del taught  # its memory is not the next one's
 
     # Twice over the same steps of one epoch, in which no view is seen twice: first nothing is known, then everything.
     longest = (recipe.steps(len(dataset.train)) - WARM_UP - 1) // (WINDOWS + 1)
@@ -118,8 +128,8 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         return pace(*timed(taught.steps(dataset, recipe, engine, answers), engine, count), macs)
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        cold = by_memory(folder, 3 * student_macs + teacher_macs)
-        remembered = by_memory(folder, 3 * student_macs)
+        cold = by_memory(folder, student_passes + teacher_pass)
+        remembered = by_memory(folder, student_passes)
     return Throughput(
         id=cell.id,
         dataset=cell.dataset,
@@ -136,11 +146,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         remembered=remembered,
         views=views_of_an_image(dataset, recipe.augment),
         matmul_tflops=round(flops / 1e12, 4),
-        method_parameters=parameters(sample.method) + sum(buffer.numel() for buffer in sample.method.buffers()),
-        student_parameters=parameters(sample.student),
-        deployed_parameters=parameters(sample.method.deployed(sample.student)),
-        teacher_macs=teacher_macs,
-        student_macs=student_macs,
+        **sizes,
     )
 
 

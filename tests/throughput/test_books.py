@@ -13,6 +13,14 @@ from tests.throughput import synthetic
 CELLS = 100_000
 
 
+def test_synthetic_records_are_believed_and_those_of_their_grid(tmp_path: Path) -> None:
+    grid, store = synthetic.grid(tmp_path, 1000), Store(tmp_path / "results")
+    assert synthetic.fill(store.folder, grid) > 900
+    counts = plan(grid, store).counts()
+    assert counts[State.FINISHED] == sum(counts.values()) == len(grid.cells) + len(grid.teachers)
+    assert store.troubles == []
+
+
 def test_help(benchmark: BenchmarkFixture) -> None:
     words = [sys.executable, "-m", "kdbench.benchmark.cli", "--help"]
     benchmark.pedantic(lambda: subprocess.run(words, check=True, capture_output=True), rounds=5, warmup_rounds=1)
