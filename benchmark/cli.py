@@ -19,6 +19,7 @@ from kdbench.benchmark.options import (
     say,
     warn,
 )
+from kdbench.benchmark.throughput.verbs import throughput
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
@@ -39,7 +40,7 @@ def app() -> None:
     """
 
 
-for _verb in (submit, cancel, logs, devcluster):
+for _verb in (throughput, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 
