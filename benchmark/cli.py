@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from kdbench.benchmark.experiments.verbs import records
+from kdbench.benchmark.leaderboard.verbs import reproduce
 from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, planned, results, say, warn
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
@@ -27,7 +29,7 @@ def app() -> None:
     """
 
 
-for _verb in (submit, cancel, logs, devcluster):
+for _verb in (reproduce, records, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 
@@ -124,12 +126,13 @@ def run(
       kdbench run --cell results/records/CELL.json
     """
     from kdbench.benchmark.experiments import local
+    from kdbench.benchmark.experiments.grid import load
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     load_files(files)
     if grid is not None:
-        sys.exit(local.run_grid(grid, results, data, workers, retry_failed=retry == "failed"))
+        sys.exit(local.run_grid(load(grid), results, data, workers, retry_failed=retry == "failed"))
     elif cell is not None:
         sys.exit(local.run_again(cell, results, data))
 

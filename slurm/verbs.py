@@ -36,10 +36,11 @@ def submit(
       kdbench submit my_grid.yaml --site my_cluster.yaml
       kdbench submit my_grid.yaml --site my_cluster.yaml --retry failed
     """
+    from kdbench.benchmark.experiments.grid import load
     from kdbench.slurm.submit import submit
 
     load_files(files)
-    print(submit(grid, site, results, data, dry_run=dry_run, retry_failed=retry == "failed"))
+    print(submit(load(grid), site, results, data, dry_run=dry_run, retry_failed=retry == "failed"))
 
 
 @click.command()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from kdbench.benchmark import data
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
-from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
@@ -26,11 +26,10 @@ from kdbench.benchmark.training.engine import Engine
 from kdbench.methods.refusal import Refusal
 
 
-def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, retry_failed: bool) -> int:
+def run_grid(grid: Grid, results: Path, data_folder: Path, workers: int | None, retry_failed: bool) -> int:
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
-    grid = load(name)
     made = plan(grid, store)
     if retry_failed:
         for entry in made.those(State.FAILED):
@@ -38,7 +37,7 @@ def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, r
         made = plan(grid, store)
     _warn(store)
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
-        raise Refusal(f"{name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
+        raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
     todo = made.those(State.MISSING, State.RUNNING)
     if not todo:
         print(plan_text(made))
