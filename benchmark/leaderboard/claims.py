@@ -73,7 +73,7 @@ def claims() -> list[Claim]:
     return read(FOLDER / "claims.yaml").convert(list[Claim])
 
 
-def tested(claim: Claim, records: Iterable[Brief]) -> list[Row]:
+def weigh(claim: Claim, records: Iterable[Brief]) -> list[Row]:
     """A row a recipe by which both sides were run; one that says what is missing where there is none."""
     about: dict[str, Any] = {
         "claim": claim.says,
@@ -187,7 +187,7 @@ ABOUT = (
 def report(records: Iterable[Brief]) -> Report:
     records = list(records)
     known = claims()
-    rows = [plain(row) for claim in known for row in tested(claim, records)]
+    rows = [plain(row) for claim in known for row in weigh(claim, records)]
     cited = [f"- {name}: {papers()[name].paper}" for name in dict.fromkeys(claim.paper for claim in known)]
     return Report("claims", "Claims", ABOUT, rows, COLUMNS, "\n".join(cited))
 

@@ -261,7 +261,7 @@ def test_weights_that_are_not_the_records_are_left_out(
     wrong: bytes, theirs: Store, tmp_path: Path, teacher: tuple[Record, bytes]
 ) -> None:
     record, weights = teacher
-    content = wrong if wrong != b"other" else weights[:-4] + b"\x00\x00\x80\x3f"
+    content = wrong if wrong != b"other" else weights[:-4] + b"\x00\x00\x00\x40"
     entries = {archive.RECORDS: lines(record), f"teachers/{record.id}.safetensors": content}
     intake = archive.take_in(theirs, zipped(tmp_path / "a.zip", entries), dry_run=False)
     assert (intake.new, intake.weights, len(intake.damaged)) == (1, 0, 1)
