@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from kdbench.benchmark.experiments.verbs import records
+from kdbench.benchmark.leaderboard.verbs import reproduce
 from kdbench.benchmark.options import (
     A_PATH,
     as_json,
@@ -40,7 +42,7 @@ def app() -> None:
     """
 
 
-for _verb in (throughput, submit, cancel, logs, devcluster):
+for _verb in (throughput, reproduce, records, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 
@@ -140,12 +142,14 @@ def run(
       kdbench run --cell results/records/CELL.json
     """
     from kdbench.benchmark.experiments import local
+    from kdbench.benchmark.experiments.grid import load
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     load_files(files)
     if grid is not None:
-        sys.exit(local.run_grid(grid, results, data, workers, live_teacher, retry_failed=retry == "failed"))
+        how = {"retry_failed": retry == "failed", "live_teacher": live_teacher}
+        sys.exit(local.run_grid(load(grid), results, data, workers, **how))
     elif cell is not None:
         sys.exit(local.run_again(cell, results, data, live_teacher))
 

@@ -99,6 +99,24 @@ class Store:
                 write(file, msgspec.msgpack.encode(Kept(now, outlines)))
         return outlines
 
+    def lines(self) -> dict[str, bytes]:
+        """Each record's JSON on one line, by id: what a newer version added stays."""
+        found: dict[str, bytes] = {}
+        for file in self._singles():
+            with contextlib.suppress(FileNotFoundError):  # just packed by another process: it comes below
+                content = file.read_bytes()
+                if record := self._read(file, Record):
+                    found[record.id] = msgspec.json.format(content, indent=-1)
+        for pack in self._packs():
+            for record, line in self._unpack(pack, Record):
+                found.setdefault(record.id, line)
+        return found
+
+    def add(self, record: Record, line: bytes) -> None:
+        """A record from somewhere else, as it was written there."""
+        write(self.records_folder / f"{record.id}.json", indented(line))
+        self.forgive(record.id)
+
     def record(self, cell_id: str) -> Record | None:
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
@@ -222,7 +240,7 @@ class Store:
         except FileNotFoundError:  # not there, or just packed or set aside by another process
             return None
         try:
-            found = _believed(content, kind)
+            found = believed(content, kind)
             if found.id != file.stem:
                 raise ValueError(f"it holds the cell {found.id}")
         except ValueError as error:
@@ -237,7 +255,7 @@ class Store:
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
                 if wanted in line:
                     try:
-                        yield _believed(line, kind), line
+                        yield believed(line, kind), line
                     except ValueError as error:
                         write(self._aside(pack, line), line + b"\n")
                         self._report(f"{pack}, line {number}, is not believed: {error}")
@@ -266,7 +284,7 @@ class Store:
             self.troubles.append(trouble)
 
 
-def _believed(content: bytes, kind: type[T]) -> T:
+def believed(content: bytes, kind: type[T]) -> T:
     try:
         found = msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -279,7 +297,11 @@ def _believed(content: bytes, kind: type[T]) -> T:
 def pretty(value: msgspec.Struct) -> bytes:
     """Indented, but with each list of numbers on a line of its own: curves are read across. (Strings cannot match:
     a line break in them is escaped.)"""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return indented(msgspec.json.encode(value))
+
+
+def indented(line: bytes) -> bytes:
+    text = msgspec.json.format(line, indent=2).decode()
     one_line = re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s*\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     return one_line.encode() + b"\n"
 

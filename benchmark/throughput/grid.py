@@ -5,12 +5,12 @@ from pathlib import Path
 
 from kdbench.benchmark import data
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.crew import describe
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.plan import unworkable
 from kdbench.benchmark.experiments.store import write
-from kdbench.benchmark.experiments.worker import describe
 from kdbench.benchmark.throughput.measure import measure
 from kdbench.benchmark.throughput.record import Throughput, folder, keep, measured, records
 from kdbench.benchmark.throughput.table import page

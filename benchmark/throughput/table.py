@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from kdbench import methods
 from kdbench.benchmark.experiments.parameters import shown
-from kdbench.benchmark.leaderboard.table import ORDER, source
 from kdbench.benchmark.throughput.record import Pace, Throughput
+from kdbench.methods.method import SOURCES
 
 ABOUT = (
     "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
@@ -60,14 +61,14 @@ def _table(members: list[Throughput]) -> str:
 
 def _place(record: Throughput) -> tuple[int, str, str]:
     """Sources in their order, the fastest of each first."""
-    knowledge = source(record.method)
-    rank = ORDER.index(knowledge) if knowledge in ORDER else len(ORDER)
+    knowledge = methods.sources(record.method)
+    rank = [*SOURCES, knowledge].index(knowledge)
     return rank, knowledge, f"{record.live.step_ms:020.4f}"
 
 
 def _row(record: Throughput, labels: float | None) -> list[str]:
     return [
-        source(record.method),
+        methods.sources(record.method),
         shown(record.method, record.params),
         _speed(record.live),
         _speed(record.cold),
