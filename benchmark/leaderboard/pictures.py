@@ -1,0 +1,195 @@
+"""Pictures for papers: a function of a DataFrame each, which draws nothing where there is nothing to show."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+
+from kdbench.benchmark.leaderboard import drawing
+from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, PAGE, PAPER, in_print, kind, short
+from kdbench.benchmark.leaderboard.statistics import half_width
+
+ROWS = 30  # methods that are listed below one another
+FILLS = ("bottom", "full", "none", "left")  # of the markers, where one source has several methods
+QUALITY = {"Q": "Q: quality", "S": "S: separation", "I": "I: information", "E": "E: efficiency"}
+
+
+@in_print
+def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
+    """``pair source method top1 speed``: a point a method, and the front of those that no other beats in both."""
+    rows = rows.dropna(subset=["top1", "speed"])
+    rows = rows[rows.groupby("pair")["method"].transform("nunique") > 1]
+    if rows.empty:
+        return None
+    rows = rows.assign(kind=rows["source"].map(kind))
+    figure, panels = drawing.side_by_side(rows["pair"].unique(), "images a second", "top-1, %")
+    for pair, panel in panels.items():
+        points, edge = rows[rows["pair"] == pair], front(rows[rows["pair"] == pair])
+        panel.step(edge["speed"], edge["top1"], where="pre", color=FAINT, linewidth=0.8, zorder=1)
+        sns.scatterplot(
+            points, x="speed", y="top1", hue="kind", palette=COLOURS, style="kind", markers=MARKERS, s=36,
+            edgecolor=PAPER, legend=False, ax=panel,
+        )  # fmt: skip
+        panel.margins(0.16)
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    line = Line2D([], [], color=FAINT, linewidth=0.8, label="Pareto front")
+    drawing.legend(figure, rows["kind"], "o", [line])
+    for pair, panel in panels.items():
+        points = rows[rows["pair"] == pair].sort_values("top1", ascending=False, kind="stable")
+        on_front = points.index.isin(front(points).index)
+        first = pd.concat([points[on_front], points[~on_front]])
+        drawing.name_points(panel, list(zip(first["speed"], first["top1"], first["method"], strict=True)))
+    return figure
+
+
+def front(points: pd.DataFrame) -> pd.DataFrame:
+    """The methods that no other beats in accuracy and in throughput, from the slowest to the fastest."""
+    ranked = points.sort_values(["speed", "top1", "method"], ascending=[False, False, True], kind="stable")
+    better = ranked["top1"] > ranked["top1"].cummax().shift(fill_value=float("-inf"))
+    return ranked[better][::-1]
+
+
+@in_print
+def gains_by_source(rows: pd.DataFrame, unit: str) -> Figure | None:
+    """``source unit gain``: for each source the mean of its methods on every unit, and over all with its interval."""
+    return _ladder(rows.groupby(["source", "unit"], as_index=False)["gain"].mean(), "source", unit)
+
+
+@in_print
+def gains(rows: pd.DataFrame, unit: str) -> Figure | None:
+    """``source method unit gain``: for each method its gain on every unit, and over all with its interval."""
+    return _ladder(rows, "method", unit)
+
+
+def intervals(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean gains, the best first, and half of their t intervals."""
+    means = rows.groupby(by)["gain"].agg(["mean", "std", "count"]).reset_index()
+    means["half"] = half_width(means["std"], means["count"])
+    return means.sort_values(["mean", *by], ascending=[False, *[True] * len(by)], kind="stable", ignore_index=True)
+
+
+def _ladder(rows: pd.DataFrame, name: str, unit: str) -> Figure | None:
+    rows = rows.dropna(subset=["gain"])
+    if rows.empty:
+        return None
+    means = intervals(rows, list(dict.fromkeys(["source", name]))).head(ROWS)
+    figure, panel = drawing.ladder(means[name])
+    panel.set_xlabel(f"gain over ce, points (bars: a {unit} each)")
+    low, high = drawing.within(means["mean"])
+    shown = rows[rows["gain"].between(*drawing.within(rows["gain"]))]
+    for rung, row in means.iterrows():
+        colour, marker = COLOURS[kind(row["source"])], MARKERS[kind(row["source"])]
+        own = shown.loc[shown[name] == row[name], "gain"]
+        panel.plot(own, [rung] * len(own), "|", color=colour, markersize=7, alpha=0.6)
+        if low <= row["mean"] <= high:
+            half = 0 if pd.isna(row["half"]) else row["half"]
+            panel.errorbar(row["mean"], rung, xerr=half, color=colour, marker=marker, elinewidth=1.4)
+        else:
+            side, arrow = (0, "◂") if row["mean"] < low else (1, "▸")
+            panel.annotate(arrow, (side, rung), xycoords=("axes fraction", "data"), color=colour, va="center")
+        sure = f" ± {row['half']:.2f}" if row["count"] > 1 else ""
+        panel.annotate(
+            f"{row['mean']:+.2f}{sure}".replace("-", "−"), (1, rung), (8, 0), ("axes fraction", "data"),
+            "offset points", va="center",
+        )  # fmt: skip
+    if name != "source":
+        drawing.legend(figure, means["source"].map(kind), "o")
+    return figure
+
+
+@in_print
+def learning_curves(rows: pd.DataFrame) -> Figure | None:
+    """``pair source method epoch mean std``: accuracy on the test set after every epoch, and its spread over seeds."""
+    if rows.empty:
+        return None
+    rows = rows.assign(kind=rows["source"].map(kind))
+    figure, panels = drawing.side_by_side(rows["pair"].unique(), "epoch", "top-1, %")
+    for pair, panel in panels.items():
+        for of, line in rows[rows["pair"] == pair].groupby("kind"):
+            spread = line["std"].fillna(0)
+            band = line["mean"] - spread, line["mean"] + spread
+            panel.fill_between(line["epoch"], *band, color=COLOURS[of], alpha=0.12, linewidth=0)
+            apart = max(1, len(line) // 6)
+            start = list(COLOURS).index(of) * apart // len(COLOURS)
+            panel.plot(
+                line["epoch"], line["mean"], color=COLOURS[of], linewidth=0.9, marker=MARKERS[of], markersize=5,
+                markeredgecolor=PAPER, markevery=(start, apart),
+            )  # fmt: skip
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.margins(x=0.02)
+    names = {of: f"{of}: {short(name, 28)}" for of, name in zip(rows["kind"], rows["method"], strict=True)}
+    drawing.legend(figure, rows["kind"], "o", **names)
+    return figure
+
+
+@in_print
+def width_study(rows: pd.DataFrame) -> Figure | None:
+    """``teacher family width source method mean half``: gains over ce by the student's width, with their intervals."""
+    if rows.empty:
+        return None
+    teachers = rows["teacher"].unique()[: drawing.PANELS]
+    figure = Figure(figsize=(PAGE, 3.0 * len(teachers)), layout="constrained")
+    for teacher, panel in zip(teachers, figure.subplots(len(teachers), squeeze=False).flat, strict=True):
+        own = rows[rows["teacher"] == teacher]
+        methods, seen = list(own.groupby("method", sort=False)), []
+        for place, (name, line) in enumerate(methods):
+            seen.append(of := kind(line["source"].iloc[0]))
+            apart = 2 ** (0.04 * (place - (len(methods) - 1) / 2))  # so that intervals do not hide one another
+            panel.errorbar(
+                line["width"] * apart, line["mean"], line["half"].fillna(0), color=COLOURS[of], elinewidth=0.8,
+                marker=MARKERS[of], fillstyle=FILLS[seen.count(of) % len(FILLS)], markerfacecoloralt=PAPER,
+                linestyle=drawing.dashes(of), label=short(name, 48),
+            )  # fmt: skip
+        panel.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        panel.set_xscale("log", base=2)
+        widths = sorted(own["width"].unique())
+        panel.set_xticks(widths, [f"{width:g}" for width in widths])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set(xlabel=f"width of the student, × {own['family'].iloc[0]}", ylabel="gain over ce, points")
+        panel.set_title(f"taught by {teacher}")
+        panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3)
+    return figure
+
+
+@in_print
+def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
+    """``teacher layer S I E Q chosen``: what lies in every layer of the teachers; points mark the highest Q."""
+    if rows.empty:
+        return None
+    teachers = rows["teacher"].unique()[: drawing.PANELS]
+    looks = dict(zip(teachers, [(INK, "logits"), *((COLOURS[of], of) for of in COLOURS)], strict=False))
+    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+    for (letter, meaning), panel in zip(QUALITY.items(), figure.subplots(1, len(QUALITY)), strict=True):
+        for teacher, (colour, line) in looks.items():
+            own = rows[rows["teacher"] == teacher]
+            panel.plot(own["layer"], own[letter], color=colour, linestyle=drawing.dashes(line), label=short(teacher))
+            best = own[own["chosen"]]
+            panel.plot(best["layer"], best[letter], "o", color=colour, markeredgecolor=PAPER)
+        panel.set(xlabel="layer", title=meaning)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.margins(0.07, 0.1)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower left", ncols=3, handlelength=3)
+    return figure
+
+
+@in_print
+def accuracy_by_task(rows: pd.DataFrame) -> Figure | None:
+    """``student source method task mean``: accuracy over all classes that were seen so far, after every task."""
+    if rows.empty:
+        return None
+    rows = rows.assign(kind=rows["source"].map(kind))
+    figure, panels = drawing.side_by_side(rows["student"].unique(), "task", "top-1 over classes so far, %")
+    for student, panel in panels.items():
+        for (of, _), line in rows[rows["student"] == student].groupby(["kind", "method"], sort=False):
+            panel.plot(
+                line["task"], line["mean"], color=COLOURS[of], linestyle=drawing.dashes(of), marker=MARKERS[of],
+                markeredgecolor=PAPER,
+            )  # fmt: skip
+        panel.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    drawing.legend(figure, rows["kind"], "-o")
+    return figure
+
+
