@@ -172,23 +172,33 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
 
 @app.command()
 @grid(required=False)
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a file is not what the records give.")
 @results
 @files
 @as_json
-def leaderboard(grid: str | None, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Write leaderboard.md and leaderboard.csv from the records, and print the table.
+def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """Write leaderboard.md, .csv, .tex and .json from the records, and print the tables.
 
     \b
     Examples:
       kdbench leaderboard
       kdbench leaderboard quickstart --results my_results
+      kdbench leaderboard quickstart --check
     """
-    from kdbench.benchmark.leaderboard import publish
+    from kdbench.benchmark.leaderboard import formats, publish
 
     load_files(files)
-    board = publish.publish(results, grid)
-    say(board.rows, as_json, lambda: board.text)
-    warn(board.troubles)
+    found = publish.publish(results, grid)
+    warn(found.troubles)
+    if check:
+        if outdated := found.outdated():
+            names = ", ".join(str(file) for file in outdated)
+            warn([f"not what the records give: {names}; 'kdbench leaderboard{f' {grid}' if grid else ''}' writes them"])
+            sys.exit(1)
+        print(f"What the records give: {', '.join(str(file) for file in found.files)}")
+        return
+    found.write()
+    say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
 
 
 @app.group()

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -59,10 +59,18 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def _meant(asked: msgspec.Struct) -> dict[str, Any]:
     """What was asked for, without names and defaults. A default must therefore never change, and that of a new field
     must say what was done before there was one: ids, and with them the records that are there, stay what they are."""
-    meant = {}
-    for field in msgspec.structs.fields(asked):
-        value = getattr(asked, field.name)
-        usual = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
-        if value != usual and field.name != "protocol":
-            meant[field.name] = _meant(value) if isinstance(value, msgspec.Struct) else value
-    return meant
+    return {
+        name: _meant(value) if isinstance(value, msgspec.Struct) else value
+        for name, usual in _usual(type(asked))
+        if (value := getattr(asked, name)) != usual
+    }
+
+
+@cache
+def _usual(kind: type[msgspec.Struct]) -> list[tuple[str, Any]]:
+    """Each field that may change the numbers, with its default: found out once, cells are many."""
+    return [
+        (field.name, field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory())
+        for field in msgspec.structs.fields(kind)
+        if field.name != "protocol"
+    ]

@@ -1,0 +1,126 @@
+"""From records to rows: one a cell, beside the references on the same seeds. Tables and pictures are made of these."""
+
+from collections.abc import Iterable
+
+import msgspec
+import pandas as pd
+
+from kdbench.benchmark.experiments.cell import IMPORT, Cell
+from kdbench.benchmark.experiments.parameters import shown
+from kdbench.benchmark.experiments.record import Brief
+from kdbench.methods import members
+from kdbench.methods.refusal import Refusal
+
+SECTION = ["setting", "dataset", "recipe", "pair"]  # what stands in one section may be compared
+REFERENCES = ["ce", "kd"]
+
+
+def frame(records: Iterable[Brief]) -> pd.DataFrame:
+    """A row a cell, teachers aside; a student without a teacher stands beside every teacher that the same student has
+    had. ``over ce`` and ``over kd`` are gains on the same seed, in points.
+
+    ``series`` is shared by cells that differ in nothing but seeds, ``task`` by all that may be compared, ``lineage`` by
+    teachers that differ in nothing but their seeds.
+    """
+    cells = _rows(records)
+    if cells.empty:
+        return cells
+    alone, taught = cells[cells["teacher"] == ""], cells[cells["teacher"] != ""]
+    pairs = taught[["task", "lineage", "pair"]].drop_duplicates()
+    beside = pairs.merge(alone.drop(columns=["lineage", "pair"]), on="task")
+    # Who teaches is not a result of its own; who has no teacher at all stands under its own name.
+    others = alone[~alone["task"].isin(pairs["task"]) & ~alone["id"].isin(taught["teacher"])]
+    cells = pd.concat([taught, beside[cells.columns], others], ignore_index=True)
+
+    for reference in REFERENCES:
+        cells[f"over {reference}"] = cells["top1"] - _reference(cells, reference)
+    cells["recipe"] = _distinct(cells, "recipe", "task", within=["setting", "dataset", "pair"])
+    cells["pair"] = _distinct(cells, "pair", "lineage", within=["setting", "dataset", "recipe"])
+    cells["method"] = _distinct(cells, "method", "series", within=SECTION)
+    return cells
+
+
+def _rows(records: Iterable[Brief]) -> pd.DataFrame:
+    ids: dict[bytes, str] = {}  # of the few cells that many have in common
+
+    def common(cell: Cell) -> str:
+        key = msgspec.json.encode(cell)
+        if key not in ids:
+            ids[key] = cell.id
+        return ids[key]
+
+    names: dict[bytes, str] = {}
+    sources: dict[str, str] = {}
+    rows = []
+    for record in sorted(records, key=lambda record: record.id):
+        cell, result, cost, where = record.cell, record.result, record.cost, record.environment
+        if cell.method == IMPORT:  # nothing was learned here
+            continue
+        lineage = cell.teacher and msgspec.structs.replace(cell.teacher, seed=0)
+        series = msgspec.structs.replace(cell, seed=0, teacher=lineage)
+        task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={})
+        asked = msgspec.json.encode((cell.method, cell.params))
+        if asked not in names:
+            names[asked], sources[cell.method] = shown(cell.method, cell.params), source(cell.method)
+        tasks = getattr(cell, "incremental", None)
+        learned = result.incremental or {}
+        rows.append(
+            {
+                "id": record.id,
+                "task": common(task),
+                "lineage": common(lineage) if lineage else "",
+                "teacher": common(cell.teacher) if cell.teacher else "",
+                "series": common(series),
+                "setting": cell.setting,
+                "dataset": cell.dataset,
+                "recipe": cell.protocol,
+                "pair": cell.pair + (f", {tasks.count} tasks" if tasks else ""),
+                "source": sources[cell.method],
+                "method": names[asked],
+                "seed": cell.seed,
+                "top1": result.top1,
+                "best": result.best_top1,
+                "average": learned.get("average"),
+                "forgetting": learned.get("forgetting"),
+                "backward": learned.get("backward_transfer"),
+                "seconds": cost.seconds,
+                "speed": cost.images_per_second,
+                "memory": cost.peak_memory_mb,
+                "deployed": cost.deployed_parameters,
+                "discarded": cost.method_parameters,
+                "environment": environment(where.key, where.machine.gpu or where.machine.cpu),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def environment(key: str, device: str) -> str:
+    """Where speeds may be compared: one key on one kind of machine."""
+    return f"{device} · {key}" if device else key
+
+
+def source(method: str) -> str:
+    """The knowledge that a method draws on; a combination draws on all of its members'."""
+    try:
+        return "+".join(dict.fromkeys(member.source for member in members(method).values()))
+    except Refusal:  # a method from a file that is not loaded now
+        return "other"
+
+
+def _reference(cells: pd.DataFrame, name: str) -> pd.Series:
+    """What the reference came to with the same teacher and seed; over all teachers where only one of the two has one.
+    Nothing for the reference itself, nor where it stands twice: which would be meant?"""
+    base = cells.loc[cells["method"] == name, ["task", "lineage", "teacher", "seed", "top1"]]
+    base = base[~base.duplicated(["task", "lineage", "teacher", "seed"], keep=False)].rename(columns={"top1": name})
+    by_seed = base.groupby(["task", "lineage", "seed"])[name].mean()
+    found = cells.join(by_seed, on=by_seed.index.names)[name]
+    if name != "ce":  # which has no teacher
+        by_teacher = base.set_index(["task", "lineage", "teacher", "seed"])[name]
+        found = found.where(cells["teacher"] == "", cells.join(by_teacher, on=by_teacher.index.names)[name])
+    return found.mask(cells["method"] == name)
+
+
+def _distinct(cells: pd.DataFrame, name: str, id: str, within: list[str]) -> pd.Series:
+    """A name that stands for several things is followed by a piece of each one's digest."""
+    several = cells.groupby([*within, name])[id].transform("nunique") > 1
+    return cells[name].mask(several, cells[name] + " #" + cells[id].str[-6:])
