@@ -17,7 +17,10 @@ from matplotlib.transforms import Bbox
 COLUMN, PAGE = 3.5, 7.2  # inches: the width of one column of a paper, and of both
 PANELS = 6  # drawn beside one another
 
+BESIDE = [(6, 0, "left"), (-6, 0, "right"), (5, 7, "left"), (5, -7, "left"), (-5, 7, "right"), (-5, -7, "right")]
+
 INK, FAINT, RULE, PAPER = "#1f1f1f", "#767676", "#d9d9d9", "#ffffff"
+PLAIN = {"ink": INK, "faint": FAINT, "rule": RULE, "paper": PAPER}
 # Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = {
     "labels": "#6b6b6b",
@@ -87,9 +90,9 @@ def short(name: str, most: int = 40) -> str:
 
 def within(values: pd.Series) -> tuple[float, float]:
     """The range in which most values lie; one far outside must not press all others together."""
-    low, high = values.quantile([0.25, 0.75])
-    room = 4 * max(high - low, 0.25)
-    return max(values.min(), low - room), min(values.max(), high + room)
+    middle = values.median()
+    room = 8 * max((values - middle).abs().median(), 0.125)
+    return max(values.min(), middle - room), min(values.max(), middle + room)
 
 
 def side_by_side(names: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
@@ -146,7 +149,7 @@ def name_points(panel: Axes, places: Sequence[tuple[float, float, str]]) -> None
     corners = [panel.transData.transform((x, y)) for x, y, _ in places]
     taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in corners]
     for x, y, name in places:
-        for across, up, side in ((6, 0, "left"), (-6, 0, "right"), (0, 8, "center"), (0, -8, "center")):
+        for across, up, side in BESIDE:
             text = panel.annotate(
                 short(name, 28), (x, y), (across, up), textcoords="offset points", ha=side, va="center", color=INK,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.8},

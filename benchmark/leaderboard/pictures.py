@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from kdbench.benchmark.leaderboard import drawing
 from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, PAGE, PAPER, in_print, kind, short
-from kdbench.benchmark.leaderboard.statistics import half_width
+from kdbench.benchmark.leaderboard.evidence import by_source, intervals
 
 ROWS = 30  # methods that are listed below one another
 FILLS = ("bottom", "full", "none", "left")  # of the markers, where one source has several methods
@@ -23,10 +23,14 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
     rows = rows[rows.groupby("pair")["method"].transform("nunique") > 1]
     if rows.empty:
         return None
-    rows = rows.assign(kind=rows["source"].map(kind))
+    low = rows.groupby("pair")["top1"].transform(lambda top1: drawing.within(top1)[0])
+    below = rows["top1"] < low  # drawn at the lower edge, with what it came to
+    said = rows["method"].mask(below, rows["method"] + " ↓ " + rows["top1"].map("{:.1f}".format))
+    rows = rows.assign(kind=rows["source"].map(kind), said=said, top1=rows["top1"].clip(lower=low))
     figure, panels = drawing.side_by_side(rows["pair"].unique(), "images a second", "top-1, %")
     for pair, panel in panels.items():
-        points, edge = rows[rows["pair"] == pair], front(rows[rows["pair"] == pair])
+        points = rows[rows["pair"] == pair]
+        edge = front(points)
         panel.step(edge["speed"], edge["top1"], where="pre", color=FAINT, linewidth=0.8, zorder=1)
         sns.scatterplot(
             points, x="speed", y="top1", hue="kind", palette=COLOURS, style="kind", markers=MARKERS, s=36,
@@ -41,7 +45,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
         points = rows[rows["pair"] == pair].sort_values("top1", ascending=False, kind="stable")
         on_front = points.index.isin(front(points).index)
         first = pd.concat([points[on_front], points[~on_front]])
-        drawing.name_points(panel, list(zip(first["speed"], first["top1"], first["method"], strict=True)))
+        drawing.name_points(panel, list(zip(first["speed"], first["top1"], first["said"], strict=True)))
     return figure
 
 
@@ -55,7 +59,7 @@ def front(points: pd.DataFrame) -> pd.DataFrame:
 @in_print
 def gains_by_source(rows: pd.DataFrame, unit: str) -> Figure | None:
     """``source unit gain``: for each source the mean of its methods on every unit, and over all with its interval."""
-    return _ladder(rows.groupby(["source", "unit"], as_index=False)["gain"].mean(), "source", unit)
+    return _ladder(by_source(rows), "source", unit)
 
 
 @in_print
@@ -64,27 +68,18 @@ def gains(rows: pd.DataFrame, unit: str) -> Figure | None:
     return _ladder(rows, "method", unit)
 
 
-def intervals(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean gains, the best first, and half of their t intervals."""
-    means = rows.groupby(by)["gain"].agg(["mean", "std", "count"]).reset_index()
-    means["half"] = half_width(means["std"], means["count"])
-    return means.sort_values(["mean", *by], ascending=[False, *[True] * len(by)], kind="stable", ignore_index=True)
-
-
 def _ladder(rows: pd.DataFrame, name: str, unit: str) -> Figure | None:
-    rows = rows.dropna(subset=["gain"])
     if rows.empty:
         return None
     means = intervals(rows, list(dict.fromkeys(["source", name]))).head(ROWS)
     figure, panel = drawing.ladder(means[name])
     panel.set_xlabel(f"gain over ce, points (bars: a {unit} each)")
     low, high = drawing.within(means["mean"])
-    shown = rows[rows["gain"].between(*drawing.within(rows["gain"]))]
     for rung, row in means.iterrows():
         colour, marker = COLOURS[kind(row["source"])], MARKERS[kind(row["source"])]
-        own = shown.loc[shown[name] == row[name], "gain"]
-        panel.plot(own, [rung] * len(own), "|", color=colour, markersize=7, alpha=0.6)
         if low <= row["mean"] <= high:
+            own = rows.loc[rows[name] == row[name], "gain"]
+            panel.plot(own, [rung] * len(own), "|", color=colour, markersize=7, alpha=0.6)
             half = 0 if pd.isna(row["half"]) else row["half"]
             panel.errorbar(row["mean"], rung, xerr=half, color=colour, marker=marker, elinewidth=1.4)
         else:
@@ -177,13 +172,13 @@ def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
 
 @in_print
 def accuracy_by_task(rows: pd.DataFrame) -> Figure | None:
-    """``student source method task mean``: accuracy over all classes that were seen so far, after every task."""
+    """``pair source method task mean``: accuracy over all classes that were seen so far, after every task."""
     if rows.empty:
         return None
     rows = rows.assign(kind=rows["source"].map(kind))
-    figure, panels = drawing.side_by_side(rows["student"].unique(), "task", "top-1 over classes so far, %")
-    for student, panel in panels.items():
-        for (of, _), line in rows[rows["student"] == student].groupby(["kind", "method"], sort=False):
+    figure, panels = drawing.side_by_side(rows["pair"].unique(), "task", "top-1 over classes so far, %")
+    for pair, panel in panels.items():
+        for (of, _), line in rows[rows["pair"] == pair].groupby(["kind", "method"], sort=False):
             panel.plot(
                 line["task"], line["mean"], color=COLOURS[of], linestyle=drawing.dashes(of), marker=MARKERS[of],
                 markeredgecolor=PAPER,
@@ -191,5 +186,3 @@ def accuracy_by_task(rows: pd.DataFrame) -> Figure | None:
         panel.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     drawing.legend(figure, rows["kind"], "-o")
     return figure
-
-

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.leaderboard.album import Picture, album
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.table import Board, board
 from kdbench.methods.refusal import Refusal
 
@@ -38,7 +41,9 @@ def publish(results: Path, grid: str | None) -> Published:
     if not records:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
     found = board(frame(records.values()))
-    named = {results / name: content for name, content in files(found, stem).items()}
+    whole = store.records() if len(records) <= MOST_RECORDS else {}
+    content = files(found, stem) | seen(found, album(found, records, whole, store), whole, stem)
+    named = {results / name: content for name, content in content.items()}
     return Published(found, named, store.troubles)
 
 
@@ -50,3 +55,13 @@ def files(board: Board, stem: str) -> dict[str, bytes]:
         f"{stem}.tex": latex(board).encode(),
         f"{stem}.json": as_json(board).encode(),
     }
+
+
+def seen(board: Board, pictures: list[Picture], records: dict[str, Record], stem: str) -> dict[str, bytes]:
+    """The page, and the pictures that are in it."""
+    folder = stem.replace("leaderboard", "pictures", 1)
+    found = {f"{stem}.html": page(board, pictures, records, stem.replace("-", ": ", 1).capitalize()).encode()}
+    for picture in pictures:
+        found[f"{folder}/{picture.name}.svg"] = picture.svg.encode()
+        found[f"{folder}/{picture.name}.png"] = picture.png
+    return found

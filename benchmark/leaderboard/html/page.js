@@ -33,12 +33,12 @@ const SHOWN = {
   count: (value) => [grouped(value)],
   percent: (value) => [fixed(value, 2)],
   gain: (value) => [signed(value)],
-  small: (value) => [value.toPrecision(2)],
+  p: (value) => [value < 0.001 ? "<0.001" : value.toFixed(3)],
 };
 // A number with what stands behind it: its deviation, or half of its interval and whether it is sure.
 const aside = (value, sure) => make("span", { className: "aside" }, value == null ? "" : `± ${fixed(value, 2)}${sure ? " ★" : ""}`);
 SHOWN.spread = ([value, deviation]) => [fixed(value, 2), aside(deviation)];
-SHOWN.surely = ([value, half, sure]) => [signed(value), aside(half, sure)];
+SHOWN.surely = ([value, half, p]) => [signed(value), aside(half, p != null && p < 0.05)];
 
 const first = (value) => (Array.isArray(value) ? value[0] : value);
 const isText = (column) => column.kind === "text" || column.kind === "source";
@@ -88,7 +88,7 @@ function board(data) {
     choose(name, distinct(data.groups.map((group) => group.names[place])), (value) => (row, group) => group.names[place] === value));
   const source = data.columns.findIndex((column) => column.kind === "source");
   if (source >= 0)
-    choose("source", distinct(data.groups.flatMap((group) => group.rows.map((row) => row.cells[source]))), (value) => (row) => row.cells[source] === value);
+    choose("Source", distinct(data.groups.flatMap((group) => group.rows.map((row) => row.cells[source]))), (value) => (row) => row.cells[source] === value);
   controls.append(count);
 
   const words = (row, group) => [...group.names, ...row.cells.filter((value, place) => isText(data.columns[place]))].join(" ").toLowerCase();
@@ -170,23 +170,19 @@ let records = null; // read when one is first asked for: they may be large
 
 function show(id) {
   records ??= read("records");
-  const dialog = document.getElementById("record");
+  const dialog = document.getElementById("record"), text = dialog.querySelector("pre");
   document.getElementById("record-name").textContent = id;
-  dialog.querySelector("pre").textContent = id in records ? pretty(records[id])
-    : `There are too many records for them to be in this page.\nThis one is shown by: kdbench show ${id}`;
+  text.textContent = records[id] ?? `This page does not carry its records. This one is shown by\n\n    kdbench show ${id}`;
   dialog.showModal();
-  dialog.querySelector("pre").scrollTop = 0;
+  text.scrollTop = 0;
 }
-
-// Each list of numbers on a line of its own, as in the files.
-const pretty = (record) => JSON.stringify(record, null, 2).replace(/\[\n\s+([^\[\]{}"]*?)\n\s*\]/g, (all, list) => `[${list.replace(/\s+/g, " ")}]`);
 
 // -- light and dark --------------------------------------------------------------------------------------------------
 
 function theme() {
   const button = document.getElementById("theme"), system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const say = () => button.setAttribute("aria-pressed", String(isDark()));
+  const say = () => { button.textContent = isDark() ? "Light" : "Dark"; };
   button.addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; say(); });
   system.addEventListener("change", say);
   say();
