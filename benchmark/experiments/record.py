@@ -80,7 +80,7 @@ class Failure(msgspec.Struct, kw_only=True):
     failed: str  # UTC
 
 
-# -- what plans and tables read of a record, of a hundred thousand at once: all but what is long ------------------------
+# -- what plans and tables read of a record, of a hundred thousand at once: all but what is long ---------------------
 
 
 class BriefResult(msgspec.Struct, kw_only=True):

@@ -18,10 +18,8 @@ def costs(cells: pd.DataFrame) -> pd.DataFrame:
         peak_memory_mb=("memory", "median"),
     )
     table["remembered_per_second"] = float("nan")
-    ce = table.xs("ce", level="method")["images_per_second"].groupby(SECTION).first()
-    table["relative_cost"] = (
-        ce.reindex(table.droplevel(["source", "method"]).index).to_numpy() / table["images_per_second"]
-    )
+    ce = table["images_per_second"].where(table.index.get_level_values("method") == "ce")
+    table["relative_cost"] = ce.groupby(SECTION).transform("max") / table["images_per_second"]
     table = parameters.join(table)
     names = {"deployed": "deployed_parameters", "discarded": "discarded_parameters"}
     return table.rename(columns=names)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from kdbench.benchmark.leaderboard.frame import SECTION
 from kdbench.benchmark.leaderboard.table import FIELD, Board
 
 ABOUT = (
-    "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± half "
-    f"of their {statistics.LEVEL:.0%} t interval; a pair's is taken from how far the method's gains scatter on all of "
-    "the recipe's pairs. ★: other than chance after Holm's correction over the table's methods; over pairs by an exact "
-    f"test of signs, on one pair by a t test over {statistics.ENOUGH} seeds or more. One pair speaks for no other. Best "
-    "epoch: a diagnostic, found by looking at the test set. Costs are compared inside one environment only."
+    "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± "
+    f"half their {statistics.LEVEL:.0%} t interval; a pair's is taken from how far the method's gains scatter on all "
+    "pairs of its data set and recipe. ★: other than chance after Holm's correction over the table's methods: over pairs "
+    f"by an exact test of signs, on one pair by a t test over {statistics.ENOUGH} seeds or more. One pair speaks for no "
+    "other. Best epoch: a diagnostic, found by looking at the test set. Costs are of one environment."
 )
 NONE = "–"
 LATEX = str.maketrans(
@@ -82,19 +82,17 @@ def as_json(board: Board) -> str:
 def parts(board: Board) -> Iterator[Part]:
     if not board.methods.empty:
         for names, table in board.methods.groupby(FIELD, sort=False):
-            setting, dataset, recipe = names
-            yield Part(_title(setting, "methods over pairs", dataset, recipe), [_over_pairs(table)], _correlated(table))
+            yield Part(_title("methods over pairs", *names), [_over_pairs(table)], _correlated(table))
     if not board.series.empty:
         for names, table in board.series.groupby(SECTION, sort=False):
-            setting, dataset, recipe, pair = names
-            tables = [_learned(table) if setting == "incremental" else _accuracy(table), _costs(table)]
+            tables = [_learned(table) if names[0] == "incremental" else _accuracy(table), _costs(table)]
             where = table["environment"].dropna()
             notes = [*_correlated(table), *[f"Costs: on {place}." for place in where.unique()]]
-            yield Part(_title(setting, dataset, pair, recipe), tables, notes)
+            yield Part(_title(*names), tables, notes)
 
 
-def _title(setting: str, *words: str) -> str:
-    return " · ".join([*([] if setting == "compression" else [setting]), *words])
+def _title(*words: Hashable) -> str:
+    return " · ".join(str(word) for word in words if word != "compression")
 
 
 def _over_pairs(table: pd.DataFrame) -> pd.DataFrame:

@@ -110,13 +110,14 @@ def source(method: str) -> str:
 def _reference(cells: pd.DataFrame, name: str) -> pd.Series:
     """What the reference came to with the same teacher and seed; over all teachers where only one of the two has one.
     Nothing for the reference itself, nor where it stands twice: which would be meant?"""
-    base = cells.loc[cells["method"] == name, ["task", "lineage", "teacher", "seed", "top1"]]
-    base = base[~base.duplicated(["task", "lineage", "teacher", "seed"], keep=False)].rename(columns={"top1": name})
-    by_seed = base.groupby(["task", "lineage", "seed"])[name].mean()
-    found = cells.join(by_seed, on=by_seed.index.names)[name]
+    same_seed = ["task", "lineage", "seed"]
+    same_teacher = [*same_seed, "teacher"]
+    base = cells.loc[cells["method"] == name, [*same_teacher, "top1"]].rename(columns={"top1": name})
+    base = base[~base.duplicated(same_teacher, keep=False)]
+    found = cells.join(base.groupby(same_seed)[name].mean(), on=same_seed)[name]
     if name != "ce":  # which has no teacher
-        by_teacher = base.set_index(["task", "lineage", "teacher", "seed"])[name]
-        found = found.where(cells["teacher"] == "", cells.join(by_teacher, on=by_teacher.index.names)[name])
+        taught = cells.join(base.set_index(same_teacher)[name], on=same_teacher)[name]
+        found = found.where(cells["teacher"] == "", taught)
     return found.mask(cells["method"] == name)
 
 

@@ -11,12 +11,12 @@ ALL_FLIPS = 13  # pairs, up to which every way of flipping signs is looked at
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-def pooled(std: pd.Series, n: pd.Series, over: list[pd.Series]) -> tuple[pd.Series, pd.Series]:
-    """The deviation common to all that is ``over`` the same, and its degrees of freedom: one pair's few seeds say next
-    to nothing of how far runs scatter, those of all pairs do."""
+def pooled(std: pd.Series, n: pd.Series, by: list[str]) -> tuple[pd.Series, pd.Series]:
+    """The deviation that all have in common whose index says the same, and its degrees of freedom: one pair's few seeds
+    say next to nothing of how far runs scatter, those of all pairs do."""
     freedom = n.sub(1).clip(lower=0).where(std.notna(), 0)
-    squares = (std.fillna(0) ** 2 * freedom).groupby(over, dropna=False).transform("sum")
-    total = freedom.groupby(over, dropna=False).transform("sum")
+    squares = (std.fillna(0) ** 2 * freedom).groupby(by).transform("sum")
+    total = freedom.groupby(by).transform("sum")
     return (squares / total.where(total > 0)) ** 0.5, total
 
 
@@ -34,17 +34,16 @@ def p_values(mean: pd.Series, std: pd.Series, n: pd.Series, freedom: pd.Series) 
 
 
 def over_pairs(gains: Floats) -> Floats:
-    """The exact p-value of each row's mean, a gain a pair: had the method no effect, every sign could as well be the
-    other. With more pairs than have all their flips looked at, Wilcoxon's signed ranks, exact too."""
-    pairs = gains.shape[1]
-    if pairs < 2:
-        return np.full(len(gains), np.nan)
-    if pairs > ALL_FLIPS:
-        return np.asarray(stats.wilcoxon(gains, axis=1).pvalue)
-    flipped = stats.permutation_test(
-        (gains,), np.mean, permutation_type="samples", vectorized=True, axis=1, n_resamples=2**pairs
-    )
-    return np.asarray(flipped.pvalue)
+    """The p-value of each row's mean, of a column a pair (NaN: not run). Had the method no effect, each gain could as
+    well have the other sign: all ways of flipping signs are counted. With more pairs than that, Wilcoxon's test."""
+    if gains.shape[1] > ALL_FLIPS:
+        p = stats.wilcoxon(gains, axis=1, nan_policy="omit").pvalue
+    else:  # a 0 is a 0 with either sign, and changes nothing
+        rows, flips = np.nan_to_num(gains), 2 ** gains.shape[1]
+        p = stats.permutation_test(
+            (rows,), np.mean, permutation_type="samples", vectorized=True, axis=1, n_resamples=flips
+        ).pvalue
+    return np.where(np.isfinite(gains).sum(axis=1) > 1, p, np.nan)
 
 
 def holm(p: pd.Series) -> pd.Series:

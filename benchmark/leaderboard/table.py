@@ -1,4 +1,4 @@
-"""The leaderboard's two tables, deterministic functions of the rows: every method on one pair, and methods over pairs."""
+"""The leaderboard's two tables, deterministic functions of the rows: methods on one pair, and methods over pairs."""
 
 from dataclasses import dataclass
 
@@ -82,8 +82,7 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
         freedom = gain["count"].sub(1)
         table[name] = gain["mean"]
         table[f"{name}_half"] = statistics.half_width(gain["std"], gain["count"], freedom.where(freedom > 0))
-        table[f"{name}_p"] = _sign_flips(grouped[name])
-        table[f"{name}_p"] = table[f"{name}_p"].groupby(FIELD).transform(statistics.holm)
+        table[f"{name}_p"] = _sign_tests(several, name)
     table["correlation"] = _correlation(cells, [*FIELD, "source", "method"])
     table["relative_cost"] = np.exp(grouped["log_cost"].mean())
     return _best_first(table.reset_index(), FIELD, "over_ce")
@@ -92,22 +91,21 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 def _judge(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> None:
     """A gain with its interval, by the deviation that a method's gains have over the pairs of a field, and its p-value
     among the methods of its section."""
-    keys = [table.index.get_level_values(level) for level in (*FIELD, "method")]
-    std, freedom = statistics.pooled(gain["std"], gain["count"], keys)
+    std, freedom = statistics.pooled(gain["std"], gain["count"], by=[*FIELD, "method"])
     table[name] = gain["mean"]
     table[f"{name}_half"] = statistics.half_width(std, gain["count"], freedom)
     p = statistics.p_values(gain["mean"], std, gain["count"], freedom)
     table[f"{name}_p"] = p.groupby(SECTION).transform(statistics.holm)
 
 
-def _sign_flips(gains: "pd.api.typing.SeriesGroupBy[float]") -> pd.Series:
-    """Methods on equally many pairs are tested at once: the signs that are flipped are the same."""
-    found: dict[tuple[str, ...], float] = {}
-    of = {key: values.dropna().to_numpy() for key, values in gains}
-    for count in {len(values) for values in of.values()}:
-        keys = [key for key, values in of.items() if len(values) == count]
-        found |= dict(zip(keys, statistics.over_pairs(np.stack([of[key] for key in keys])), strict=True))
-    return pd.Series(found, dtype=float)
+def _sign_tests(series: pd.DataFrame, name: str) -> pd.Series:
+    """Of each method's gains over the pairs of its field, adjusted for the field's other methods."""
+    found = []
+    for _, own in series.groupby(FIELD):
+        gains = own.pivot(index=[*FIELD, "source", "method"], columns="pair", values=name)
+        p = pd.Series(statistics.over_pairs(gains.to_numpy()), index=gains.index)
+        found.append(statistics.holm(p))
+    return pd.concat(found)
 
 
 def _within_teachers(cells: pd.DataFrame) -> pd.Series:
@@ -119,12 +117,11 @@ def _within_teachers(cells: pd.DataFrame) -> pd.Series:
 
 
 def _between_teachers(cells: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
-    found = pd.Series(float("nan"), index=table.index)
-    several = table.index[table["teachers"] > 1]
-    for key, own in cells.set_index(SERIES).loc[several].groupby(SERIES):
-        runs = own.pivot_table(index="teacher", columns="seed", values="top1").dropna(axis=1)
-        found[key] = statistics.between_teachers(runs.to_numpy()) if runs.size else float("nan")
-    return found
+    found = {}
+    for key in table.index[table["teachers"] > 1]:
+        runs = cells.set_index(SERIES).loc[[key]].pivot_table(index="teacher", columns="seed", values="top1")
+        found[key] = statistics.between_teachers(runs.dropna(axis=1).to_numpy())
+    return pd.Series(found, index=table.index, dtype=float)
 
 
 def _correlation(runs: pd.DataFrame, by: list[str]) -> pd.Series:
