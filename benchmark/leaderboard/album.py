@@ -11,7 +11,8 @@ from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard import drawing, evidence, pictures
 from kdbench.benchmark.leaderboard.statistics import LEVEL
-from kdbench.benchmark.leaderboard.table import FIELD, Board
+from kdbench.benchmark.leaderboard.table import Board
+from kdbench.methods.features.layers import PAIRS
 
 FIELDS = 6  # data sets and recipes that are drawn
 
@@ -29,10 +30,9 @@ class Picture:
 def album(board: Board, briefs: Mapping[str, Brief], records: Mapping[str, Record], store: Store) -> list[Picture]:
     """For each data set and recipe, those pictures for which there is something to show."""
     found = []
-    for names, series in list(board.series.groupby(FIELD, sort=False))[:FIELDS]:
-        cells = board.cells[(board.cells[FIELD] == list(names)).all(axis=1)]
-        where = " · ".join(names[1:] if names[0] == "compression" else names)
-        place = re.sub(r"[^\w.]+", "-", " ".join(names[1:] if names[0] == "compression" else names)).strip("-")
+    for names, cells, series in evidence.fields(board)[:FIELDS]:
+        words = names[1:] if names[0] == "compression" else names
+        where, place = " · ".join(words), re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")
         for kind, title, caption, figure in _drawn(cells, series, briefs, records, store):
             if figure is not None:
                 svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
@@ -55,8 +55,8 @@ def _drawn(
     yield (
         "sources",
         "Gains by source",
-        f"Gain in top-1 over ce, the same student trained on labels alone with the same seed, {units}. A bar is the mean "
-        f"of a source's methods on one {unit}; {interval}.{scope}",
+        f"Gain in top-1 over ce, the same student trained on labels alone with the same seed, {units}. A bar is the "
+        f"mean of a source's methods on one {unit}; {interval}.{scope}",
         pictures.gains_by_source(gained, unit),
     )
     yield (
@@ -77,22 +77,22 @@ def _drawn(
     yield (
         "curves",
         "Learning curves",
-        "Top-1 on the test set after every epoch: ce, and of each source the method that gains most; mean over seeds, the "
-        f"band is ± one standard deviation. No epoch was chosen by it.{_more(pairs, drawing.PANELS, 'pairs')}",
+        "Top-1 on the test set after every epoch: ce, and of each source the method that gains most; mean over seeds, "
+        f"the band is ± one standard deviation. No epoch was chosen by it.{_more(pairs, drawing.PANELS, 'pairs')}",
         pictures.learning_curves(evidence.curves(cells, series, records)),
     )
     yield (
         "width",
         "Width study",
-        f"Gain in top-1 over ce of students of one depth and growing width; lines are {LEVEL:.0%} t intervals over seeds, "
-        "from the scatter of a method's gains on all pairs.",
+        f"Gain in top-1 over ce of students of one depth and growing width; bars are {LEVEL:.0%} t intervals over "
+        "seeds, from the scatter of a method's gains on all pairs.",
         pictures.width_study(evidence.widths(series)),
     )
     yield (
         "quality",
         "Knowledge in a teacher's layers",
         f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {evidence.K0:g}); points mark the "
-        f"{evidence.PAIRS} layers with the highest Q, those that feature_only distils.",
+        f"{PAIRS} layers with the highest Q, those that feature_only distils.",
         pictures.knowledge_quality(evidence.qualities(sorted(set(cells["teacher"]) - {""}), store)),
     )
     yield (

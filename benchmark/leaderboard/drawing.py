@@ -3,7 +3,8 @@ known without its colour too. The same picture is always the same bytes."""
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import matplotlib as mpl
 import pandas as pd
@@ -34,7 +35,7 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, ["o", "s", "^", "D", "v", "P", "X"], strict=True))
 DASHES = {
     "labels": (1, 1.2),
-    "logits": (),
+    "logits": (1, 0),
     "features": (5, 1.5),
     "gradients": (5, 1.5, 1, 1.5),
     "relations": (2.5, 1),
@@ -80,8 +81,8 @@ def kind(source: str) -> str:
     return "combined" if "+" in source else source if source in COLOURS else "other"
 
 
-def dashes(of: str) -> tuple[int, tuple[float, ...] | None]:
-    return 0, DASHES[of] or None
+def dashes(of: str) -> tuple[float, tuple[float, ...]]:
+    return 0, DASHES[of]
 
 
 def short(name: str, most: int = 40) -> str:
@@ -95,22 +96,28 @@ def within(values: pd.Series) -> tuple[float, float]:
     return max(values.min(), middle - room), min(values.max(), middle + room)
 
 
-def side_by_side(names: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
-    """A panel a name, as many as there is room for; one alone is as wide as a column."""
-    names = names[:PANELS]
-    across = min(len(names), 3)
-    down = -(-len(names) // across)
+def each(rows: pd.DataFrame, name: str) -> dict[str, pd.DataFrame]:
+    """The rows of each value, in the order of their first ones."""
+    return {str(value): own for value, own in rows.groupby(name, sort=False)}
+
+
+def side_by_side(rows: pd.DataFrame, x: str, y: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel for each of the first pairs, with its rows; one alone is as wide as a column."""
+    pairs = list(each(rows, "pair").items())[:PANELS]
+    across = min(len(pairs), 3)
+    down = -(-len(pairs) // across)
     figure = Figure(figsize=(COLUMN if across == 1 else PAGE, 2.6 * down), layout="constrained")
-    panels = list(figure.subplots(down, across, squeeze=False).flat)
-    for spare in panels[len(names) :]:
-        spare.remove()
-    for name, panel in zip(names, panels, strict=False):
-        panel.set(title=short(name), xlabel=x, ylabel=y if panel.get_subplotspec().is_first_col() else "")
-    return figure, dict(zip(names, panels, strict=False))
+    panels = []
+    for number, (pair, own) in enumerate(pairs):
+        panel = figure.add_subplot(down, across, number + 1)
+        panel.set(title=short(pair), xlabel=x, ylabel="" if number % across else y)
+        panels.append((panel, own))
+    return figure, panels
 
 
-def ladder(rungs: Sequence[str]) -> tuple[Figure, Axes]:
+def ladder(rungs: Iterable[str]) -> tuple[Figure, Axes]:
     """One panel with a rung a name, the first on top; long names take a page's width."""
+    rungs = list(rungs)
     width = COLUMN if max(map(len, rungs)) < 20 else PAGE
     figure = Figure(figsize=(width, 0.75 + 0.2 * len(rungs)), layout="constrained")
     panel = figure.subplots()
@@ -123,12 +130,18 @@ def ladder(rungs: Sequence[str]) -> tuple[Figure, Axes]:
     return figure, panel
 
 
-def legend(figure: Figure, kinds: pd.Series, form: str, others: Sequence[Line2D] = (), **names: str) -> None:
+def legend(
+    figure: Figure,
+    kinds: "pd.Series[str]",
+    form: str,
+    others: Sequence[Line2D] = (),
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Below everything: the kinds that occur, as points (``"o"``), as lines (``"-"``) or as both (``"-o"``)."""
     handles = [
         Line2D(
             [], [], color=COLOURS[one], marker=MARKERS[one] if "o" in form else "", markersize=6,
-            markeredgecolor=PAPER, linestyle=dashes(one) if "-" in form else "", label=names.get(one, one),
+            markeredgecolor=PAPER, linestyle=dashes(one) if "-" in form else "none", label=names.get(one, one),
         )
         for one in COLOURS
         if one in set(kinds)

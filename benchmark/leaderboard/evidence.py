@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.experiments.store import Finding, Store
 from kdbench.benchmark.leaderboard.drawing import kind
 from kdbench.benchmark.leaderboard.statistics import half_width
+from kdbench.benchmark.leaderboard.table import FIELD, Board
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import Quality, best
 
@@ -17,19 +20,25 @@ K0 = 5.0  # what I's entropy is measured against, as in the paper
 WIDTHS = 3  # of one family, from which on they are a study
 
 
+def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
+    """Each setting, data set and recipe, with its cells and its series."""
+    cells = dict(iter(board.cells.groupby(FIELD)))
+    return [([str(name) for name in names], cells[names], series) for names, series in board.series.groupby(FIELD)]
+
+
 def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """``source method unit gain`` of one field: a pair is the unit; where there is one alone, its seeds are."""
     if series["pair"].nunique() > 1:
         rows = series.rename(columns={"pair": "unit", "over_ce": "gain"})
     else:
-        runs = cells.groupby(["source", "method", "seed"], as_index=False)["over ce"].mean()
-        rows = runs.rename(columns={"seed": "unit", "over ce": "gain"})
+        rows = cells.rename(columns={"seed": "unit", "over ce": "gain"})
+    rows = rows.groupby(["source", "method", "unit"], as_index=False).agg(gain=("gain", "mean"))
     return rows[["source", "method", "unit", "gain"]].dropna(subset=["gain"])
 
 
 def by_source(gains: pd.DataFrame) -> pd.DataFrame:
     """``source unit gain``: what a source's methods gain on a unit, in the mean."""
-    return gains.groupby(["source", "unit"], as_index=False)["gain"].mean()
+    return gains.groupby(["source", "unit"], as_index=False).agg(gain=("gain", "mean"))
 
 
 def intervals(gains: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -41,18 +50,18 @@ def intervals(gains: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def curves(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
     """``pair source method epoch mean std`` of ce, and of each source's best method, over seeds."""
-    chosen = cells[cells["method"].isin(leaders(series))]
-    runs = [
-        pd.DataFrame({"pair": row.pair, "source": row.source, "method": row.method, "top1": curve}).assign(
-            epoch=range(1, len(curve) + 1)
-        )
-        for row in chosen.itertuples()
-        if row.id in records and (curve := records[row.id].result.curves.top1)
+    rows = [
+        {"pair": row["pair"], "source": row["source"], "method": row["method"], "epoch": epoch, "top1": top1}
+        for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
+        if row["id"] in records
+        for epoch, top1 in enumerate(records[row["id"]].result.curves.top1, start=1)
     ]
-    if not runs:
-        return pd.DataFrame()
-    keys = ["pair", "source", "method", "epoch"]
-    return pd.concat(runs).groupby(keys)["top1"].agg(["mean", "std"]).reset_index()
+    return _over_seeds(rows, "epoch")
+
+
+def _over_seeds(rows: list[dict[str, Any]], time: str) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["pair", "source", "method", time, "top1"])
+    return table.groupby(["pair", "source", "method", time])["top1"].agg(["mean", "std"]).reset_index()
 
 
 def leaders(series: pd.DataFrame) -> list[str]:
@@ -63,13 +72,18 @@ def leaders(series: pd.DataFrame) -> list[str]:
 
 
 def widths(series: pd.DataFrame) -> pd.DataFrame:
-    """``teacher family width source method mean half``: students of one family in three widths or more."""
+    """``study family width source method mean half``: a teacher's students of one family, in three widths or more."""
     parts = series["pair"].str.extract(r"^(?P<teacher>.+) → (?P<family>resnet\d+|wrn_\d+)(?:[x_](?P<width>[\d.]+))?$")
     rows = parts.assign(width=parts["width"].fillna("1")).join(series).dropna(subset=["teacher", "over_ce"])
-    rows = rows.assign(width=rows["width"].astype(float)).rename(columns={"over_ce": "mean", "over_ce_half": "half"})
-    study = rows.groupby(["teacher", "family"])["width"].transform("nunique") >= WIDTHS
-    return rows.loc[study, ["teacher", "family", "width", "source", "method", "mean", "half"]].sort_values(
-        ["teacher", "family", "source", "method", "width"]
+    rows = rows.assign(
+        width=rows["width"].astype(float),
+        study=rows["teacher"] + " → " + rows["family"] + ", by width",
+        mean=rows["over_ce"],
+        half=rows["over_ce_half"],
+    )
+    rows = rows[rows.groupby("study")["width"].transform("nunique") >= WIDTHS]
+    return rows[["study", "family", "width", "source", "method", "mean", "half"]].sort_values(
+        ["study", "source", "method", "width"]
     )
 
 
@@ -101,11 +115,8 @@ def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
 def tasks(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Brief]) -> pd.DataFrame:
     """``pair source method task mean``: accuracy over all tasks so far, after each, over seeds."""
     rows = [
-        {"pair": row.pair, "source": row.source, "method": row.method, "task": task, "top1": sum(seen) / len(seen)}
-        for row in cells[cells["method"].isin(leaders(series))].itertuples()
-        for task, seen in enumerate((records[row.id].result.incremental or {}).get("matrix", []), start=1)
+        {"pair": row["pair"], "source": row["source"], "method": row["method"], "task": task, "top1": np.mean(seen)}
+        for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
+        for task, seen in enumerate((records[row["id"]].result.incremental or {}).get("matrix", []), start=1)
     ]
-    if not rows:
-        return pd.DataFrame()
-    keys = ["pair", "source", "method", "task"]
-    return pd.DataFrame(rows).groupby(keys, as_index=False)["top1"].mean().rename(columns={"top1": "mean"})
+    return _over_seeds(rows, "task")

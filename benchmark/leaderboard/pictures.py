@@ -2,7 +2,6 @@
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
@@ -27,9 +26,8 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
     below = rows["top1"] < low  # drawn at the lower edge, with what it came to
     said = rows["method"].mask(below, rows["method"] + " ↓ " + rows["top1"].map("{:.1f}".format))
     rows = rows.assign(kind=rows["source"].map(kind), said=said, top1=rows["top1"].clip(lower=low))
-    figure, panels = drawing.side_by_side(rows["pair"].unique(), "images a second", "top-1, %")
-    for pair, panel in panels.items():
-        points = rows[rows["pair"] == pair]
+    figure, panels = drawing.side_by_side(rows, "images a second", "top-1, %")
+    for panel, points in panels:
         edge = front(points)
         panel.step(edge["speed"], edge["top1"], where="pre", color=FAINT, linewidth=0.8, zorder=1)
         sns.scatterplot(
@@ -41,10 +39,10 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
         panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     line = Line2D([], [], color=FAINT, linewidth=0.8, label="Pareto front")
     drawing.legend(figure, rows["kind"], "o", [line])
-    for pair, panel in panels.items():
-        points = rows[rows["pair"] == pair].sort_values("top1", ascending=False, kind="stable")
-        on_front = points.index.isin(front(points).index)
-        first = pd.concat([points[on_front], points[~on_front]])
+    for panel, points in panels:
+        best_first = points.sort_values(["top1", "method"], ascending=[False, True])
+        on_front = best_first.index.isin(front(points).index)
+        first = pd.concat([best_first[on_front], best_first[~on_front]])
         drawing.name_points(panel, list(zip(first["speed"], first["top1"], first["said"], strict=True)))
     return figure
 
@@ -75,7 +73,7 @@ def _ladder(rows: pd.DataFrame, name: str, unit: str) -> Figure | None:
     figure, panel = drawing.ladder(means[name])
     panel.set_xlabel(f"gain over ce, points (bars: a {unit} each)")
     low, high = drawing.within(means["mean"])
-    for rung, row in means.iterrows():
+    for rung, row in enumerate(means.to_dict("records")):
         colour, marker = COLOURS[kind(row["source"])], MARKERS[kind(row["source"])]
         if low <= row["mean"] <= high:
             own = rows.loc[rows[name] == row[name], "gain"]
@@ -101,9 +99,9 @@ def learning_curves(rows: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     rows = rows.assign(kind=rows["source"].map(kind))
-    figure, panels = drawing.side_by_side(rows["pair"].unique(), "epoch", "top-1, %")
-    for pair, panel in panels.items():
-        for of, line in rows[rows["pair"] == pair].groupby("kind"):
+    figure, panels = drawing.side_by_side(rows, "epoch", "top-1, %")
+    for panel, own in panels:
+        for of, line in drawing.each(own, "kind").items():
             spread = line["std"].fillna(0)
             band = line["mean"] - spread, line["mean"] + spread
             panel.fill_between(line["epoch"], *band, color=COLOURS[of], alpha=0.12, linewidth=0)
@@ -115,22 +113,21 @@ def learning_curves(rows: pd.DataFrame) -> Figure | None:
             )  # fmt: skip
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.margins(x=0.02)
-    names = {of: f"{of}: {short(name, 28)}" for of, name in zip(rows["kind"], rows["method"], strict=True)}
-    drawing.legend(figure, rows["kind"], "o", **names)
+    names = {of: f"{of}: {short(line['method'].iloc[0], 28)}" for of, line in drawing.each(rows, "kind").items()}
+    drawing.legend(figure, rows["kind"], "o", names=names)
     return figure
 
 
 @in_print
 def width_study(rows: pd.DataFrame) -> Figure | None:
-    """``teacher family width source method mean half``: gains over ce by the student's width, with their intervals."""
+    """``study family width source method mean half``: gains over ce by the student's width, with their intervals."""
     if rows.empty:
         return None
-    teachers = rows["teacher"].unique()[: drawing.PANELS]
-    figure = Figure(figsize=(PAGE, 3.0 * len(teachers)), layout="constrained")
-    for teacher, panel in zip(teachers, figure.subplots(len(teachers), squeeze=False).flat, strict=True):
-        own = rows[rows["teacher"] == teacher]
-        methods, seen = list(own.groupby("method", sort=False)), []
-        for place, (name, line) in enumerate(methods):
+    studies = list(drawing.each(rows, "study").items())[: drawing.PANELS]
+    figure = Figure(figsize=(PAGE, 3.0 * len(studies)), layout="constrained")
+    for (study, own), panel in zip(studies, figure.subplots(len(studies), squeeze=False).flat, strict=True):
+        methods, seen = drawing.each(own, "method"), list[str]()
+        for place, (name, line) in enumerate(methods.items()):
             seen.append(of := kind(line["source"].iloc[0]))
             apart = 2 ** (0.04 * (place - (len(methods) - 1) / 2))  # so that intervals do not hide one another
             panel.errorbar(
@@ -143,8 +140,7 @@ def width_study(rows: pd.DataFrame) -> Figure | None:
         widths = sorted(own["width"].unique())
         panel.set_xticks(widths, [f"{width:g}" for width in widths])
         panel.xaxis.set_minor_locator(NullLocator())
-        panel.set(xlabel=f"width of the student, × {own['family'].iloc[0]}", ylabel="gain over ce, points")
-        panel.set_title(f"taught by {teacher}")
+        panel.set(title=study, xlabel=f"width, × {own['family'].iloc[0]}", ylabel="gain over ce, points")
         panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3)
     return figure
 
@@ -154,12 +150,10 @@ def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
     """``teacher layer S I E Q chosen``: what lies in every layer of the teachers; points mark the highest Q."""
     if rows.empty:
         return None
-    teachers = rows["teacher"].unique()[: drawing.PANELS]
-    looks = dict(zip(teachers, [(INK, "logits"), *((COLOURS[of], of) for of in COLOURS)], strict=False))
+    looks = [(INK, "logits"), *((COLOURS[of], of) for of in COLOURS)]
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
     for (letter, meaning), panel in zip(QUALITY.items(), figure.subplots(1, len(QUALITY)), strict=True):
-        for teacher, (colour, line) in looks.items():
-            own = rows[rows["teacher"] == teacher]
+        for (teacher, own), (colour, line) in zip(drawing.each(rows, "teacher").items(), looks, strict=False):
             panel.plot(own["layer"], own[letter], color=colour, linestyle=drawing.dashes(line), label=short(teacher))
             best = own[own["chosen"]]
             panel.plot(best["layer"], best[letter], "o", color=colour, markeredgecolor=PAPER)
@@ -176,13 +170,14 @@ def accuracy_by_task(rows: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     rows = rows.assign(kind=rows["source"].map(kind))
-    figure, panels = drawing.side_by_side(rows["pair"].unique(), "task", "top-1 over classes so far, %")
-    for pair, panel in panels.items():
-        for (of, _), line in rows[rows["pair"] == pair].groupby(["kind", "method"], sort=False):
+    figure, panels = drawing.side_by_side(rows, "task", "top-1 over classes so far, %")
+    for panel, own in panels:
+        for of, line in drawing.each(own, "kind").items():
             panel.plot(
                 line["task"], line["mean"], color=COLOURS[of], linestyle=drawing.dashes(of), marker=MARKERS[of],
                 markeredgecolor=PAPER,
             )  # fmt: skip
         panel.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    drawing.legend(figure, rows["kind"], "-o")
+    names = {of: f"{of}: {short(line['method'].iloc[0], 28)}" for of, line in drawing.each(rows, "kind").items()}
+    drawing.legend(figure, rows["kind"], "-o", names=names)
     return figure

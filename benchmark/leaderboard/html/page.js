@@ -151,7 +151,7 @@ function board(data) {
 
   draw();
   const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": data.title }, table);
-  return [make("h2", {}, data.title), controls, scroll, more];
+  return make("section", {}, make("h2", {}, data.title), controls, scroll, more);
 }
 
 // -- from a row to its seeds, and from a seed to its record ----------------------------------------------------------
@@ -189,5 +189,4 @@ function theme() {
 }
 
 theme();
-const results = document.getElementById("results");
-read("tables").forEach((data, place) => results.append(...board(data)));
+document.getElementById("results").append(...read("tables").map(board));
