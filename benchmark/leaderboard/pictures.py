@@ -28,13 +28,15 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
     rows = rows.assign(kind=rows["source"].map(kind), said=said, top1=rows["top1"].clip(lower=low))
     figure, panels = drawing.side_by_side(rows, "images a second", "top-1, %")
     for panel, points in panels:
+        label = panel.get_ylabel()
         edge = front(points)
         panel.step(edge["speed"], edge["top1"], where="pre", color=FAINT, linewidth=0.8, zorder=1)
         sns.scatterplot(
             points, x="speed", y="top1", hue="kind", palette=COLOURS, style="kind", markers=MARKERS, s=36,
             edgecolor=PAPER, legend=False, ax=panel,
         )  # fmt: skip
-        panel.margins(0.16)
+        panel.set_ylabel(label)  # which seaborn would fill in where it is empty
+        panel.margins(x=0.22, y=0.16)
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     line = Line2D([], [], color=FAINT, linewidth=0.8, label="Pareto front")
@@ -112,6 +114,7 @@ def learning_curves(rows: pd.DataFrame) -> Figure | None:
                 markeredgecolor=PAPER, markevery=(start, apart),
             )  # fmt: skip
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.set_ylim(own.loc[own["epoch"] > own["epoch"].max() / 4, "mean"].min() - 1)  # later on lines differ
         panel.margins(x=0.02)
     names = {of: f"{of}: {short(line['method'].iloc[0], 28)}" for of, line in drawing.each(rows, "kind").items()}
     drawing.legend(figure, rows["kind"], "o", names=names)
@@ -155,8 +158,9 @@ def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
     for (letter, meaning), panel in zip(QUALITY.items(), figure.subplots(1, len(QUALITY)), strict=True):
         for (teacher, own), (colour, line) in zip(drawing.each(rows, "teacher").items(), looks, strict=False):
             panel.plot(own["layer"], own[letter], color=colour, linestyle=drawing.dashes(line), label=short(teacher))
-            best = own[own["chosen"]]
-            panel.plot(best["layer"], best[letter], "o", color=colour, markeredgecolor=PAPER)
+            if letter == "Q":
+                best = own[own["chosen"]]
+                panel.plot(best["layer"], best["Q"], "o", color=colour, markeredgecolor=PAPER)
         panel.set(xlabel="layer", title=meaning)
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.margins(0.07, 0.1)
