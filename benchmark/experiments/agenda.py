@@ -17,6 +17,7 @@ class Agenda:
         self.lost = {e.cell.id for e in plan.teachers if e.state in (State.FAILED, State.INVALID)}
         self.running: dict[str, Cell] = {}
         self._not_before: dict[str, float] = {}
+        self._solitary: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -29,6 +30,14 @@ class Agenda:
                 self.running[key] = self.waiting.pop(key)
                 return cell
         return None
+
+    def beside(self, cell: Cell, most: int) -> list[Cell]:
+        """Further cells that may start now and see what this one sees: the same teacher, the same images at each step.
+        Taking turns, they ask the teacher once."""
+        alike = [] if cell.id in self._solitary else [key for key, other in self.waiting.items() if _alike(cell, other)]
+        free = [key for key in alike if key not in self._solitary and key not in self._not_before]
+        self.running |= (beside := {key: self.waiting.pop(key) for key in free[:most]})
+        return list(beside.values())
 
     def finished(self, cell: Cell) -> None:
         del self.running[cell.id]
@@ -44,9 +53,22 @@ class Agenda:
         self.waiting[cell.id] = cell
         self._not_before[cell.id] = time.monotonic() + ASK_AGAIN
 
+    def alone(self, cell: Cell) -> None:
+        """The process that it shared with others died, nobody knows by whose fault, or had not the memory for all."""
+        self.waiting[cell.id] = self.running.pop(cell.id)
+        self._solitary.add(cell.id)
+
     def blocked(self) -> list[Cell]:
         """Cells whose teacher will not be there; they leave the agenda."""
         without = [cell for cell in self.waiting.values() if cell.teacher and cell.teacher.id in self.lost]
         for cell in without:
             del self.waiting[cell.id]
         return without
+
+
+def _alike(one: Cell, other: Cell) -> bool:
+    return one.teacher is not None and _sights(one) == _sights(other)
+
+
+def _sights(cell: Cell) -> tuple[object, ...]:
+    return cell.setting, cell.dataset, cell.teacher, cell.student, cell.recipe, cell.seed

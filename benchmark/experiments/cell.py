@@ -35,7 +35,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """A readable name and the digest of all that changes the numbers by intent."""
         digest = hashlib.blake2b(msgspec.json.encode(_meant(self), order="sorted"), digest_size=6).hexdigest()
         words = [self.dataset, self.teacher.student if self.teacher else "", self.student, self.method]
-        name = "-".join(re.sub(r"[^\w.+]+", "_", word, flags=re.ASCII) for word in words if word)
+        name = "-".join(_plain(word) for word in words if word)
         return f"{name[:120]}-s{self.seed}-{digest}"
 
     @property
@@ -54,6 +54,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """What decides whether a cell can work: all but its seed and its recipe."""
         params = msgspec.json.encode(self.params, order="sorted").decode()
         return self.dataset, self.teacher.student if self.teacher else "", self.student, self.method, params
+
+
+@cache
+def _plain(word: str) -> str:
+    return re.sub(r"[^\w.+]+", "_", word, flags=re.ASCII)
 
 
 def _meant(asked: msgspec.Struct) -> dict[str, Any]:

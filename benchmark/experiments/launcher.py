@@ -6,7 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,6 +24,8 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import GRACE, Status
 from kdbench.benchmark.training.engine import Engine
 
+TOGETHER = 4  # cells of one pair that take turns in a process, and ask the teacher once
+
 
 class Board(Protocol):
     """Who is told how a run goes on."""
@@ -36,21 +38,16 @@ class Board(Protocol):
 
 @dataclass
 class Desk:
-    """A worker process, the launcher's end of its pipe, and the cell that it has."""
+    """A worker process, the launcher's end of its pipe, and the cells that it has."""
 
     process: BaseProcess
     pipe: Connection
-    cell: Cell | None = None
+    cells: list[Cell] = field(default_factory=list)
 
-    def give(self, cell: Cell, needs_weights: bool) -> None:
-        self.cell = cell
+    def give(self, cells: list[Cell], needs_weights: bool) -> None:
+        self.cells = cells
         with contextlib.suppress(OSError):  # it has just died: reading from its pipe will say so
-            self.pipe.send((cell, needs_weights))
-
-    def take(self) -> Cell:
-        cell, self.cell = self.cell, None
-        assert cell is not None
-        return cell
+            self.pipe.send((cells, needs_weights))
 
 
 class Launcher:
@@ -73,10 +70,13 @@ class Launcher:
                     self._over(cell, "blocked", "its teacher is not there")
                 for place in range(len(self.engines)):
                     if self._free(place) and (fresh := agenda.next()):
-                        self._desk(place).give(fresh, needs_weights=fresh.id in self.teachers)
+                        most = min(TOGETHER - 1, len(agenda.waiting) // len(self.engines))  # a desk for everyone first
+                        cells = [fresh, *agenda.beside(fresh, most)]
+                        self._desk(place).give(cells, needs_weights=fresh.id in self.teachers)
                 for place, desk in self._heard():
-                    if outcome := self._listen(place, desk):
-                        self._settle(agenda, desk.take(), outcome)
+                    for cell, outcome in self._listen(place, desk):
+                        desk.cells.remove(cell)
+                        self._settle(agenda, cell, outcome)
         finally:
             self._close()
             self.store.tidy()
@@ -88,6 +88,8 @@ class Launcher:
         elif outcome == "finished":
             agenda.finished(cell)
             self._over(cell, outcome, "")
+        elif outcome == "alone":
+            agenda.alone(cell)
         else:
             agenda.failed(cell)
             failure = self.store.failure(cell.id)
@@ -98,7 +100,7 @@ class Launcher:
         self.board.over(cell, outcome, reason)
 
     def _free(self, place: int) -> bool:
-        return place not in self.desks or self.desks[place].cell is None
+        return place not in self.desks or not self.desks[place].cells
 
     def _desk(self, place: int) -> Desk:
         if place not in self.desks:
@@ -116,36 +118,37 @@ class Launcher:
         pipes = wait([desk.pipe for desk in self.desks.values()], timeout=0.5)
         return [(place, desk) for place, desk in self.desks.items() if desk.pipe in pipes]
 
-    def _listen(self, place: int, desk: Desk) -> str | None:
-        """One message: the outcome of the desk's cell, or None while it goes on."""
+    def _listen(self, place: int, desk: Desk) -> list[tuple[Cell, str]]:
+        """One message: what became of a cell, or nothing while all go on."""
         try:
             kind, what = desk.pipe.recv()
         except (EOFError, OSError):  # its end is closed, perhaps in the middle of a message
             del self.desks[place]
             return self._died(desk)
-        if kind == "live" and desk.cell:
-            self.board.live(desk.cell, what)
+        if kind == "live":
+            self.board.live(*what)
         elif kind == "warning":
             self.board.warn(what)
-        return what if kind == "outcome" else None
+        return [what] if kind == "outcome" else []
 
-    def _died(self, desk: Desk) -> str | None:
+    def _died(self, desk: Desk) -> list[tuple[Cell, str]]:
         """A worker that was killed takes its cell with it, and nothing else: another one will take its place."""
         desk.pipe.close()
         desk.process.join()
         code = desk.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         hint = ": out of memory?" if code == -signal.SIGKILL else ""
-        if desk.cell is None:
-            return None
-        self.store.fail(worker.failure(desk.cell, f"its process died ({how}{hint})", "", None))
-        return "failed"
+        if len(desk.cells) > 1:
+            return [(cell, "alone") for cell in desk.cells]
+        for cell in desk.cells:
+            self.store.fail(worker.failure(cell, f"its process died ({how}{hint})", "", None))
+        return [(cell, "failed") for cell in desk.cells]
 
     def _close(self) -> None:
         """Workers at rest see the end of their pipe; those at work write a checkpoint first."""
         desks = list(self.desks.values())
         for desk in desks:
-            if desk.cell and desk.process.is_alive():
+            if desk.cells and desk.process.is_alive():
                 desk.process.terminate()
             else:
                 desk.pipe.close()

@@ -44,6 +44,7 @@ class Cost(msgspec.Struct, kw_only=True):
     student_parameters: int
     method_parameters: int  # adapters and memory banks: thrown away after training
     deployed_parameters: int
+    together: int = 1  # cells that were trained in turns: speed and memory are then not this cell's own
 
 
 class Environment(msgspec.Struct, kw_only=True):
@@ -97,14 +98,9 @@ class BriefCost(msgspec.Struct, kw_only=True):
     deployed_parameters: int
 
 
-class Machine(msgspec.Struct, kw_only=True, frozen=True):
-    cpu: str = ""
-    gpu: str = ""
-
-
 class BriefEnvironment(msgspec.Struct, kw_only=True):
     key: str
-    machine: Machine = Machine()
+    machine: dict[str, Any] = {}
 
 
 class Brief(msgspec.Struct, kw_only=True):

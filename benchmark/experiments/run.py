@@ -4,7 +4,7 @@ import hashlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,11 +28,14 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
-from kdbench.benchmark.training.loop import Epoch, Live, train
+from kdbench.benchmark.training.loop import Epoch, Live, drive, training
+from kdbench.benchmark.training.together import Together
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 
 load_data = lru_cache(maxsize=2)(data.load)
+Ran = tuple[Record, bytes | None]  # with the weights of one that may teach
+Running = Generator[Live, None, Ran]
 
 
 def run(
@@ -42,9 +45,21 @@ def run(
     data_folder: Path,
     checkpoints: Checkpoints,
     watch: Callable[[Live], None] | None = None,
-) -> tuple[Record, bytes | None]:
-    """Train the cell's student, from its last checkpoint if there is one, and say what came of it; with the weights of
-    one that may teach."""
+) -> Ran:
+    """All of a ``running`` without a pause; ``watch`` is told of every step."""
+    return drive(running(cell, store, engine, data_folder, checkpoints), watch)
+
+
+def running(
+    cell: Cell,
+    store: Store,
+    engine: Engine,
+    data_folder: Path,
+    checkpoints: Checkpoints,
+    together: Together | None = None,
+) -> Running:
+    """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
+    ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
@@ -64,10 +79,11 @@ def run(
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
 
+    ask_teacher = together.teacher(teacher, method.needs()) if together and teacher else None
     with PeakMemory(engine) as memory:
-        history = train(
+        history = yield from training(
             student, teacher, method, dataset, cell.training, cell.seed,
-            engine=engine, checkpoints=checkpoints, watch=watch,
+            engine=engine, checkpoints=checkpoints, ask_teacher=ask_teacher,
         )  # fmt: skip
 
     shipped = method.deployed(student).cpu()
@@ -85,6 +101,7 @@ def run(
             student_parameters=parameters(student),
             method_parameters=parameters(method) + sum(buffer.numel() for buffer in method.buffers()),
             deployed_parameters=parameters(shipped),
+            together=together.most if together else 1,
         ),
         environment=environment(engine),
     )

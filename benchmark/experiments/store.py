@@ -3,7 +3,7 @@
     records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
     failures/   why a cell has no record
     teachers/   weights, named by cell id, and what was found out about them
-    work/       checkpoints, logs and leases of what is running
+    work/       checkpoints, logs and leases of what is running; what plans remember of packs
     damaged/    what was found and could not be believed
 
 A cell is finished when its own record, written beside its place and renamed into it, parses and says that it is this
@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
 from kdbench.benchmark.experiments.record import Brief, Failure, Record
 from kdbench.methods.refusal import Refusal
 
@@ -52,31 +53,59 @@ class Store:
 
     # -- records ------------------------------------------------------------------------------------------------------
 
-    def records(self) -> dict[str, Record]:
-        """All records by id."""
-        return self._all(Record)
+    def records(self, only: Container[str] | None = None) -> dict[str, Record]:
+        """All records by id, or those of these cells."""
+        return {record.id: record for record in self._all(Record) if only is None or record.id in only}
 
-    def briefs(self) -> dict[str, Brief]:
-        """All records by id, without their curves: many times faster, and small enough for a hundred thousand."""
+    def briefs(self) -> Iterator[Brief]:
+        """All records without their curves, one after the other: a hundred thousand need no memory."""
         return self._all(Brief)
 
-    def _all(self, kind: type[R]) -> dict[str, R]:
+    def _all(self, kind: type[R]) -> Iterator[R]:
         """Single files come before packs: one that is just being packed is seen at least once."""
         self._sweep(self.records_folder)
-        found: dict[str, R] = {}
-        for file in sorted(self.records_folder.glob("*.json")):
+        seen = set()
+        for file in self._singles():
             if record := self._read(file, kind):
-                found[record.id] = record
-        for pack in sorted(self.records_folder.glob("*.jsonl")):
+                seen.add(record.id)
+                yield record
+        for pack in self._packs():
             for record, _ in self._unpack(pack, kind):
-                found.setdefault(record.id, record)
+                if record.id not in seen:
+                    seen.add(record.id)
+                    yield record
+
+    def outlines(self) -> dict[str, Outline]:
+        """All records by id, as much of them as a plan must know."""
+        self._sweep(self.records_folder)
+        singles = [record for file in self._singles() if (record := self._read(file, Brief))]
+        found = {record.id: Outline.of(record) for record in singles}
+        for pack in self._packs():
+            for line in self._outlined(pack):
+                found.setdefault(line.id, line)
         return found
+
+    def _outlined(self, pack: Path) -> list[Outline]:
+        """Kept, so that a pack is read once; but not while a line in it is to be reported."""
+        file, now = self.folder / "work" / "outlines" / f"{pack.stem}.msgpack", state(pack)
+        if (known := kept(file, now)) is not None:
+            return known
+        outlines = [Outline.of(record) for record, _ in self._unpack(pack, Brief)]
+        if not any(trouble.startswith(f"{pack}, ") for trouble in self.troubles):
+            with contextlib.suppress(OSError):  # who may only read can plan too
+                write(file, msgspec.msgpack.encode(Kept(now, outlines)))
+        return outlines
 
     def record(self, cell_id: str) -> Record | None:
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
-        packs = self.records_folder.glob("*.jsonl")
-        return next((record for pack in packs for record, _ in self._unpack(pack, Record, only=cell_id)), None)
+        return next((record for pack in self._packs() for record, _ in self._unpack(pack, Record, only=cell_id)), None)
+
+    def _singles(self) -> list[Path]:
+        return sorted(self.records_folder.glob("*.json"))
+
+    def _packs(self) -> list[Path]:
+        return sorted(self.records_folder.glob("*.jsonl"))
 
     def finish(self, record: Record, weights: bytes | None = None) -> None:
         """Old weights go first and the new ones come last: none ever lie beside the record of others."""
@@ -90,7 +119,7 @@ class Store:
 
     def pack(self) -> None:
         """Many single records become one file a pair; a kill in the middle leaves a record twice, never not at all."""
-        singles = sorted(self.records_folder.glob("*.json"))
+        singles = self._singles()
         if len(singles) < PACK_FROM or not (lease := Lease.take(self.folder / "work" / "pack")):
             return
         try:
@@ -156,8 +185,9 @@ class Store:
         self.pack()
         for folder in (self.failures_folder, self.folder / "teachers"):
             self._sweep(folder)
+        finished = self.outlines().keys()
         for folder in (self.folder / "work").glob("*"):
-            if self.record(folder.name) and (lease := Lease.take(folder)):
+            if folder.name in finished and (lease := Lease.take(folder)):
                 self.clear(folder.name)
                 lease.release()
 
@@ -181,13 +211,14 @@ class Store:
     def _unpack(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[R, bytes]]:
         """Each record with its line; a line that is not believed is copied aside, and packing leaves it out."""
         wanted = f'"id":"{only}"'.encode() if only else b""
-        for number, line in enumerate(pack.read_bytes().splitlines(), start=1):
-            if wanted in line:
-                try:
-                    yield _believed(line, kind), line
-                except ValueError as error:
-                    write(self._aside(pack, line), line + b"\n")
-                    self._report(f"{pack}, line {number}, is not believed: {error}")
+        with pack.open("rb") as lines:  # one line at a time: packs are large
+            for number, line in enumerate(map(bytes.rstrip, lines), start=1):
+                if wanted in line:
+                    try:
+                        yield _believed(line, kind), line
+                    except ValueError as error:
+                        write(self._aside(pack, line), line + b"\n")
+                        self._report(f"{pack}, line {number}, is not believed: {error}")
 
     def _sweep(self, folder: Path) -> None:
         """A writer that was killed leaves a part behind."""

@@ -8,9 +8,11 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
@@ -19,15 +21,17 @@ from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment, now
 from kdbench.benchmark.experiments.lease import BEAT, Lease
-from kdbench.benchmark.experiments.record import Failure, Record
-from kdbench.benchmark.experiments.run import run
+from kdbench.benchmark.experiments.record import Failure
+from kdbench.benchmark.experiments.run import Ran, Running, running
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
+from kdbench.benchmark.training.together import Together
 
 GRACE = 60.0  # seconds that a worker is given to write a last checkpoint
-Outcome = Literal["finished", "failed", "elsewhere"]
+Outcome = Literal["finished", "failed", "elsewhere", "alone"]  # alone: it cannot be run beside others
+Tell = Callable[[Cell, "Status"], None]
 
 
 class Interrupted(BaseException):
@@ -55,8 +59,35 @@ class Worker:
         self.store, self.engine, self.data_folder = store, engine, data_folder
         self.stop = threading.Event()
 
-    def work(self, cell: Cell, needs_weights: bool = False, tell: Any = None) -> Outcome:
+    def work(self, cell: Cell, needs_weights: bool = False) -> Outcome:
         """``needs_weights``: a finished teacher whose weights are gone is run again."""
+        [(_, outcome)] = self.work_on([cell], needs_weights)
+        return outcome
+
+    def work_on(
+        self, cells: Sequence[Cell], needs_weights: bool = False, tell: Tell | None = None
+    ) -> Iterator[tuple[Cell, Outcome]]:
+        """The cells take turns, a step each; what becomes of each is told as soon as it is known."""
+        together = Together(len(cells)) if len(cells) > 1 else None
+        turns = [(cell, self._working(cell, needs_weights, tell, together)) for cell in cells]
+        interrupted = False
+        while turns:
+            for turn in list(turns):
+                cell, steps = turn
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    turns.remove(turn)
+                    yield cell, end.value
+                except Interrupted:  # the others have yet to write their checkpoints
+                    turns.remove(turn)
+                    interrupted = True
+        if interrupted:
+            raise Interrupted
+
+    def _working(
+        self, cell: Cell, needs_weights: bool, tell: Tell | None, together: Together | None
+    ) -> Generator[None, None, Outcome]:
         folder = self.store.work(cell.id)
         lease = Lease.take(folder)
         if lease is None:
@@ -67,29 +98,23 @@ class Worker:
                 return "finished"
             if self.store.failure(cell.id):
                 return "failed"
-            with Pulse(lease, folder, tell) as pulse:
-                return self._run(cell, lease, pulse)
+            with Pulse(lease, folder, partial(tell, cell) if tell else None) as pulse:
+                return (yield from self._run(cell, lease, pulse, together))
         finally:
             (folder / "status.json").unlink(missing_ok=True)
             lease.release()
 
-    def _run(self, cell: Cell, lease: Lease, pulse: "Pulse") -> Outcome:
+    def _run(
+        self, cell: Cell, lease: Lease, pulse: "Pulse", together: Together | None
+    ) -> Generator[None, None, Outcome]:
         checkpoints = Checkpoints(self.store.work(cell.id))
-
-        def watch(live: Live) -> None:
-            pulse.live = live
-            if pulse.lost:
-                raise Lost
-            if self.stop.is_set():
-                if checkpoints.every > 0:
-                    checkpoints.every = 0.0  # one is due now; the next look finds it written
-                else:
-                    raise Interrupted
-
-        result: tuple[Record, bytes | None] | Failure
+        result: Ran | Failure
         try:
-            result = run(cell, self.store, self.engine, self.data_folder, checkpoints, watch)
+            steps = running(cell, self.store, self.engine, self.data_folder, checkpoints, together)
+            result = yield from self._watched(steps, checkpoints, pulse)
         except Exception as error:
+            if together and out_of_memory(error):
+                return "alone"
             result = failure(cell, describe(error), traceback.format_exc(), self.engine)
         if not lease.holds():  # whoever has taken over will write the same
             return "elsewhere"
@@ -100,11 +125,25 @@ class Worker:
         self.store.clear(cell.id)
         return "finished"
 
+    def _watched(self, steps: Running, checkpoints: Checkpoints, pulse: "Pulse") -> Generator[None, None, Ran]:
+        while True:
+            try:
+                pulse.live = next(steps)
+            except StopIteration as end:
+                return end.value
+            if pulse.lost:
+                raise Lost
+            if self.stop.is_set():
+                if checkpoints.every == 0:
+                    raise Interrupted
+                checkpoints.every = 0.0  # one is due after the next step
+            yield
+
 
 class Pulse:
     """While a cell runs: keeps the lease alive, tells the launcher and other processes how far it is."""
 
-    def __init__(self, lease: Lease, folder: Path, tell: Any) -> None:
+    def __init__(self, lease: Lease, folder: Path, tell: Callable[[Status], None] | None) -> None:
         self.lease, self.folder, self.tell = lease, folder, tell
         self.live: Live | None = None
         self.began = time.monotonic()
@@ -152,9 +191,13 @@ class Pulse:
 def describe(error: BaseException) -> str:
     """One line that says what went wrong."""
     text = " ".join(str(error).split())
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+    if out_of_memory(error):
         return f"ran out of memory: {text[:300]}"
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def failure(cell: Cell, error: str, trace: str, engine: Engine | None) -> Failure:
@@ -182,9 +225,9 @@ def main(
     with contextlib.suppress(EOFError, ConnectionResetError, Interrupted):
         while not worker.stop.is_set():
             if launcher.poll(0.2):
-                cell, needs_weights = launcher.recv()
-                outcome = worker.work(cell, needs_weights, tell=lambda status: say("live", status))
-                say("outcome", outcome)
+                cells, needs_weights = launcher.recv()
+                for cell, outcome in worker.work_on(cells, needs_weights, lambda *news: say("live", news)):
+                    say("outcome", (cell, outcome))
 
 
 def _outlive(stop: threading.Event) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdbench.benchmark.experiments.record import Brief, Record
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard import drawing, evidence, pictures
 from kdbench.benchmark.leaderboard.statistics import LEVEL
@@ -27,13 +27,13 @@ class Picture:
     inches: float  # wide
 
 
-def album(board: Board, briefs: Mapping[str, Brief], records: Mapping[str, Record], store: Store) -> list[Picture]:
+def album(board: Board, records: Mapping[str, Record], store: Store) -> list[Picture]:
     """For each data set and recipe, those pictures for which there is something to show."""
     found = []
     for names, cells, series in evidence.fields(board)[:FIELDS]:
         words = names[1:] if names[0] == "compression" else names
         where, place = " · ".join(words), re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")
-        for kind, title, caption, figure in _drawn(cells, series, briefs, records, store):
+        for kind, title, caption, figure in _drawn(cells, series, records, store):
             if figure is not None:
                 svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
                 found.append(Picture(f"{kind}-{place}", title, f"{where}. {caption}", svg, png, figure.get_figwidth()))
@@ -43,7 +43,6 @@ def album(board: Board, briefs: Mapping[str, Brief], records: Mapping[str, Recor
 def _drawn(
     cells: pd.DataFrame,
     series: pd.DataFrame,
-    briefs: Mapping[str, Brief],
     records: Mapping[str, Record],
     store: Store,
 ) -> Iterator[tuple[str, str, str, Figure | None]]:
@@ -79,7 +78,8 @@ def _drawn(
         "curves",
         "Learning curves",
         "Top-1 on the test set after every epoch: ce, and of each source the method that gains most; mean over seeds, "
-        f"the band is ± one standard deviation. The first epochs may lie below the picture.{_more(pairs, drawing.PANELS, 'pairs')}",
+        f"the band is ± one standard deviation. The first epochs may lie below the picture."
+        f"{_more(pairs, drawing.PANELS, 'pairs')}",
         pictures.learning_curves(evidence.curves(cells, series, of)),
     )
     yield (
@@ -101,7 +101,7 @@ def _drawn(
         "Accuracy task by task",
         "Top-1 over all classes that were seen so far, after each task, mean over seeds: ce, and of each source the "
         f"method that gains most.{_more(pairs, drawing.PANELS, 'students')}",
-        pictures.accuracy_by_task(evidence.tasks(cells, series, briefs)),
+        pictures.accuracy_by_task(evidence.tasks(cells, series, records)),
     )
 
 

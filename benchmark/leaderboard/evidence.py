@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from kdbench.benchmark.experiments.record import Brief, Record
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Finding, Store
 from kdbench.benchmark.leaderboard.drawing import kind
 from kdbench.benchmark.leaderboard.statistics import half_width
@@ -112,11 +112,12 @@ def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tasks(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Brief]) -> pd.DataFrame:
+def tasks(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
     """``pair source method task mean``: accuracy over all tasks so far, after each, over seeds."""
     rows = [
         {"pair": row["pair"], "source": row["source"], "method": row["method"], "task": task, "top1": np.mean(seen)}
         for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
-        for task, seen in enumerate((records[row["id"]].result.incremental or {}).get("matrix", []), start=1)
+        if row["id"] in records and (learned := getattr(records[row["id"]].result, "incremental", None))
+        for task, seen in enumerate(learned.matrix, start=1)
     ]
     return _over_seeds(rows, "task")

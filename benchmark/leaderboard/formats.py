@@ -16,9 +16,9 @@ from kdbench.benchmark.leaderboard.table import FIELD, Board
 ABOUT = (
     "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± "
     f"half their {statistics.LEVEL:.0%} t interval; a pair's is taken from how far the method's gains scatter on all "
-    "pairs of its data set and recipe. ★: other than chance after Holm's correction over the table's methods: over pairs "
-    f"by an exact test of signs, on one pair by a t test over {statistics.ENOUGH} seeds or more. One pair speaks for no "
-    "other. Best epoch: a diagnostic, found by looking at the test set. Costs are of one environment."
+    "pairs of its data set and recipe. ★: other than chance after Holm's correction over the table's methods: over "
+    f"pairs by an exact test of signs, on one pair by a t test over {statistics.ENOUGH} seeds or more. One pair speaks "
+    "for no other. Best epoch: a diagnostic, found by looking at the test set. Costs are of one environment."
 )
 NONE = "–"
 LATEX = str.maketrans(
@@ -86,8 +86,7 @@ def parts(board: Board) -> Iterator[Part]:
     if not board.series.empty:
         for names, table in board.series.groupby(SECTION, sort=False):
             tables = [_learned(table) if names[0] == "incremental" else _accuracy(table), _costs(table)]
-            where = table["environment"].dropna()
-            notes = [*_correlated(table), *[f"Costs: on {place}." for place in where.unique()]]
+            notes = [*_correlated(table), *_places(table)]
             yield Part(_title(*names), tables, notes)
 
 
@@ -166,6 +165,13 @@ def _correlated(table: pd.DataFrame) -> list[str]:
         return []
     said = f"{r.median():+.2f}" + (f" (from {r.min():+.2f} to {r.max():+.2f})" if len(r) > 1 else "")
     return [f"Correlation of a method's runs with ce's of the same seeds: {said}."]
+
+
+def _places(table: pd.DataFrame) -> list[str]:
+    paced, trained = table["paced_in"].dropna().unique(), table["environment"].dropna().unique()
+    if list(paced) == list(trained):
+        return [f"Costs: on {place}." for place in trained]
+    return [*(f"Speeds and memory: measured on {place}." for place in paced), *(f"Training: on {p}." for p in trained)]
 
 
 def _each(values: pd.Series, word: Callable[[float], str]) -> pd.Series:

@@ -1,6 +1,7 @@
 """From records to rows: one a cell, beside the references on the same seeds. Tables and pictures are made of these."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -12,6 +13,7 @@ from kdbench.methods import members
 from kdbench.methods.refusal import Refusal
 
 SECTION = ["setting", "dataset", "recipe", "pair"]  # what stands in one section may be compared
+SERIES = [*SECTION, "source", "method"]
 REFERENCES = ["ce", "kd"]
 
 
@@ -51,8 +53,8 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
 
     names: dict[bytes, str] = {}
     sources: dict[str, str] = {}
-    rows = []
-    for record in sorted(records, key=lambda record: record.id):
+    rows: list[dict[str, Any]] = []
+    for record in records:
         cell, result, cost, where = record.cell, record.result, record.cost, record.environment
         if cell.method == IMPORT:  # nothing was learned here
             continue
@@ -80,22 +82,24 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
                 "seed": cell.seed,
                 "top1": result.top1,
                 "best": result.best_top1,
-                "average": learned.get("average"),
-                "forgetting": learned.get("forgetting"),
-                "backward": learned.get("backward_transfer"),
+                "average": learned.get("average", float("nan")),
+                "forgetting": learned.get("forgetting", float("nan")),
+                "backward": learned.get("backward_transfer", float("nan")),
                 "seconds": cost.seconds,
                 "speed": cost.images_per_second,
                 "memory": cost.peak_memory_mb,
                 "deployed": cost.deployed_parameters,
                 "discarded": cost.method_parameters,
-                "environment": environment(where.key, where.machine.gpu or where.machine.cpu),
+                "environment": environment(where.key, where.machine),
             }
         )
+    rows.sort(key=lambda row: str(row["id"]))  # in whatever order the records came
     return pd.DataFrame(rows)
 
 
-def environment(key: str, device: str) -> str:
+def environment(key: str, machine: Mapping[str, Any]) -> str:
     """Where speeds may be compared: one key on one kind of machine."""
+    device = machine.get("gpu") or machine.get("cpu")
     return f"{device} · {key}" if device else key
 
 

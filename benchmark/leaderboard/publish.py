@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, write
-from kdbench.benchmark.leaderboard.album import Picture, album
+from kdbench.benchmark.leaderboard.album import album
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.table import Board, board
+from kdbench.benchmark.throughput import record as throughput
 from kdbench.methods.refusal import Refusal
 
 
@@ -32,17 +32,16 @@ class Published:
 def publish(results: Path, grid: str | None) -> Published:
     """What the records give; a grid's name narrows them to its cells, and goes into the files' names."""
     store = Store(results)
-    records = store.briefs()
-    stem = "leaderboard"
+    records, stem = store.briefs(), "leaderboard"
     if grid is not None:
         declared = load(grid)
-        records = {cell.id: records[cell.id] for cell in declared.cells if cell.id in records}
-        stem = f"leaderboard-{declared.name}"
-    if not records:
+        wanted = {cell.id for cell in declared.cells}
+        records, stem = (record for record in records if record.id in wanted), f"leaderboard-{declared.name}"
+    cells = frame(records)
+    if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
-    found = board(frame(records.values()))
-    whole = store.records() if len(records) <= MOST_RECORDS else {}
-    content = files(found, stem) | seen(found, album(found, records, whole, store), whole, stem)
+    found = board(cells, throughput.records(results, store.troubles))
+    content = files(found, stem) | seen(found, store, stem)
     named = {results / name: content for name, content in content.items()}
     return Published(found, named, store.troubles)
 
@@ -57,9 +56,11 @@ def files(board: Board, stem: str) -> dict[str, bytes]:
     }
 
 
-def seen(board: Board, pictures: list[Picture], records: dict[str, Record], stem: str) -> dict[str, bytes]:
+def seen(board: Board, store: Store, stem: str) -> dict[str, bytes]:
     """The page, and the pictures that are in it."""
-    folder = stem.replace("leaderboard", "pictures", 1)
+    shown = set(board.cells["id"])
+    records = store.records(shown) if len(shown) <= MOST_RECORDS else {}
+    pictures, folder = album(board, records, store), stem.replace("leaderboard", "pictures", 1)
     found = {f"{stem}.html": page(board, pictures, records, stem.replace("-", ": ", 1).capitalize()).encode()}
     for picture in pictures:
         found[f"{folder}/{picture.name}.svg"] = picture.svg.encode()

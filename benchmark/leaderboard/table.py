@@ -1,5 +1,6 @@
 """The leaderboard's two tables, deterministic functions of the rows: methods on one pair, and methods over pairs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,9 +8,9 @@ import pandas as pd
 
 from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.costs import costs
-from kdbench.benchmark.leaderboard.frame import REFERENCES, SECTION
+from kdbench.benchmark.leaderboard.frame import REFERENCES, SECTION, SERIES
+from kdbench.benchmark.throughput.record import Throughput
 
-SERIES = [*SECTION, "source", "method"]
 FIELD = ["setting", "dataset", "recipe"]  # over whose pairs a method is judged
 ORDER = ["labels", "logits", "features", "gradients", "relations"]
 
@@ -23,14 +24,14 @@ class Board:
     methods: pd.DataFrame  # a row a method over all pairs of a data set and recipe; empty where no field has two
 
 
-def board(cells: pd.DataFrame) -> Board:
+def board(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> Board:
     if cells.empty:
         return Board(cells, cells, cells)
-    table = series(cells)
+    table = series(cells, measured)
     return Board(cells, table, methods(cells, table))
 
 
-def series(cells: pd.DataFrame) -> pd.DataFrame:
+def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFrame:
     """A row a series, the best of a source first: mean and deviation over seeds, gains on the same seeds, costs.
 
     Where a pair has several seeds of its teacher, a student's seed counts once, by its mean over teachers.
@@ -56,7 +57,7 @@ def series(cells: pd.DataFrame) -> pd.DataFrame:
         gain = grouped[f"over_{reference}"].agg(["mean", "std", "count"])
         _judge(table, f"over_{reference}", gain)
     table["correlation"] = _correlation(runs, SERIES)
-    table = table.join(costs(cells)).reset_index()
+    table = table.join(costs(cells, measured)).reset_index()
     return _best_first(table, SECTION, "top1")
 
 
@@ -71,7 +72,7 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     several["rank"] = several[every].groupby(SECTION)["top1"].rank(ascending=False)
     several["top1"] = several["top1"].where(every)
     # Costs are held together only where all were measured in one place.
-    somewhere = several.groupby(FIELD)["environment"].transform("nunique") > 1
+    somewhere = several.groupby(FIELD)["paced_in"].transform("nunique") > 1
     several["log_cost"] = np.log(several["relative_cost"].mask(somewhere))
 
     grouped = several.groupby([*FIELD, "source", "method"])

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,8 @@ from kdbench.benchmark.training.step import Step
 from kdbench.benchmark.training.teacher import Answers, LiveTeacher, NoTeacher
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Batch, Method, Phase
+
+T = TypeVar("T")
 
 
 class Diverged(ArithmeticError):
@@ -74,7 +76,11 @@ class Live:
 
 def train(*what: Any, watch: Callable[[Live], None] | None = None, **how: Any) -> list[Epoch]:
     """All of a ``training`` without a pause; ``watch`` is told of every step."""
-    steps = training(*what, **how)
+    return drive(training(*what, **how), watch)
+
+
+def drive(steps: Generator[Live, None, T], watch: Callable[[Live], None] | None = None) -> T:
+    """Take all the steps, and return what comes out at the end."""
     while True:
         try:
             live = next(steps)

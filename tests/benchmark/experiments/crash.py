@@ -54,13 +54,19 @@ def hook(reached: Reached) -> None:
     """Tell of every moment: which kind it is, and where it lies."""
     Checkpoints.__init__.__defaults__ = (0.0,)  # one every step
     store_module.PACK_FROM = 2
-    real_run = worker_module.run
+    real_running = worker_module.running
 
-    def run(*args: Any) -> Any:
-        *others, watch = args
-        return real_run(*others, lambda live: (watch(live), reached("step")))
+    def running(*args: Any) -> Any:
+        steps = real_running(*args)
+        while True:
+            try:
+                live = next(steps)
+            except StopIteration as end:
+                return end.value
+            reached("step")
+            yield live
 
-    worker_module.run = run
+    worker_module.running = running
 
     def around(owner: Any, name: str) -> None:
         real = getattr(owner, name)

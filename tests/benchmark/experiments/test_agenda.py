@@ -133,3 +133,32 @@ def test_a_teacher_that_another_process_runs_keeps_its_students_waiting(
     assert startable(agenda) == [teachers[0]]
     agenda.finished(teachers[0])
     assert startable(agenda) == students[:2]
+
+
+def test_cells_that_see_the_same_by_the_same_teacher_may_take_turns(
+    make_cell: Make, teachers: list[Cell], make_agenda: MakeAgenda, students: list[Cell]
+) -> None:
+    alike = [make_cell(method, teachers[0], seed=0) for method in ("at", "sp", "rkd")]
+    students += alike
+    agenda = make_agenda((State.FINISHED, State.FINISHED))
+    first = agenda.next()
+    assert first == students[0]  # kd, of seed 0
+    assert agenda.beside(first, 2) == alike[:2]
+    assert agenda.beside(first, 2) == alike[2:]  # not the other seed, nor the other teacher's
+    assert startable(agenda) == students[1:5]
+    assert agenda.beside(students[4], 3) == []  # who has no teacher has nothing to share
+
+
+def test_those_that_died_in_company_are_run_alone(
+    make_cell: Make, teachers: list[Cell], make_agenda: MakeAgenda, students: list[Cell]
+) -> None:
+    students[1:] = [make_cell(method, teachers[0], seed=0) for method in ("at", "sp")]
+    agenda = make_agenda((State.FINISHED, State.FINISHED))
+    first = agenda.next()
+    assert first
+    company = [first, *agenda.beside(first, 2)]
+    for cell in company:
+        agenda.alone(cell)
+    assert agenda.next() == company[0]
+    assert agenda.beside(company[0], 2) == []
+    assert startable(agenda) == company[1:]

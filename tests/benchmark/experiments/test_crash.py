@@ -45,7 +45,7 @@ class Mine(Method):
     source = "logits"
 
 Checkpoints.__init__.__defaults__ = (0.1,)
-kill, fsync, run = int(os.environ.get("KILL", 0)), os.fsync, worker.run
+kill, fsync, running = int(os.environ.get("KILL", 0)), os.fsync, worker.running
 
 def counted(descriptor):
     global kill
@@ -60,12 +60,12 @@ def proved(cell, *rest):
         os.close(os.open(proof / cell.id, os.O_CREAT | os.O_EXCL))
         with (proof / "log").open("a") as log:
             log.write(cell.id + "\\n")
-    result = run(cell, *rest)
+    result = yield from running(cell, *rest)
     if "PROOF" in os.environ:
         (proof / cell.id).unlink()
     return result
 
-os.fsync, worker.run = counted, proved
+os.fsync, worker.running = counted, proved
 """
 
 

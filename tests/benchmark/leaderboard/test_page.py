@@ -26,7 +26,7 @@ Study = Callable[..., list[Record]]
 
 def made(records: list[Record], folder: Path) -> str:
     known, found = {record.id: record for record in records}, board(frame(records))
-    return page(found, album(found, known, known, Store(folder)), known, "Leaderboard")
+    return page(found, album(found, known, Store(folder)), known, "Leaderboard")
 
 
 def carried(text: str, name: str) -> Any:

@@ -42,7 +42,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
     def visit(records: list[Record], width: int = 1200, scheme: Any = "light", drawn: bool = False) -> Page:
         known, found = {record.id: record for record in records}, board(frame(records))
-        pictures = album(found, known, known, Store(tmp_path)) if drawn else []
+        pictures = album(found, known, Store(tmp_path)) if drawn else []
         file = tmp_path / "leaderboard.html"
         file.write_text(page(found, pictures, known, "Leaderboard"), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme))

@@ -177,7 +177,7 @@ def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, st
     records = study({"kd": [1, 2], "rkd": [0, 3]})
     known = {record.id: record for record in records}
     for order in itertools.islice(itertools.permutations(records), 2):
-        found = album(board(frame(order)), known, known, Store(tmp_path))
+        found = album(board(frame(order)), known, Store(tmp_path))
         assert [picture.name.partition("-")[0] for picture in found] == ["sources", "gains", "throughput", "curves"]
         assert all("digits · tiny. " in picture.caption for picture in found)
         assert "2 seeds" in found[0].caption and "One pair: this says nothing of others." in found[0].caption

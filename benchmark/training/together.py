@@ -1,0 +1,37 @@
+"""Cells that are trained in turns, a step each, ask one teacher once: those with the same seed see the same images."""
+
+from dataclasses import replace
+
+from kdbench.benchmark.training.teacher import Answers, LiveTeacher
+from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.method import Batch, Needs
+
+
+class Together:
+    """The cells at one table. What they need is learned as each of them begins."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.shared: dict[tuple[str, ...], SharedTeacher] = {}
+
+    def teacher(self, chain: Chain, needs: Needs) -> Answers:
+        """One that answers all whom it is asked by, where its answers can be the same for all."""
+        if needs.input_grad or needs.teacher_train:
+            return LiveTeacher(chain, needs)
+        shared = self.shared.setdefault(needs.views, SharedTeacher(chain, needs))
+        shared.needs = replace(shared.needs, teacher=shared.needs.teacher | needs.teacher)
+        return shared
+
+
+class SharedTeacher:
+    """Keeps its last answer. A step is known by the seed of its own draws: it says all that its images depend on."""
+
+    def __init__(self, chain: Chain, needs: Needs) -> None:
+        self.chain, self.needs = chain, needs
+        self._last: tuple[int, Needs, Trace] | None = None
+
+    def __call__(self, batch: Batch) -> Trace:
+        step = batch.generator.initial_seed()
+        if self._last is None or self._last[:2] != (step, self.needs):
+            self._last = step, self.needs, LiveTeacher(self.chain, self.needs)(batch)
+        return self._last[2]
