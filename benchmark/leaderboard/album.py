@@ -29,10 +29,12 @@ class Picture:
 
 def album(board: Board, records: Mapping[str, Record], store: Store) -> list[Picture]:
     """For each data set and recipe, those pictures for which there is something to show."""
-    found = []
-    for names, cells, series in evidence.fields(board)[:FIELDS]:
+    found: list[Picture] = []
+    for number, (names, cells, series) in enumerate(evidence.fields(board)[:FIELDS]):
         words = names[1:] if names[0] == "compression" else names
-        where, place = " · ".join(words), re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")
+        where, place = " · ".join(words), re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")[:80]
+        if any(picture.name.endswith(f"-{place}") for picture in found):
+            place = f"{place}-{number}"
         for kind, title, caption, figure in _drawn(cells, series, records, store):
             if figure is not None:
                 svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
@@ -48,7 +50,8 @@ def _drawn(
 ) -> Iterator[tuple[str, str, str, Figure | None]]:
     gained, pairs = evidence.gains(cells, series), series["pair"].nunique()
     unit = "pair" if pairs > 1 else "seed"
-    units = f"{gained['unit'].nunique()} {unit}s"
+    count = gained["unit"].nunique()
+    units = f"{count} {unit}s" if count > 1 else f"one {unit}, so without an interval"
     scope = "" if pairs > 1 else " One pair: this says nothing of others."
     interval = f"the line is the {LEVEL:.0%} t interval of the mean over {unit}s"
     yield (
@@ -68,8 +71,9 @@ def _drawn(
     yield (
         "throughput",
         "Accuracy against throughput",
-        "Top-1 after the last epoch, mean over seeds, against images a second in training, inside one environment. The "
-        "line joins the methods that no other beats in both. ↓: too far off to be drawn to scale."
+        "Top-1 after the last epoch, mean over seeds, against images a second in training with the teacher asked anew, "
+        "inside one environment. The line joins the methods that no other beats in both. ↓: too far off to be drawn to "
+        "scale."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
         pictures.accuracy_throughput(series.rename(columns={"images_per_second": "speed"})),
     )

@@ -3,8 +3,7 @@ known without its colour too. The same picture is always the same bytes."""
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import pandas as pd
@@ -72,6 +71,8 @@ def saved(figure: Figure, form: str) -> bytes:
     file = io.BytesIO()
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
     figure.savefig(file, format=form, metadata=metadata, dpi=300, facecolor=PAPER)
+    if form == "png":
+        return file.getvalue()
     # A hundredth of a point is enough for a path.
     return re.sub(rb' d="[^"]+', lambda d: re.sub(rb"(\.\d\d)\d+", rb"\1", d[0]), file.getvalue())
 
@@ -135,13 +136,13 @@ def legend(
     kinds: "pd.Series[str]",
     form: str,
     others: Sequence[Line2D] = (),
-    names: Mapping[str, str] = MappingProxyType({}),
+    names: dict[str, str] | None = None,
 ) -> None:
     """Below everything: the kinds that occur, as points (``"o"``), as lines (``"-"``) or as both (``"-o"``)."""
     handles = [
         Line2D(
             [], [], color=COLOURS[one], marker=MARKERS[one] if "o" in form else "", markersize=6,
-            markeredgecolor=PAPER, linestyle=dashes(one) if "-" in form else "none", label=names.get(one, one),
+            markeredgecolor=PAPER, linestyle=dashes(one) if "-" in form else "none", label=(names or {}).get(one, one),
         )
         for one in COLOURS
         if one in set(kinds)

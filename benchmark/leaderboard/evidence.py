@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from kdbench.benchmark.experiments.record import Record
@@ -115,9 +114,9 @@ def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
 def tasks(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
     """``pair source method task mean``: accuracy over all tasks so far, after each, over seeds."""
     rows = [
-        {"pair": row["pair"], "source": row["source"], "method": row["method"], "task": task, "top1": np.mean(seen)}
+        {"pair": row["pair"], "source": row["source"], "method": row["method"], "task": task, "top1": top1}
         for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
         if row["id"] in records and (learned := getattr(records[row["id"]].result, "incremental", None))
-        for task, seen in enumerate(learned.matrix, start=1)
+        for task, top1 in enumerate(learned.seen, start=1)
     ]
     return _over_seeds(rows, "task")

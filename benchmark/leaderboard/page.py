@@ -52,7 +52,7 @@ def page(board: Board, pictures: Iterable[Picture], records: Mapping[str, Record
 
 def as_data(value: Any) -> str:
     """JSON that stays JSON inside a script's tag, whatever its strings say."""
-    encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    encoded = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return re.sub(r"[<>&\u2028\u2029]", lambda sign: f"\\u{ord(sign[0]):04x}", encoded)
 
 
@@ -61,7 +61,7 @@ def embedded(records: Mapping[str, Record], wanted: set[str]) -> tuple[str, str]
     whole = [records[id] for id in sorted(wanted & set(records))]
     limit, elsewhere = f"{MOST_BYTES // 1_000_000} MB", "'kdbench show ID' shows one."
     if not whole:
-        return "{}", f"Records are not in this page, which carries {MOST_RECORDS:,} at most: {elsewhere}"
+        return "{}", f"Records and their curves are not in this page, which has room for {MOST_RECORDS:,}: {elsewhere}"
     if len(texts := _texts(whole)) <= MOST_BYTES:
         return texts, "All records are in this page: a method's name opens its seeds, a seed its record."
     if len(texts := _texts(map(_without_epochs, whole))) <= MOST_BYTES:

@@ -1,13 +1,12 @@
 """The board's tables as the page's script shows them: values, and how each column is to be shown."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.leaderboard.frame import SECTION
-from kdbench.benchmark.leaderboard.table import FIELD, SERIES, Board
+from kdbench.benchmark.leaderboard.frame import SECTION, SERIES
+from kdbench.benchmark.leaderboard.table import FIELD, Board
 
 HEADS = {"dataset": "Data set", "pair": "Pair", "recipe": "Recipe", "setting": "Setting"}  # of a group of rows
 
@@ -68,40 +67,49 @@ OF_A_SEED = [
 
 
 def sheets(board: Board) -> list[dict[str, Any]]:
-    """Methods over pairs, where there are several, and methods on each pair with the seeds behind every row."""
+    """Methods over pairs, where there are several, methods on each pair with the seeds behind every row, and costs."""
+    over_pairs = [] if board.methods.empty else [_sheet("Methods over pairs", board.methods, FIELD, OVER_PAIRS)]
     series = _sheet("Methods on each pair", board.series, SECTION, ON_A_PAIR)
-    seeds = dict(iter(board.cells.sort_values(["seed", "teacher"]).groupby(SERIES)))
-    series["seeds"] = [asdict(column) for column in OF_A_SEED]
+    columns = [column for column in OF_A_SEED if column.kind != "text" or _several(board, column.keys[0])]
+    cells = board.cells.sort_values(["seed", "teacher", "id"])
+    seeds = _grouped(
+        cells, SERIES, [{"id": id, "cells": own} for id, own in zip(cells["id"], _cells(cells, columns), strict=True)]
+    )
     rows = [row for group in series["groups"] for row in group["rows"]]
     for row, key in zip(rows, board.series[SERIES].itertuples(index=False, name=None), strict=True):
-        own = seeds[key]
-        row["seeds"] = [{"id": id, "cells": cells} for id, cells in zip(own["id"], _cells(own, OF_A_SEED), strict=True)]
-    over_pairs = [] if board.methods.empty else [_sheet("Methods over pairs", board.methods, FIELD, OVER_PAIRS)]
+        row["seeds"] = seeds[key]
+    series["seeds"] = [asdict(column) for column in columns]
     return [*over_pairs, series, _sheet("What they cost", board.series, SECTION, COSTS)]
 
 
-def _sheet(title: str, table: pd.DataFrame, by: list[str], columns: Iterable[Column]) -> dict[str, Any]:
+def _several(board: Board, name: str) -> bool:
+    """Do any of a row's seeds differ in it?"""
+    return bool((board.cells.groupby(SERIES)[name].nunique() > 1).any())
+
+
+def _sheet(title: str, table: pd.DataFrame, by: list[str], columns: list[Column]) -> dict[str, Any]:
     """Without the columns that have nothing to say."""
     columns = [column for column in columns if column.keys[0] in table and table[column.keys[0]].notna().any()]
     heads = [head for head in HEADS if head in by and (head != "setting" or (table[head] != "compression").any())]
-    groups = [
-        {
-            "names": [str(own[head].iloc[0]) for head in heads],
-            "rows": [{"cells": cells} for cells in _cells(own, columns)],
-        }
-        for _, own in table.groupby(by, sort=False)
-    ]
+    rows = _grouped(table, heads, [{"cells": cells} for cells in _cells(table, columns)])
     return {
         "title": title,
         "heads": [HEADS[head] for head in heads],
         "columns": [asdict(column) for column in columns],
-        "groups": groups,
+        "groups": [{"names": names, "rows": own} for names, own in rows.items()],
     }
 
 
-def _cells(table: pd.DataFrame, columns: Iterable[Column]) -> list[list[Any]]:
+def _grouped(table: pd.DataFrame, by: list[str], rows: list[Any]) -> dict[tuple[str, ...], list[Any]]:
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for key, row in zip(table[by].itertuples(index=False, name=None), rows, strict=True):
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _cells(table: pd.DataFrame, columns: list[Column]) -> list[list[Any]]:
     """A value a column, or a list where it is made of several; None where there is none."""
-    plain = table.astype(object).where(table.notna(), None)
+    plain = table.round(4).astype(object).where(table.notna(), None)
     made = [
         plain[column.keys[0]] if len(column.keys) == 1 else plain[list(column.keys)].values.tolist()
         for column in columns
