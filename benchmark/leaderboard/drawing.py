@@ -16,6 +16,7 @@ from matplotlib.transforms import Bbox
 
 COLUMN, PAGE = 3.5, 7.2  # inches: the width of one column of a paper, and of both
 PANELS = 6  # drawn beside one another
+NAMES = 20  # of points, beyond which they only cover one another
 
 BESIDE = [(6, 0, "left"), (-6, 0, "right"), (5, 7, "left"), (5, -7, "left"), (-5, 7, "right"), (-5, -7, "right")]
 
@@ -162,7 +163,7 @@ def name_points(panel: Axes, places: Sequence[tuple[float, float, str]]) -> None
     figure.draw_without_rendering()
     corners = [panel.transData.transform((x, y)) for x, y, _ in places]
     taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in corners]
-    for x, y, name in places:
+    for x, y, name in places[:NAMES]:
         for across, up, side in BESIDE:
             text = panel.annotate(
                 short(name, 28), (x, y), (across, up), textcoords="offset points", ha=side, va="center", color=INK,
