@@ -96,10 +96,12 @@ class BriefCost(msgspec.Struct, kw_only=True):
     peak_memory_mb: float
     method_parameters: int
     deployed_parameters: int
+    together: int = 1
 
 
 class BriefEnvironment(msgspec.Struct, kw_only=True):
     key: str
+    arithmetic: dict[str, Any] = {}
     machine: dict[str, Any] = {}
 
 

@@ -64,16 +64,18 @@ class Store:
     def _all(self, kind: type[R]) -> Iterator[R]:
         """Single files come before packs: one that is just being packed is seen at least once."""
         self._sweep(self.records_folder)
-        seen = set()
+        single, packed = set(), set()
         for file in self._singles():
             if record := self._read(file, kind):
-                seen.add(record.id)
+                single.add(record.id)
                 yield record
         for pack in self._packs():
             for record, _ in self._unpack(pack, kind):
-                if record.id not in seen:
-                    seen.add(record.id)
+                if record.id in packed:
+                    self._report(f"{pack}: {record.id} is in a pack twice, and the first is believed")
+                elif record.id not in single:
                     yield record
+                packed.add(record.id)
 
     def outlines(self) -> dict[str, Outline]:
         """All records by id, as much of them as a plan must know."""
@@ -130,8 +132,8 @@ class Store:
                     line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
                     packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
             for pack, fresh in packs.items():
-                kept = {record.id: line for record, line in self._unpack(pack, Record)} if pack.exists() else {}
-                write(pack, b"".join(line + b"\n" for _, line in sorted((kept | fresh).items())))
+                there = {record.id: line for record, line in self._unpack(pack, Record)} if pack.exists() else {}
+                write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
                 for cell_id in fresh:
                     (self.records_folder / f"{cell_id}.json").unlink(missing_ok=True)
         finally:

@@ -85,9 +85,10 @@ def parts(board: Board) -> Iterator[Part]:
             yield Part(_title("methods over pairs", *names), [_over_pairs(table)], _correlated(table))
     if not board.series.empty:
         for names, table in board.series.groupby(SECTION, sort=False):
-            tables = [_learned(table) if names[0] == "incremental" else _accuracy(table), _costs(table)]
+            setting, dataset, recipe, pair = names
+            tables = [_learned(table) if setting == "incremental" else _accuracy(table), _costs(table)]
             notes = [*_correlated(table), *_places(table)]
-            yield Part(_title(*names), tables, notes)
+            yield Part(_title(setting, dataset, pair, recipe), tables, notes)
 
 
 def _title(*words: Hashable) -> str:

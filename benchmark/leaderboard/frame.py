@@ -14,6 +14,7 @@ from kdbench.methods.refusal import Refusal
 
 SECTION = ["setting", "dataset", "recipe", "pair"]  # what stands in one section may be compared
 SERIES = [*SECTION, "source", "method"]
+NOTHING = float("nan")
 REFERENCES = ["ce", "kd"]
 
 
@@ -66,6 +67,8 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
             names[asked], sources[cell.method] = shown(cell.method, cell.params), source(cell.method)
         tasks = getattr(cell, "incremental", None)
         learned = result.incremental or {}
+        # Of cells that took turns, or heard their teacher from memory, time and space do not say what a method costs.
+        own = cost.together == 1 and where.arithmetic.get("teacher") != "remembered"
         rows.append(
             {
                 "id": record.id,
@@ -82,15 +85,15 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
                 "seed": cell.seed,
                 "top1": result.top1,
                 "best": result.best_top1,
-                "average": learned.get("average", float("nan")),
-                "forgetting": learned.get("forgetting", float("nan")),
-                "backward": learned.get("backward_transfer", float("nan")),
-                "seconds": cost.seconds,
-                "speed": cost.images_per_second,
-                "memory": cost.peak_memory_mb,
+                "average": learned.get("average", NOTHING),
+                "forgetting": learned.get("forgetting", NOTHING),
+                "backward": learned.get("backward_transfer", NOTHING),
+                "seconds": cost.seconds if own else NOTHING,
+                "speed": cost.images_per_second if own else NOTHING,
+                "memory": cost.peak_memory_mb if own else NOTHING,
                 "deployed": cost.deployed_parameters,
                 "discarded": cost.method_parameters,
-                "environment": environment(where.key, where.machine),
+                "environment": environment(where.key, where.machine) if own else None,
             }
         )
     rows.sort(key=lambda row: str(row["id"]))  # in whatever order the records came

@@ -12,6 +12,7 @@ from kdbench.benchmark.leaderboard.frame import REFERENCES, SECTION, SERIES
 from kdbench.benchmark.throughput.record import Throughput
 
 FIELD = ["setting", "dataset", "recipe"]  # over whose pairs a method is judged
+SAME = 9  # digits of a percentage: those behind them differ from machine to machine
 ORDER = ["labels", "logits", "features", "gradients", "relations"]
 
 
@@ -52,7 +53,7 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
     table.insert(1, "teachers", taught.reindex(table.index, fill_value=0))
     table.insert(3, "std", _within_teachers(cells))
     table.insert(4, "std_teachers", _between_teachers(cells, table))
-    table.insert(5, "rank", table["top1"].groupby(SECTION).rank(ascending=False))
+    table.insert(5, "rank", table["top1"].round(SAME).groupby(SECTION).rank(ascending=False))
     for reference in REFERENCES:
         gain = grouped[f"over_{reference}"].agg(["mean", "std", "count"])
         _judge(table, f"over_{reference}", gain)
@@ -63,13 +64,14 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
 
 def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """A row a method over the pairs of a data set and recipe, a pair's mean gain as the unit."""
+    series = series[series.groupby(SECTION)["method"].transform("nunique") > 1]  # a student alone is no pair
     pairs = series.groupby(FIELD)["pair"].transform("nunique")
     several, pairs = series[pairs > 1].copy(), pairs[pairs > 1]
     if several.empty:
         return several
     every = several.groupby([*FIELD, "method"])["pair"].transform("nunique") == pairs
     # Ranks are taken among methods that ran on every pair: the others were not in the same races.
-    several["rank"] = several[every].groupby(SECTION)["top1"].rank(ascending=False)
+    several["rank"] = several[every].round({"top1": SAME}).groupby(SECTION)["top1"].rank(ascending=False)
     several["top1"] = several["top1"].where(every)
     # Costs are held together only where all were measured in one place.
     somewhere = several.groupby(FIELD)["paced_in"].transform("nunique") > 1
@@ -118,10 +120,11 @@ def _within_teachers(cells: pd.DataFrame) -> pd.Series:
 
 
 def _between_teachers(cells: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
+    several = cells[cells.groupby(SERIES)["teacher"].transform("nunique") > 1]
     found = {}
-    for key in table.index[table["teachers"] > 1]:
-        runs = cells.set_index(SERIES).loc[[key]].pivot_table(index="teacher", columns="seed", values="top1")
-        found[key] = statistics.between_teachers(runs.dropna(axis=1).to_numpy())
+    for key, own in several.groupby(SERIES):
+        runs = own.set_index(["teacher", "seed"])["top1"].unstack().dropna(axis=1)
+        found[key] = statistics.between_teachers(runs.to_numpy())
     return pd.Series(found, index=table.index, dtype=float)
 
 
@@ -140,5 +143,6 @@ def _correlation(runs: pd.DataFrame, by: list[str]) -> pd.Series:
 def _best_first(table: pd.DataFrame, within: list[str], by: str) -> pd.DataFrame:
     place = table["source"].map({name: place for place, name in enumerate(ORDER)}).fillna(len(ORDER))
     best_first = [True] * (len(within) + 1) + [False, True]
-    table = table.assign(place=place).sort_values([*within, "place", by, "method"], ascending=best_first)
-    return table.drop(columns="place").reset_index(drop=True)
+    order = table.assign(place=place).round({by: SAME})
+    order = order.sort_values([*within, "place", by, "method"], ascending=best_first)
+    return table.loc[order.index].reset_index(drop=True)

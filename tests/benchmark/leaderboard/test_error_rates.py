@@ -10,7 +10,7 @@ import pytest
 
 from kdbench.benchmark.leaderboard import statistics
 
-TABLES, METHODS, RUN = 400, 12, 0.25  # points by which runs of one cell scatter, seed by seed
+TABLES, METHODS, RUN = 200, 12, 0.25  # points by which runs of one cell scatter, seed by seed
 PAIR = 0.3  # points by which a method's effect differs from pair to pair
 
 
@@ -57,7 +57,7 @@ def test_error_rates_are_those_of_the_page() -> None:
         for pairs, seeds in ((13, 3), (6, 3), (13, 5), (1, 5)):
             if (name == "over pairs") == (pairs == 1 or seeds == 5):
                 continue
-            for effect in (0.0, 0.25, 0.5, 1.0):
+            for effect in (0.0, 0.25, 0.5):
                 any_star, star, covers = simulate(effect, pairs, seeds)
                 print(f"{name:12} {pairs:5} {seeds:5} {effect:6} {any_star:10.1%} {star:17.1%} {covers:17.1%}")
                 assert effect or any_star < 0.05 + 3 * (0.05 * 0.95 / TABLES) ** 0.5

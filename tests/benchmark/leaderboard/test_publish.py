@@ -79,11 +79,12 @@ def test_what_is_damaged_cut_foreign_or_there_twice_is_reported_and_harms_nothin
         "copy": pretty(records[0]),  # under another's name
     }.items():
         write(folder / f"{name}.json", content)
-    lines = [msgspec.json.encode(records[0]), b'{"other": []}', b"", msgspec.json.encode(records[1])[:-9]]
+    line = msgspec.json.encode(records[0])
+    lines = [line, line, b'{"other": []}', b"", msgspec.json.encode(records[1])[:-9]]
     write(folder / "pack.jsonl", b"\n".join(lines) + b"\n")
     found = publish(results, None)
     assert found.files == clean
-    assert len(found.troubles) == 5 + 3
+    assert len(found.troubles) == 5 + 4
     assert all("\n" not in trouble for trouble in found.troubles)
 
 

@@ -120,7 +120,8 @@ def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
     make_cell: MakeCell, series: Series
 ) -> None:
     """Seed 0 of the student comes to 54 and 56 with the two seeds of its teacher, seed 1 to 57 and 63: means 55 and 60.
-    Within a teacher the variance is 4.5 and 24.5. kd at another weight is a point better with each."""
+    Within a teacher the variance is 4.5 and 24.5; of the teachers' means it is 8, of which 2 come from what is left, 4.
+    kd at another weight is a point better with each."""
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
     kd = series({0: 54, 1: 57}, "kd", first) + series({0: 56, 1: 63}, "kd", second)
     other = series({0: 55, 1: 58}, "kd", first, params={"weight": 1}) + series(
@@ -129,7 +130,7 @@ def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
     found = rows(series({0: 50, 1: 51}) + kd + other)
     row = found[PAIR, "kd"]
     assert (row["n"], row["teachers"], row["top1"], row["over_ce"]) == (2, 2, 57.5, 7)
-    assert row["std"] == pytest.approx(14.5**0.5)
+    assert (row["std"], row["std_teachers"]) == (pytest.approx(14.5**0.5), pytest.approx(6**0.5))
     assert row["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 1) * 2**0.5 * 2 / 2**0.5)  # gains 5 and 9
     assert found[PAIR, "kd(weight=1.0)"]["over_kd"] == 1
     assert (found[PAIR, "ce"]["teachers"], found[PAIR, "ce"]["over_kd"]) == (0, -7)
@@ -175,6 +176,18 @@ def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Seri
     assert [row["images_per_second"] for row in rows(ce + far).values()] == [900, None]
 
 
+def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series: Series) -> None:
+    ce, kd, other = series({0: 50}), series({0: 55}, "kd", "big"), series({0: 56}, "clkd", "big")
+    kd[0].cost.together, other[0].environment.arithmetic = 2, {"teacher": "remembered"}
+    table = made(ce + kd + other).series.set_index("method")
+    for cost in ("images_per_second", "seconds", "peak_memory_mb", "relative_cost"):
+        assert list(table[cost].notna()) == [True, False, False]
+    assert table["deployed_parameters"].notna().all()
+    assert table.loc["kd", "over_ce"] == 5
+    nowhere = made(kd).series
+    assert nowhere["images_per_second"].isna().all() and "| kd | 5.0 |" in text(kd)
+
+
 def test_a_speed_is_the_median_over_seeds(series: Series) -> None:
     records = [r for seed, v in enumerate((100, 800, 900)) for r in series({seed: 50}, how={"speed": v})]
     assert rows(records)["resnet8x0.25", "ce"]["images_per_second"] == 800
@@ -217,9 +230,10 @@ def six(series: Series) -> list[Record]:
     return records
 
 
-def test_over_pairs_a_pair_is_the_unit(six: list[Record]) -> None:
+def test_over_pairs_a_pair_is_the_unit(six: list[Record], series: Series) -> None:
     """The mean of 1 to 6 is 3.5, the deviation sqrt(3.5): whatever the seeds. All six have one sign: p is 2 / 2^6, and
     twice that after Holm, as two methods are tested; five of five come to 2 / 2^5, the larger of the two."""
+    six += series({0: 40}, student="lonely")  # a student whom nobody teaches is no pair
     table = made(six).methods.set_index("method")
     kd, other = table.loc["kd"], table.loc["kd(weight=1.0)"]
     assert (kd["pairs"], kd["over_ce"], kd["over_kd_p"]) == (6, 3.5, pytest.approx(float("nan"), nan_ok=True))
