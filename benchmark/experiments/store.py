@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,9 +54,9 @@ class Store:
 
     # -- records ------------------------------------------------------------------------------------------------------
 
-    def records(self) -> dict[str, Record]:
-        """All records by id."""
-        return {record.id: record for record in self._all(Record)}
+    def records(self, only: Container[str] | None = None) -> dict[str, Record]:
+        """All records by id, or those of these cells."""
+        return {record.id: record for record in self._all(Record) if only is None or record.id in only}
 
     def briefs(self) -> Iterator[Brief]:
         """All records without their curves, one after the other: a hundred thousand need no memory."""
