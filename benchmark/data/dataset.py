@@ -96,6 +96,7 @@ class Source:
     test: int
     read: Callable[[Path], Dataset]
     views: int | None = None  # of an image, augmented; a plan that is not told cannot say how much is remembered
+    files: tuple[str, ...] = ()  # in that folder, as patterns; the first that is found is all that is read
 
 
 DATASETS: Registry[Source] = Registry("data set")

@@ -165,5 +165,9 @@ def named(place: str) -> Source:
 
 PREFIXES["imagefolder"] = named
 DATASETS.register("imagenet")(
-    Source(1000, (3, SIDE, SIDE), 1_281_167, 50_000, lambda folder: read(folder / "imagenet", SIDE))
+    Source(
+        *(1000, (3, SIDE, SIDE), 1_281_167, 50_000),
+        read=lambda folder: read(folder / "imagenet", SIDE),
+        files=("imagenet.tar", "imagenet"),
+    )
 )

@@ -75,4 +75,5 @@ def _split(files: Labelled, part: str) -> Split:
     return Split(torch.from_numpy(images), torch.tensor([label for _, label in files]))
 
 
-DATASETS.register(NAME)(Source(200, (3, SIDE, SIDE), 100_000, 10_000, read, moves(CROP, flip=True)))
+FILES = (f"{NAME}.npz", FOLDER)
+DATASETS.register(NAME)(Source(200, (3, SIDE, SIDE), 100_000, 10_000, read, moves(CROP, flip=True), FILES))

@@ -100,7 +100,9 @@ def _images(data: Any) -> Tensor:
 for _name, _kept in KEPT.items():
     DATASETS.register(_name)(
         Source(
-            _kept.classes, _kept.image, _kept.train, _kept.test, partial(read, name=_name),
-            moves(_kept.crop, _kept.flip),
+            *(_kept.classes, _kept.image, _kept.train, _kept.test),
+            read=partial(read, name=_name),
+            views=moves(_kept.crop, _kept.flip),
+            files=(f"{_name}.npz", _kept.files),
         )
-    )  # fmt: skip
+    )

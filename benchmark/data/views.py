@@ -81,6 +81,7 @@ class Draw:
     index: Tensor
     view: Tensor
     number: Tensor  # of each view among all views of all images; on the CPU, where it is looked up without a wait
+    sizes: tuple[int, ...] = ()  # of the shares of all ranks, where this is one of several
 
 
 def draws(train: Images, views: int, batch: int, *seed: int | str, start: int = 0) -> Iterator[Draw]:

@@ -52,6 +52,7 @@ class Sheet(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     teacher_recipe: str | dict[str, Any] | None = None  # the student's, unless another is named
     seeds: Seeds = 1  # a number of them, or a list
     teacher_seeds: Seeds = 1
+    world: Annotated[int, Meta(ge=1)] = 1  # processes that train a cell together, a GPU each; teachers too
 
 
 Placed = tuple[str, str]  # a place in the file, and the name that stands there
@@ -118,6 +119,9 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
     teacher_recipe, teacher_protocol = recipe, protocol
     if sheet.teacher_recipe is not None:
         teacher_recipe, teacher_protocol = _recipe(document, sheet.teacher_recipe, "$.teacher_recipe")
+    for batch in (recipe.batch, teacher_recipe.batch):
+        if batch % sheet.world:
+            raise document.refusal("$.world", f"must divide the recipe's batch, got {sheet.world} and {batch}")
     seeds = _seeds(document, sheet.seeds, "$.seeds")
     teacher_seeds = _seeds(document, sheet.teacher_seeds, "$.teacher_seeds")
     count = len(datasets) * len(settings) * len(pairs) * len(methods) * len(seeds) * len(teacher_seeds)
@@ -146,6 +150,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                     recipe=teacher_recipe.for_network(teacher[1]),
                     protocol=teacher_protocol,
                     seed=teacher_seed,
+                    world=sheet.world,
                     code=extensions.needed(dataset, teacher[1]),
                 )
             for seed in seeds:
@@ -158,8 +163,9 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                     method=name,
                     params=params,
                     recipe=recipe.for_network(student),
-                    protocol=f"{protocol}, {asked}" if asked else protocol,
+                    protocol=protocol,
                     seed=seed,
+                    world=sheet.world,
                     code=extensions.needed(dataset, student, *members(name)),
                 )
 

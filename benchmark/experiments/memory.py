@@ -24,6 +24,8 @@ def listening(
     """The memory that a cell's teacher is heard from, if it can be."""
     if teacher is None or record is None or engine.live_teacher or not rememberable(needs, teacher):
         return None
+    if cell.world > 1:  # each of its processes would have a part of the answers
+        return None
     views = len(dataset.train) * views_of_an_image(dataset, cell.training.augment)
     if size(needs, teacher, views) > limit():
         return None
@@ -57,7 +59,7 @@ def outlook(missing: Iterable[tuple[Cell, Needs]], store: Store) -> tuple[Outloo
     for cell, needs in missing:
         known = data.source(cell.dataset)
         views = known.views if cell.training.augment else 1
-        if cell.teacher is None or views is None:
+        if cell.teacher is None or views is None or cell.world > 1:
             continue
         teacher = networks.form(cell.teacher.student, known.classes, known.image)
         if rememberable(needs, teacher):

@@ -31,6 +31,7 @@ from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Epoch, Live, drive, training
+from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.benchmark.training.together import Together
 from kdbench.methods.chain import Chain
@@ -46,11 +47,12 @@ def run(
     store: Store,
     engine: Engine,
     data_folder: Path,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     watch: Callable[[Live], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Ran:
     """All of a ``running`` without a pause; ``watch`` is told of every step."""
-    return drive(running(cell, store, engine, data_folder, checkpoints), watch)
+    return drive(running(cell, store, engine, data_folder, checkpoints, ranks=ranks), watch)
 
 
 def running(
@@ -58,8 +60,9 @@ def running(
     store: Store,
     engine: Engine,
     data_folder: Path,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     together: Together | None = None,
+    ranks: Ranks = ALONE,
 ) -> Running:
     """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
     ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
@@ -91,7 +94,7 @@ def running(
     with PeakMemory(engine) as space:
         history = yield from training(
             student, teacher, method, dataset, cell.training, cell.seed,
-            engine=engine, checkpoints=checkpoints, ask_teacher=ask_teacher,
+            engine=engine, checkpoints=checkpoints, ask_teacher=ask_teacher, ranks=ranks,
         )  # fmt: skip
 
     shipped = method.deployed(student).cpu()
@@ -118,9 +121,10 @@ def running(
 
 
 def running_tasks(
-    cell: Cell, engine: Engine, data_folder: Path, checkpoints: Checkpoints
+    cell: Cell, engine: Engine, data_folder: Path, checkpoints: Checkpoints | None
 ) -> Generator[Live, None, Record]:
     """The same of a cell whose classes arrive task by task; it cannot teach others."""
+    assert checkpoints
     started = time.perf_counter()
     sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
     with PeakMemory(engine) as space:

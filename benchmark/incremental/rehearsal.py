@@ -14,6 +14,8 @@ def rehearse(cell: Cell) -> Needs:
     """What the method needs in the second task, the first that has a teacher; refused where it cannot work."""
     assert cell.incremental
     known = data.source(cell.dataset)
+    if cell.world > 1:
+        raise Refusal(f"it must have world 1, got {cell.world}: classes arrive task by task on one device")
     sizes = cell.incremental.sizes(known.classes)
     taught = methods.taught(cell.method)
     if taught and len(sizes) == 1:

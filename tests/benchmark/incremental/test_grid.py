@@ -40,7 +40,7 @@ def test_tasks_are_a_number_a_mapping_or_several_and_sweep_as_parameters_do(tmp_
     ]
     assert {cell.setting for cell in cells} == {"incremental"} and not any(cell.teacher for cell in cells)
     assert len({cell.id for cell in cells}) == 6
-    assert cells[2].protocol == "quick, 2 tasks, memory 20, herding, aligned"
+    assert str(cells[2].incremental) == "2 tasks, memory 20, herding, aligned"
     assert msgspec.json.decode(msgspec.json.encode(cells[2]), type=Cell) == cells[2]
 
 
@@ -88,6 +88,11 @@ def test_a_plan_says_why_a_method_cannot_carry_knowledge_from_task_to_task(
     make_cell: MakeCell, method: str, asked: dict[str, int], reason: str
 ) -> None:
     assert unworkable(make_cell(method, setting="incremental", incremental=Incremental(**asked))) == reason
+
+
+def test_a_plan_refuses_to_share_a_sequence_among_ranks(make_cell: MakeCell) -> None:
+    cell = make_cell("kd", setting="incremental", incremental=Incremental(count=5), world=2)
+    assert unworkable(cell) == "it must have world 1, got 2: classes arrive task by task on one device"
 
 
 def test_a_plan_judges_the_time_of_a_cell_by_cells_of_its_own_setting(
