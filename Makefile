@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: test lint quickstart docs clean
+.PHONY: test lint quickstart docs bench clean
 
 test: $(VENV)/ready  ## the whole suite
 	$(BIN)/python -m pytest
@@ -19,6 +19,11 @@ quickstart: $(VENV)/ready  ## the embedded digits: from a grid to a leaderboard
 
 docs: $(VENV)/ready  ## the pages that are made from the code
 	$(BIN)/python -c "from kdbench.benchmark.catalogue import methods_page; print(end=methods_page())" > docs/methods.md
+
+bench: $(VENV)/ready  ## the loop beside the ordinary way of writing it; leave the machine alone meanwhile
+	mkdir -p build
+	$(BIN)/python -m pytest tests/throughput --benchmark-only --benchmark-json build/bench.json --quiet
+	$(BIN)/python -m tests.throughput.ratios build/bench.json
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -3,7 +3,7 @@
 import inspect
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
@@ -14,7 +14,7 @@ from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.chain import Chain
-from kdbench.methods.method import METHODS, Method, Source, hyper_parameters
+from kdbench.methods.method import METHODS, SOURCES, Method, hyper_parameters
 from kdbench.methods.refusal import Refusal, nearest
 
 Row = dict[str, Any]
@@ -114,7 +114,7 @@ def methods_page() -> str:
         "What each method computes, with its defaults: what `kdbench show NAME` prints. `z` are logits, `F` features,",
         "`_s` is the student's and `_t` the teacher's. Made by `make docs` from the methods themselves.",
     ]
-    for source in get_args(Source):
+    for source in SOURCES:
         lines += ["", f"## {source.capitalize()}"]
         for name in sorted(name for name in METHODS if METHODS[name].source == source):
             method = METHODS[name]

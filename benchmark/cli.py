@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from kdbench.benchmark.experiments.verbs import records
+from kdbench.benchmark.leaderboard.verbs import reproduce
 from kdbench.benchmark.options import (
     A_PATH,
     as_json,
@@ -19,6 +21,7 @@ from kdbench.benchmark.options import (
     say,
     warn,
 )
+from kdbench.benchmark.throughput.verbs import throughput
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
@@ -39,7 +42,7 @@ def app() -> None:
     """
 
 
-for _verb in (submit, cancel, logs, devcluster):
+for _verb in (throughput, reproduce, records, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 
@@ -139,12 +142,14 @@ def run(
       kdbench run --cell results/records/CELL.json
     """
     from kdbench.benchmark.experiments import local
+    from kdbench.benchmark.experiments.grid import load
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     load_files(files)
     if grid is not None:
-        sys.exit(local.run_grid(grid, results, data, workers, live_teacher, retry_failed=retry == "failed"))
+        how = {"retry_failed": retry == "failed", "live_teacher": live_teacher}
+        sys.exit(local.run_grid(load(grid), results, data, workers, **how))
     elif cell is not None:
         sys.exit(local.run_again(cell, results, data, live_teacher))
 
@@ -187,23 +192,33 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
 
 @app.command()
 @grid(required=False)
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a file is not what the records give.")
 @results
 @files
 @as_json
-def leaderboard(grid: str | None, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Write leaderboard.md and leaderboard.csv from the records, and print the table.
+def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """Write leaderboard.md, .csv, .tex and .json from the records, and print the tables.
 
     \b
     Examples:
       kdbench leaderboard
       kdbench leaderboard quickstart --results my_results
+      kdbench leaderboard quickstart --check
     """
-    from kdbench.benchmark.leaderboard import publish
+    from kdbench.benchmark.leaderboard import formats, publish
 
     load_files(files)
-    board = publish.publish(results, grid)
-    say(board.rows, as_json, lambda: board.text)
-    warn(board.troubles)
+    found = publish.publish(results, grid)
+    warn(found.troubles)
+    if check:
+        if outdated := found.outdated():
+            names = ", ".join(str(file) for file in outdated)
+            warn([f"not what the records give: {names}; 'kdbench leaderboard{f' {grid}' if grid else ''}' writes them"])
+            sys.exit(1)
+        print(f"What the records give: {', '.join(str(file) for file in found.files)}")
+        return
+    found.write()
+    say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
 
 
 @app.group()

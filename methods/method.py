@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -12,6 +12,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.registry import Registry
 
 Source = Literal["labels", "logits", "features", "gradients", "relations"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 def _not_yet(rows: Tensor) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
 from kdbench.benchmark import data as datasets
-from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, plan
 from kdbench.benchmark.experiments.store import Store
@@ -45,22 +45,22 @@ class Array:
 
 
 def submit(
-    grid: str, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool,
+    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool,
     live_teacher: bool = False,
 ) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
-    site, store, loaded = sites.load(site_name), Store(results.resolve()), load(grid)
+    site, store = sites.load(site_name), Store(results.resolve())
     wanted = (State.MISSING, State.FAILED) if retry_failed else (State.MISSING,)
     if dry_run:
         try:
             known, longest = waiting(store, queue.queued()), queue.largest_array()
         except Refusal:  # a dry run works anywhere
             known, longest = {}, queue.USUAL_ARRAY
-        submission, parts = drawn_up(plan(loaded, store), wanted, site, site_name, known, longest)
+        submission, parts = drawn_up(plan(grid, store), wanted, site, site_name, known, longest)
         return _shown(submission, parts, site, store)
 
     check(site, store)
-    for dataset in {entry.cell.dataset for entry in plan(loaded, store).those(*wanted)}:
+    for dataset in {entry.cell.dataset for entry in plan(grid, store).those(*wanted)}:
         datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
@@ -68,7 +68,7 @@ def submit(
     try:
         # The queue is asked before the records: a job that ends in between has left what it leaves.
         known = waiting(store, queue.queued())
-        made = plan(loaded, store)
+        made = plan(grid, store)
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."

@@ -44,11 +44,13 @@ def submit(
       kdbench submit my_grid.yaml --site my_cluster.yaml
       kdbench submit my_grid.yaml --site my_cluster.yaml --retry failed
     """
+    from kdbench.benchmark.experiments.grid import load
     from kdbench.slurm.submit import submit
 
     load_files(files)
     retry_failed = retry == "failed"
-    print(submit(grid, site, results, data, dry_run=dry_run, retry_failed=retry_failed, live_teacher=live_teacher))
+    how = {"dry_run": dry_run, "retry_failed": retry_failed, "live_teacher": live_teacher}
+    print(submit(load(grid), site, results, data, **how))
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -36,7 +36,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """A readable name and the digest of all that changes the numbers by intent."""
         digest = hashlib.blake2b(msgspec.json.encode(_meant(self), order="sorted"), digest_size=6).hexdigest()
         words = [self.dataset, self.teacher.student if self.teacher else "", self.student, self.method]
-        name = "-".join(re.sub(r"[^\w.+]+", "_", word, flags=re.ASCII) for word in words if word)
+        name = "-".join(_plain(word) for word in words if word)
         return f"{name[:120]}-s{self.seed}-{digest}"
 
     @property
@@ -58,13 +58,26 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.dataset, teacher, self.student, self.method, params, str(self.world)
 
 
+@cache
+def _plain(word: str) -> str:
+    return re.sub(r"[^\w.+]+", "_", word, flags=re.ASCII)
+
+
 def _meant(asked: msgspec.Struct) -> dict[str, Any]:
     """What was asked for, without names and defaults. A default must therefore never change, and that of a new field
     must say what was done before there was one: ids, and with them the records that are there, stay what they are."""
-    meant = {}
-    for field in msgspec.structs.fields(asked):
-        value = getattr(asked, field.name)
-        usual = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
-        if value != usual and field.name != "protocol":
-            meant[field.name] = _meant(value) if isinstance(value, msgspec.Struct) else value
-    return meant
+    return {
+        name: _meant(value) if isinstance(value, msgspec.Struct) else value
+        for name, usual in _usual(type(asked))
+        if (value := getattr(asked, name)) != usual
+    }
+
+
+@cache
+def _usual(kind: type[msgspec.Struct]) -> list[tuple[str, Any]]:
+    """Each field that may change the numbers, with its default: found out once, cells are many."""
+    return [
+        (field.name, field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory())
+        for field in msgspec.structs.fields(kind)
+        if field.name != "protocol"
+    ]

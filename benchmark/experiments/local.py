@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from kdbench.benchmark import data, extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import crew
-from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, engines
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
@@ -28,12 +28,12 @@ from kdbench.methods.refusal import Refusal
 
 
 def run_grid(
-    name: str, results: Path, data_folder: Path, workers: int | None, live_teacher: bool, retry_failed: bool
-) -> int:
+    grid: Grid, results: Path, data_folder: Path, workers: int | None = None, *, retry_failed: bool = False,
+    live_teacher: bool = False,
+) -> int:  # fmt: skip
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
-    grid = load(name)
     made = plan(grid, store)
     if retry_failed:
         for entry in made.those(State.FAILED):
@@ -41,13 +41,13 @@ def run_grid(
         made = plan(grid, store)
     _warn(store)
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
-        raise Refusal(f"{name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
+        raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
     todo = made.those(State.MISSING, State.RUNNING)
     if not todo:
         print(plan_text(made))
         print("Nothing is left to run.")
         return int(bool(made.those(State.FAILED)))
-    workers = _places(name, workers, max(entry.cell.world for entry in todo))
+    workers = _places(grid.name, workers, max(entry.cell.world for entry in todo))
     for dataset in {entry.cell.dataset for entry in todo}:
         data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
 

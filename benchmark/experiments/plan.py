@@ -14,7 +14,8 @@ from kdbench.benchmark.experiments import lease
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.memory import Outlook, outlook
-from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.benchmark.experiments.outline import Outline, likes
+from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.store import Store
 from kdbench.methods.method import Needs
 from kdbench.methods.refusal import Refusal
@@ -65,14 +66,14 @@ class Plan:
 
 
 def plan(grid: Grid, store: Store) -> Plan:
-    records, failures = store.records(), store.failures()
+    records, failures = store.outlines(), store.failures()
     expected = Expectation(records.values())
     tried: dict[tuple[str, ...], str | Needs] = {}
     running = {folder.name for folder in (store.folder / "work").glob("*") if lease.held(folder)}
 
     def entry(cell: Cell, finished: bool) -> Entry:
         if finished:
-            return Entry(cell, State.FINISHED, seconds=records[cell.id].cost.seconds)
+            return Entry(cell, State.FINISHED, seconds=records[cell.id].seconds)
         if cell.key not in tried:
             tried[cell.key] = attempt(cell)
         needs = tried[cell.key]
@@ -87,7 +88,8 @@ def plan(grid: Grid, store: Store) -> Plan:
     # A teacher is finished when its weights are there too, as long as somebody still has to learn from it.
     pupils = {cell.teacher.id for cell in grid.cells if cell.teacher and cell.id not in records}
     teachers = [cell for key, cell in grid.teachers.items() if key in pupils or key in records]
-    students = [cell for cell in grid.cells if cell.id not in {teacher.id for teacher in teachers}]
+    teaching = {teacher.id for teacher in teachers}
+    students = [cell for cell in grid.cells if cell.id not in teaching]
     first = [entry(c, c.id in records and (c.id not in pupils or store.weights(c).exists())) for c in teachers]
     lost = {teacher.cell.id: teacher.reason for teacher in first if teacher.state is State.INVALID}
     second = [entry(c, c.id in records) for c in students]
@@ -137,22 +139,14 @@ def _because(cell: Cell, failures: dict[str, Failure]) -> str:
 class Expectation:
     """How long a cell will take, from records of its like."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self.epochs: dict[tuple[str, ...], list[float]] = {}
+    def __init__(self, records: Iterable[Outline]) -> None:
+        epochs: dict[tuple[str, ...], list[float]] = {}
         for record in records:
-            if record.cell.recipe is None:
-                continue
-            seconds = record.cost.seconds / record.cell.recipe.epochs
-            for like in _likes(record.cell):
-                self.epochs.setdefault(like, []).append(seconds)
+            if record.epochs:
+                for like in likes(record):
+                    epochs.setdefault(like, []).append(record.seconds / record.epochs)
+        self.epoch = {like: statistics.median(seconds) for like, seconds in epochs.items()}
 
     def seconds(self, cell: Cell) -> float | None:
-        for like in _likes(cell):
-            if like in self.epochs:
-                return statistics.median(self.epochs[like]) * cell.training.epochs
-        return None
-
-
-def _likes(cell: Cell) -> list[tuple[str, ...]]:
-    """What a cell's time may be judged by, the nearest first."""
-    return [(cell.dataset, cell.pair, str(cell.world), cell.method), (cell.dataset, cell.pair, str(cell.world))]
+        known = (self.epoch[like] * cell.training.epochs for like in likes(cell) if like in self.epoch)
+        return next(known, None)

@@ -80,3 +80,37 @@ class Failure(msgspec.Struct, kw_only=True):
     traceback: str
     environment: Environment | None = None
     failed: str  # UTC
+
+
+# -- what plans and tables read of a record, of a hundred thousand at once: all but what is long ---------------------
+
+
+class BriefResult(msgspec.Struct, kw_only=True):
+    top1: float
+    best_top1: float
+    incremental: dict[str, Any] | None = None
+
+
+class BriefCost(msgspec.Struct, kw_only=True):
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+    method_parameters: int
+    deployed_parameters: int
+    together: int = 1
+
+
+class BriefEnvironment(msgspec.Struct, kw_only=True):
+    key: str
+    arithmetic: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+
+
+class Brief(msgspec.Struct, kw_only=True):
+    """A record without its curves."""
+
+    id: str
+    cell: Cell
+    result: BriefResult
+    cost: BriefCost
+    environment: BriefEnvironment

@@ -3,7 +3,7 @@
     records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
     failures/   why a cell has no record
     teachers/   weights, named by cell id, what was found out about them, and what they have said
-    work/       checkpoints, logs and leases of what is running
+    work/       checkpoints, logs and leases of what is running; what plans remember of packs
     damaged/    what was found and could not be believed
 
 A cell is finished when its own record, written beside its place and renamed into it, parses and says that it is this
@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,13 +24,15 @@ import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
+from kdbench.benchmark.experiments.record import Brief, Failure, Record
 from kdbench.methods.refusal import Refusal
 
 PACK_FROM = 200  # single files that may lie about before they are packed
 ABANDONED = 3600.0  # seconds after which a file that was begun has no writer any more
 
-T = TypeVar("T", Record, Failure)
+T = TypeVar("T", Record, Brief, Failure)
+R = TypeVar("R", Record, Brief)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -52,23 +54,79 @@ class Store:
 
     # -- records ------------------------------------------------------------------------------------------------------
 
-    def records(self) -> dict[str, Record]:
-        """All records by id. Single files come before packs: one that is just being packed is seen at least once."""
+    def records(self, only: Container[str] | None = None) -> dict[str, Record]:
+        """All records by id, or those of these cells."""
+        return {record.id: record for record in self._all(Record) if only is None or record.id in only}
+
+    def briefs(self) -> Iterator[Brief]:
+        """All records without their curves, one after the other: a hundred thousand need no memory."""
+        return self._all(Brief)
+
+    def _all(self, kind: type[R]) -> Iterator[R]:
+        """Single files come before packs: one that is just being packed is seen at least once."""
         self._sweep(self.records_folder)
-        found = {}
-        for file in sorted(self.records_folder.glob("*.json")):
-            if record := self._read(file, Record):
-                found[record.id] = record
-        for pack in sorted(self.records_folder.glob("*.jsonl")):
-            for record, _ in self._unpack(pack):
-                found.setdefault(record.id, record)
+        single, packed = set(), set()
+        for file in self._singles():
+            if record := self._read(file, kind):
+                single.add(record.id)
+                yield record
+        for pack in self._packs():
+            for record, _ in self._unpack(pack, kind):
+                if record.id in packed:
+                    self._report(f"{pack}: {record.id} is in a pack twice, and the first is believed")
+                elif record.id not in single:
+                    yield record
+                packed.add(record.id)
+
+    def outlines(self) -> dict[str, Outline]:
+        """All records by id, as much of them as a plan must know."""
+        self._sweep(self.records_folder)
+        singles = [record for file in self._singles() if (record := self._read(file, Brief))]
+        found = {record.id: Outline.of(record) for record in singles}
+        for pack in self._packs():
+            for line in self._outlined(pack):
+                found.setdefault(line.id, line)
         return found
+
+    def _outlined(self, pack: Path) -> list[Outline]:
+        """Kept, so that a pack is read once; but not while a line in it is to be reported."""
+        file, now = self.folder / "work" / "outlines" / f"{pack.stem}.msgpack", state(pack)
+        if (known := kept(file, now)) is not None:
+            return known
+        outlines = [Outline.of(record) for record, _ in self._unpack(pack, Brief)]
+        if not any(trouble.startswith(f"{pack}, ") for trouble in self.troubles):
+            with contextlib.suppress(OSError):  # who may only read can plan too
+                write(file, msgspec.msgpack.encode(Kept(now, outlines)))
+        return outlines
+
+    def lines(self) -> dict[str, bytes]:
+        """Each record's JSON on one line, by id: what a newer version added stays."""
+        found: dict[str, bytes] = {}
+        for file in self._singles():
+            with contextlib.suppress(FileNotFoundError):  # just packed by another process: it comes below
+                content = file.read_bytes()
+                if record := self._read(file, Record):
+                    found[record.id] = msgspec.json.format(content, indent=-1)
+        for pack in self._packs():
+            for record, line in self._unpack(pack, Record):
+                found.setdefault(record.id, line)
+        return found
+
+    def add(self, record: Record, line: bytes) -> None:
+        """A record from somewhere else, as it was written there."""
+        write(self.records_folder / f"{record.id}.json", indented(line))
+        self.forgive(record.id)
 
     def record(self, cell_id: str) -> Record | None:
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
-        packs = self.records_folder.glob("*.jsonl")
-        return next((record for pack in packs for record, _ in self._unpack(pack, only=cell_id)), None)
+        return next((record for pack in self._packs() for record, _ in self._unpack(pack, Record, only=cell_id)), None)
+
+    def _singles(self) -> list[Path]:
+        return sorted(self.records_folder.glob("*.json"))
+
+    def _packs(self) -> list[Path]:
+        return sorted(self.records_folder.glob("*.jsonl"))
 
     def finish(self, record: Record, weights: bytes | None = None) -> None:
         """Old weights go first and the new ones come last: none ever lie beside the record of others."""
@@ -83,7 +141,7 @@ class Store:
 
     def pack(self) -> None:
         """Many single records become one file a pair; a kill in the middle leaves a record twice, never not at all."""
-        singles = sorted(self.records_folder.glob("*.json"))
+        singles = self._singles()
         if len(singles) < PACK_FROM or not (lease := Lease.take(self.folder / "work" / "pack")):
             return
         try:
@@ -94,8 +152,8 @@ class Store:
                     line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
                     packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
             for pack, fresh in packs.items():
-                kept = {record.id: line for record, line in self._unpack(pack)} if pack.exists() else {}
-                write(pack, b"".join(line + b"\n" for _, line in sorted((kept | fresh).items())))
+                there = {record.id: line for record, line in self._unpack(pack, Record)} if pack.exists() else {}
+                write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
                 for cell_id in fresh:
                     (self.records_folder / f"{cell_id}.json").unlink(missing_ok=True)
         finally:
@@ -167,8 +225,9 @@ class Store:
         self.pack()
         for folder in (self.failures_folder, self.folder / "teachers"):
             self._sweep(folder)
+        finished = self.outlines().keys()
         for folder in (self.folder / "work").glob("*"):
-            if self.record(folder.name) and (lease := Lease.take(folder)):
+            if folder.name in finished and (lease := Lease.take(folder)):
                 self.clear(folder.name)
                 lease.release()
 
@@ -181,7 +240,7 @@ class Store:
         except FileNotFoundError:  # not there, or just packed or set aside by another process
             return None
         try:
-            found = _believed(content, kind)
+            found = believed(content, kind)
             if found.id != file.stem:
                 raise ValueError(f"it holds the cell {found.id}")
         except ValueError as error:
@@ -189,16 +248,17 @@ class Store:
             return None
         return found
 
-    def _unpack(self, pack: Path, only: str | None = None) -> Iterator[tuple[Record, bytes]]:
+    def _unpack(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[R, bytes]]:
         """Each record with its line; a line that is not believed is copied aside, and packing leaves it out."""
         wanted = f'"id":"{only}"'.encode() if only else b""
-        for number, line in enumerate(pack.read_bytes().splitlines(), start=1):
-            if wanted in line:
-                try:
-                    yield _believed(line, Record), line
-                except ValueError as error:
-                    write(self._aside(pack, line), line + b"\n")
-                    self._report(f"{pack}, line {number}, is not believed: {error}")
+        with pack.open("rb") as lines:  # one line at a time: packs are large
+            for number, line in enumerate(map(bytes.rstrip, lines), start=1):
+                if wanted in line:
+                    try:
+                        yield believed(line, kind), line
+                    except ValueError as error:
+                        write(self._aside(pack, line), line + b"\n")
+                        self._report(f"{pack}, line {number}, is not believed: {error}")
 
     def _sweep(self, folder: Path) -> None:
         """A writer that was killed leaves a part behind."""
@@ -224,7 +284,7 @@ class Store:
             self.troubles.append(trouble)
 
 
-def _believed(content: bytes, kind: type[T]) -> T:
+def believed(content: bytes, kind: type[T]) -> T:
     try:
         found = msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -237,7 +297,11 @@ def _believed(content: bytes, kind: type[T]) -> T:
 def pretty(value: msgspec.Struct) -> bytes:
     """Indented, but with each list of numbers on a line of its own: curves are read across. (Strings cannot match:
     a line break in them is escaped.)"""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return indented(msgspec.json.encode(value))
+
+
+def indented(line: bytes) -> bytes:
+    text = msgspec.json.format(line, indent=2).decode()
     one_line = re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s*\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     return one_line.encode() + b"\n"
 

@@ -1,35 +1,68 @@
 """The verb ``leaderboard``: from the records in a folder to the files beside them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.store import Store, write
-from kdbench.benchmark.leaderboard.table import csv, leaderboard, markdown
+from kdbench.benchmark.leaderboard.album import album
+from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
+from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
+from kdbench.benchmark.leaderboard.table import Board, board
+from kdbench.benchmark.throughput import record as throughput
 from kdbench.methods.refusal import Refusal
 
 
 @dataclass(frozen=True)
-class Board:
-    text: str
-    rows: list[dict[str, Any]]
+class Published:
+    board: Board
+    files: dict[Path, bytes]
     troubles: list[str]
 
+    def outdated(self) -> list[Path]:
+        """The files that are not there, or not what the records give."""
+        return [file for file, content in self.files.items() if not file.is_file() or file.read_bytes() != content]
 
-def publish(results: Path, grid: str | None) -> Board:
-    """Write leaderboard.md and .csv; a grid's name narrows them to its cells, and goes into the files' names."""
+    def write(self) -> None:
+        for file in self.outdated():
+            write(file, self.files[file])
+
+
+def publish(results: Path, grid: str | None) -> Published:
+    """What the records give; a grid's name narrows them to its cells, and goes into the files' names."""
     store = Store(results)
-    records = store.records()
+    records, stem = store.briefs(), "leaderboard"
     if grid is not None:
         declared = load(grid)
-        records = {cell.id: records[cell.id] for cell in declared.cells if cell.id in records}
-    if not records:
+        wanted = {cell.id for cell in declared.cells}
+        records, stem = (record for record in records if record.id in wanted), f"leaderboard-{declared.name}"
+    cells = frame(records)
+    if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
-    table = leaderboard(records.values())
-    stem = f"leaderboard-{declared.name}" if grid is not None else "leaderboard"
-    write(results / f"{stem}.md", markdown(table).encode())
-    write(results / f"{stem}.csv", csv(table).encode())
-    rows = json.loads(table.to_json(orient="records"))
-    return Board(markdown(table), rows, store.troubles)
+    found = board(cells, throughput.records(results, store.troubles))
+    content = files(found, stem) | seen(found, store, stem)
+    named = {results / name: content for name, content in content.items()}
+    return Published(found, named, store.troubles)
+
+
+def files(board: Board, stem: str) -> dict[str, bytes]:
+    """All that is published: a file's name and its content."""
+    return {
+        f"{stem}.md": markdown(board).encode(),
+        f"{stem}.csv": csv(board.series).encode(),
+        f"{stem}.tex": latex(board).encode(),
+        f"{stem}.json": as_json(board).encode(),
+    }
+
+
+def seen(board: Board, store: Store, stem: str) -> dict[str, bytes]:
+    """The page, and the pictures that are in it."""
+    shown = set(board.cells["id"])
+    records = store.records(shown) if len(shown) <= MOST_RECORDS else {}
+    pictures, folder = album(board, records, store), stem.replace("leaderboard", "pictures", 1)
+    found = {f"{stem}.html": page(board, pictures, records, stem.replace("-", ": ", 1).capitalize()).encode()}
+    for picture in pictures:
+        found[f"{folder}/{picture.name}.svg"] = picture.svg.encode()
+        found[f"{folder}/{picture.name}.png"] = picture.png
+    return found

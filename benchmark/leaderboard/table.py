@@ -1,162 +1,148 @@
-"""The leaderboard's table: a deterministic function of the records."""
+"""The leaderboard's two tables, deterministic functions of the rows: methods on one pair, and methods over pairs."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-import msgspec
+import numpy as np
 import pandas as pd
 
-from kdbench.benchmark.experiments.cell import IMPORT
-from kdbench.benchmark.experiments.parameters import shown
-from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.leaderboard import statistics
-from kdbench.methods import members
-from kdbench.methods.refusal import Refusal
+from kdbench.benchmark.leaderboard.costs import costs
+from kdbench.benchmark.leaderboard.frame import REFERENCES, SECTION, SERIES
+from kdbench.benchmark.throughput.record import Throughput
+from kdbench.methods.method import SOURCES
 
-SECTION = ["dataset", "recipe", "pair"]
-ABOUT = (
-    "Top-1 after the last epoch, mean ± standard deviation over n seeds; gains on the same seeds, in points, that over "
-    f"ce ± half of its {statistics.LEVEL:.0%} t interval. ★: other than chance by a t test over {statistics.ENOUGH} "
-    "seeds or more, Holm-corrected over the table's methods; one pair speaks for no other. Best epoch: a diagnostic, "
-    "found by looking at the test set."
-)
-ORDER = ["labels", "logits", "features", "gradients", "relations", "other"]
+FIELD = ["setting", "dataset", "recipe"]  # over whose pairs a method is judged
+SAME = 9  # digits of a percentage: those behind them differ from machine to machine
 
 
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a record, with its series (cells that differ in nothing but the seed) and the task that it shares with
-    all whom it may be compared with."""
-    rows = []
-    for record in sorted(records, key=lambda record: record.id):
-        cell = record.cell
-        if cell.method == IMPORT:  # nothing was learned here
-            continue
-        series = msgspec.structs.replace(cell, seed=0)
-        rows.append(
-            {
-                "id": record.id,
-                "task": msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id,
-                "teacher": cell.teacher.id if cell.teacher else "",
-                "series": series.id,
-                "dataset": cell.dataset,
-                "recipe": cell.protocol,
-                "pair": cell.pair,
-                "source": source(cell.method),
-                "method": shown(cell.method, cell.params),
-                "seed": cell.seed,
-                "top1": record.result.top1,
-                "best": record.result.best_top1,
-                # A teacher that was heard from memory says nothing of what a method costs.
-                "speed": float("nan") if remembered(record) else record.cost.images_per_second,
-                "environment": None if remembered(record) else record.environment.key,
-            }
-        )
-    return pd.DataFrame(rows)
+@dataclass(frozen=True)
+class Board:
+    """All that is published, as tables."""
+
+    cells: pd.DataFrame  # a row a cell: see frame
+    series: pd.DataFrame  # a row a method on a pair
+    methods: pd.DataFrame  # a row a method over all pairs of a data set and recipe; empty where no field has two
 
 
-def remembered(record: Record) -> bool:
-    return record.environment.arithmetic.get("teacher") == "remembered"
-
-
-def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
-    """A row a series, the best of a source first: mean ± std over seeds, gains on the same seeds, images a second.
-
-    A student without a teacher stands beside every teacher that the same student has had.
-    """
-    cells = frame(records)
+def board(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> Board:
     if cells.empty:
-        return cells
-    alone, taught = cells[cells["teacher"] == ""], cells[cells["teacher"] != ""]
-    pairs = taught[["task", "teacher", "pair"]].drop_duplicates()
-    beside = pairs.merge(alone.drop(columns=["teacher", "pair"]), on="task")
-    # Who teaches is not a result of its own; who has no teacher at all stands under its own name.
-    others = alone[~alone["task"].isin(pairs["task"]) & ~alone["id"].isin(taught["teacher"])]
-    cells = pd.concat([taught, beside, others], ignore_index=True)
+        return Board(cells, cells, cells)
+    table = series(cells, measured)
+    return Board(cells, table, methods(cells, table))
 
-    same = ["task", "teacher", "seed"]
-    for reference in ("ce", "kd"):
-        base = cells.loc[cells["method"] == reference, [*same, "top1"]].rename(columns={"top1": reference})
-        base = base[~base.duplicated(same, keep=False)]  # a reference that is there twice is none
-        cells = cells.merge(base, how="left", on=same)
-        gain = cells["top1"] - cells[reference]
-        cells[f"over {reference}"] = gain.mask(cells["method"] == reference)
 
-    cells["recipe"] = _distinct(cells, "recipe", "task", within=["dataset", "pair"])
-    cells["pair"] = _distinct(cells, "pair", "teacher", within=["dataset", "recipe"])
-    cells["method"] = _distinct(cells, "method", "series", within=SECTION)
-    # Speeds of different environments have nothing to say to one another.
-    cells.loc[cells.groupby(SECTION)["environment"].transform("nunique") > 1, "speed"] = float("nan")
+def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFrame:
+    """A row a series, the best of a source first: mean and deviation over seeds, gains on the same seeds, costs.
 
-    table = cells.groupby([*SECTION, "source", "method"]).agg(
-        n=("seed", "size"),
+    Where a pair has several seeds of its teacher, a student's seed counts once, by its mean over teachers.
+    """
+    runs = cells.groupby([*SERIES, "seed"], as_index=False).agg(
         top1=("top1", "mean"),
-        std=("top1", "std"),
         best=("best", "mean"),
         over_ce=("over ce", "mean"),
-        over_ce_std=("over ce", "std"),
-        over_ce_n=("over ce", "count"),
         over_kd=("over kd", "mean"),
-        images_per_second=("speed", "median"),
+        average=("average", "mean"),
+        forgetting=("forgetting", "mean"),
+        backward=("backward", "mean"),
     )
-    table = table.reset_index()
-    seeds, deviation = table.pop("over_ce_n"), table.pop("over_ce_std")
-    p = statistics.p_values(table["over_ce"], deviation, seeds)
-    table["over_ce_half"] = statistics.half_width(deviation, seeds)
-    table["over_ce_p"] = p.groupby([table[name] for name in SECTION]).transform(statistics.holm)
-    rank = table["source"].map({name: place for place, name in enumerate(ORDER)}).fillna(len(ORDER))
-    best_first = [True] * (len(SECTION) + 1) + [False]
-    table = table.assign(rank=rank).sort_values([*SECTION, "rank", "top1"], ascending=best_first, kind="stable")
-    return table.drop(columns="rank").reset_index(drop=True)
+    grouped = runs.groupby(SERIES)
+    table = grouped[["top1", "best", "average", "forgetting", "backward"]].mean()
+    table.insert(0, "n", grouped.size())
+    taught = cells[cells["teacher"] != ""].groupby(SERIES)["teacher"].nunique()
+    table.insert(1, "teachers", taught.reindex(table.index, fill_value=0))
+    table.insert(3, "std", _within_teachers(cells))
+    table.insert(4, "std_teachers", _between_teachers(cells, table))
+    table.insert(5, "rank", table["top1"].round(SAME).groupby(SECTION).rank(ascending=False))
+    for reference in REFERENCES:
+        gain = grouped[f"over_{reference}"].agg(["mean", "std", "count"])
+        _judge(table, f"over_{reference}", gain)
+    table["correlation"] = _correlation(runs, SERIES)
+    table = table.join(costs(cells, measured)).reset_index()
+    return _best_first(table, SECTION, "top1")
 
 
-def _distinct(cells: pd.DataFrame, name: str, id: str, within: list[str]) -> pd.Series:
-    """A name that stands for several things is followed by a piece of each one's digest."""
-    several = cells.groupby([*within, name])[id].transform("nunique") > 1
-    return cells[name].mask(several, cells[name] + " #" + cells[id].str[-6:])
+def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """A row a method over the pairs of a data set and recipe, a pair's mean gain as the unit."""
+    series = series[series.groupby(SECTION)["method"].transform("nunique") > 1]  # a student alone is no pair
+    pairs = series.groupby(FIELD)["pair"].transform("nunique")
+    several, pairs = series[pairs > 1].copy(), pairs[pairs > 1]
+    if several.empty:
+        return several
+    every = several.groupby([*FIELD, "method"])["pair"].transform("nunique") == pairs
+    # Ranks are taken among methods that ran on every pair: the others were not in the same races.
+    several["rank"] = several[every].round({"top1": SAME}).groupby(SECTION)["top1"].rank(ascending=False)
+    several["top1"] = several["top1"].where(every)
+    # Costs are held together only where all were measured in one place.
+    somewhere = several.groupby(FIELD)["paced_in"].transform("nunique") > 1
+    several["log_cost"] = np.log(several["relative_cost"].mask(somewhere))
+
+    grouped = several.groupby([*FIELD, "source", "method"])
+    table = grouped.agg(pairs=("pair", "nunique"), top1=("top1", "mean"), rank=("rank", "mean"))
+    for reference in REFERENCES:
+        name = f"over_{reference}"
+        gain = grouped[name].agg(["mean", "std", "count"])
+        freedom = gain["count"].sub(1)
+        table[name] = gain["mean"]
+        table[f"{name}_half"] = statistics.half_width(gain["std"], gain["count"], freedom.where(freedom > 0))
+        table[f"{name}_p"] = _sign_tests(several, name)
+    table["correlation"] = _correlation(cells, [*FIELD, "source", "method"])
+    table["relative_cost"] = np.exp(grouped["log_cost"].mean())
+    return _best_first(table.reset_index(), FIELD, "over_ce")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A section for each data set, recipe and pair."""
-    lines = ["# Leaderboard", "", ABOUT]
-    for (dataset, recipe, pair), rows in table.groupby(SECTION, sort=False):
-        shown_rows = pd.DataFrame(
-            {
-                "source": rows["source"],
-                "method": rows["method"],
-                "n": rows["n"],
-                "top-1": [_spread(mean, std) for mean, std in zip(rows["top1"], rows["std"], strict=True)],
-                "over ce": [
-                    _sure(*gain) for gain in zip(rows["over_ce"], rows["over_ce_half"], rows["over_ce_p"], strict=True)
-                ],
-                "over kd": rows["over_kd"].map(_gain),
-                "best epoch": rows["best"].map("{:.2f}".format),
-                "images/s": rows["images_per_second"].map(lambda v: "–" if pd.isna(v) else f"{v:,.0f}"),
-            }
-        )
-        align = ("left", "left", *["right"] * 6)
-        body = shown_rows.to_markdown(index=False, disable_numparse=True, colalign=align)
-        lines += ["", f"## {dataset} · {pair} · {recipe}", "", body]
-    return "\n".join(lines) + "\n"
+def _judge(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> None:
+    """A gain with its interval, by the deviation that a method's gains have over the pairs of a field, and its p-value
+    among the methods of its section."""
+    std, freedom = statistics.pooled(gain["std"], gain["count"], by=[*FIELD, "method"])
+    table[name] = gain["mean"]
+    table[f"{name}_half"] = statistics.half_width(std, gain["count"], freedom)
+    p = statistics.p_values(gain["mean"], std, gain["count"], freedom)
+    table[f"{name}_p"] = p.groupby(SECTION).transform(statistics.holm)
 
 
-def csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+def _sign_tests(series: pd.DataFrame, name: str) -> pd.Series:
+    """Of each method's gains over the pairs of its field, adjusted for the field's other methods."""
+    found = []
+    for _, own in series.groupby(FIELD):
+        gains = own.pivot(index=[*FIELD, "source", "method"], columns="pair", values=name)
+        p = pd.Series(statistics.over_pairs(gains.to_numpy()), index=gains.index)
+        found.append(statistics.holm(p))
+    return pd.concat(found)
 
 
-def source(method: str) -> str:
-    """The knowledge that a method draws on; a combination draws on all of its members'."""
-    try:
-        return "+".join(dict.fromkeys(member.source for member in members(method).values()))
-    except Refusal:  # a method from a file that is not loaded now
-        return "other"
+def _within_teachers(cells: pd.DataFrame) -> pd.Series:
+    """The deviation over a student's seeds, pooled over its teachers where it has several."""
+    of = cells.groupby([*SERIES, "teacher"])["top1"].agg(["var", "count"])
+    freedom = of["count"] - 1
+    squares = (of["var"] * freedom).groupby(SERIES).sum(min_count=1)
+    return (squares / freedom.groupby(SERIES).sum()) ** 0.5
 
 
-def _spread(mean: float, std: float) -> str:
-    return f"{mean:.2f}" if pd.isna(std) else f"{mean:.2f} ± {std:.2f}"
+def _between_teachers(cells: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
+    several = cells[cells.groupby(SERIES)["teacher"].transform("nunique") > 1]
+    found = {}
+    for key, own in several.groupby(SERIES):
+        runs = own.set_index(["teacher", "seed"])["top1"].unstack().dropna(axis=1)
+        found[key] = statistics.between_teachers(runs.to_numpy())
+    return pd.Series(found, index=table.index, dtype=float)
 
 
-def _sure(gain: float, half: float, p: float) -> str:
-    return _gain(gain) + ("" if pd.isna(half) else f" ± {half:.2f}") + (" ★" if p < 1 - statistics.LEVEL else "")
+def _correlation(runs: pd.DataFrame, by: list[str]) -> pd.Series:
+    """Of a method's runs with ce's of the same seeds, each about its own pair's mean."""
+    gain = next(name for name in ("over ce", "over_ce") if name in runs)
+    own = runs[runs[gain].notna()]
+    both = pd.DataFrame({"x": own["top1"], "y": own["top1"] - own[gain]})
+    both -= both.groupby([own[name] for name in SERIES]).transform("mean")
+    products = pd.DataFrame({"xy": both["x"] * both["y"], "xx": both["x"] ** 2, "yy": both["y"] ** 2})
+    sums = products.groupby([own[name] for name in by]).sum()
+    scale = (sums["xx"] * sums["yy"]) ** 0.5
+    return sums["xy"] / scale.where(scale > 1e-9)
 
 
-def _gain(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:+.2f}"
+def _best_first(table: pd.DataFrame, within: list[str], by: str) -> pd.DataFrame:
+    place = table["source"].map({name: place for place, name in enumerate(SOURCES)}).fillna(len(SOURCES))
+    best_first = [True] * (len(within) + 1) + [False, True]
+    order = table.assign(place=place).round({by: SAME})
+    order = order.sort_values([*within, "place", by, "method"], ascending=best_first)
+    return table.loc[order.index].reset_index(drop=True)

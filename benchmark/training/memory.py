@@ -41,7 +41,7 @@ class RememberingTeacher:
         self.looked_up = self.seen = 0  # images, in the main phase
 
     def __call__(self, batch: Batch) -> Trace:
-        assert batch.view is not None
+        assert batch.view is not None and len(batch.view) == len(batch.labels)
         places = batch.view.numpy()
         found = {name: rows.read(places) for name, rows in self.answers.items()}
         missing = torch.stack([(answer == 0).any(1) for answer in found.values()]).any(0).nonzero()[:, 0]

@@ -170,11 +170,12 @@ def test_the_teachers_embedding_is_asked_for_by_those_who_read_it_and_by_no_othe
 ) -> None:
     """Who does not ask is answered without one, here as from memory, and told so when it reads it."""
     needs = method.needs()
-    heard = LiveTeacher(method.teacher, needs)(make_batch(needs))
+    batch = make_batch(needs)
+    heard = LiveTeacher(method.teacher, needs)(batch)
     assert (heard.embedding is UNASKED) != needs.teacher_embedding
     if needs.teacher_embedding:
         heard = replace(heard, embedding=torch.full_like(heard.embedding, torch.nan))
-    terms = Step(student, method)(make_batch(needs), heard)
+    terms = Step(student, method)(batch, heard)
     assert any(value.isnan() for value in terms.values()) == needs.teacher_embedding
 
 

@@ -89,7 +89,9 @@ class Bench:
         (self.folder / "site.yaml").write_bytes(msgspec.yaml.encode(SITE | site))
 
     def submit(self, retry_failed: bool = False, dry_run: bool = False) -> str:
-        return submit("grid.yaml", "site.yaml", self.results, Path("data"), dry_run=dry_run, retry_failed=retry_failed)
+        return submit(
+            load("grid.yaml"), "site.yaml", self.results, Path("data"), dry_run=dry_run, retry_failed=retry_failed
+        )
 
     def command(self, *words: str | Path) -> "subprocess.Popen[str]":
         words = (sys.executable, "-m", "kdbench.benchmark.cli", *words, "--results", self.results)

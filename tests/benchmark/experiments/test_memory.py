@@ -41,7 +41,7 @@ def store(tmp_path: Path, make_cell: Make) -> Store:
 
 def trained(cell: Cell, store: Store, engine: Engine = CPU, **how: Any) -> tuple[Record, bytes | None]:
     folder = how.pop("folder", store.folder / f"scratch{len(list(store.folder.glob('scratch*')))}")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return run(cell, store, engine, Path(), Checkpoints(folder, how.pop("every", 30)), **how)
 
 
@@ -130,7 +130,7 @@ def test_whatever_changes_an_answer_has_a_memory_of_its_own(
             monkeypatch.setattr(Engine, "environment", lambda self: {"device": "another"})
     monkeypatch.setattr(run_module, "load_data", lambda *_: data)
     record, _ = trained(msgspec.structs.replace(kd, recipe=recipe, teacher=kd.teacher), store)
-    assert record.cost.remembered < 0.5
+    assert record.cost.remembered <= 0.5  # with a single view an image, all of the second epoch
     assert len(list(store.memories(kd.teacher.id).iterdir())) == 2
 
 

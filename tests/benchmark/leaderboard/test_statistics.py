@@ -1,27 +1,73 @@
 """Intervals and tests, against another implementation and against what chance gives."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from kdbench.benchmark.leaderboard.statistics import half_width, holm, p_values
+from kdbench.benchmark.leaderboard.statistics import between_teachers, half_width, holm, over_pairs, p_values, pooled
 
 
-def summary(differences: np.ndarray) -> tuple[pd.Series, pd.Series, pd.Series]:
-    """Of a row an experiment: mean, deviation, number."""
+def summary(differences: np.ndarray) -> tuple[pd.Series, pd.Series, pd.Series, pd.Series]:
+    """Of a row an experiment: mean, deviation, number, degrees of freedom."""
     count = pd.Series([differences.shape[1]] * len(differences))
-    return pd.Series(differences.mean(1)), pd.Series(differences.std(1, ddof=1)), count
+    return pd.Series(differences.mean(1)), pd.Series(differences.std(1, ddof=1)), count, count - 1
 
 
 def test_intervals_and_p_values_are_those_of_a_paired_t_test() -> None:
     differences = np.random.default_rng(0).normal(0.4, 1, (20, 6))
-    mean, std, n = summary(differences)
-    for row, half, p in zip(differences, half_width(std, n), p_values(mean, std, n), strict=True):
+    mean, std, n, freedom = summary(differences)
+    halves = half_width(std, n, freedom)
+    for row, half, p in zip(differences, halves, p_values(mean, std, n, freedom), strict=True):
         test = stats.ttest_1samp(row, 0)
         low, high = test.confidence_interval(0.95)
         assert (high - low) / 2 == pytest.approx(half)
         assert test.pvalue == pytest.approx(p)
+
+
+def test_a_pooled_deviation_is_that_of_an_analysis_of_variance() -> None:
+    """Three pairs with 3, 5 and 1 seeds: the mean square within groups of one-way ANOVA, from SciPy's F."""
+    draw = np.random.default_rng(2)
+    groups = [draw.normal(place, 1, n) for place, n in enumerate((3, 5, 1))]
+    index = pd.Index(["kd"] * 3, name="method")
+    std = pd.Series([group.std(ddof=1) if len(group) > 1 else np.nan for group in groups], index=index)
+    deviation, freedom = pooled(std, pd.Series([3, 5, 1], index=index), by=["method"])
+    overall = np.concatenate(groups).mean()
+    between = sum(len(group) * (group.mean() - overall) ** 2 for group in groups) / 2
+    assert freedom.tolist() == [6, 6, 6]
+    assert (deviation**2).tolist() == pytest.approx([between / stats.f_oneway(*groups).statistic] * 3)
+
+
+def test_flipping_all_signs_gives_what_counting_them_gives() -> None:
+    gains = np.random.default_rng(3).normal(0.5, 1, (4, 7))
+    gains[3, 2] = np.nan  # a method that has not run on a pair
+    for row, p in zip(gains, over_pairs(gains), strict=True):
+        ran = row[np.isfinite(row)]
+        means = [np.mean(ran * signs) for signs in itertools.product((1, -1), repeat=len(ran))]
+        assert p == pytest.approx(np.mean(np.abs(means) >= abs(ran.mean()) - 1e-12))
+
+
+def test_over_many_pairs_it_is_wilcoxons_test() -> None:
+    gains = np.random.default_rng(4).normal(0.3, 1, (3, 20))
+    assert over_pairs(gains) == pytest.approx([stats.wilcoxon(row, method="exact").pvalue for row in gains])
+
+
+def test_one_pair_and_none_are_not_tested() -> None:
+    assert np.isnan(over_pairs(np.array([[1.0, np.nan], [np.nan, np.nan]]))).all()
+
+
+def test_what_comes_from_the_teacher_is_told_from_what_comes_from_the_student() -> None:
+    """Teachers differ by 2 and 4, students by 10, and nothing else; then by a common scatter of which a part is taken
+    off: the deviation is as it was drawn, over many tables."""
+    exact = np.array([[0.0], [2.0], [4.0]]) + np.array([0.0, 10.0, 20.0])
+    assert between_teachers(exact) == pytest.approx(2)
+    assert between_teachers(np.array([[0.0, 10.0], [0.0, 10.0]])) == 0
+    assert np.isnan(between_teachers(exact[:1]))
+    draw = np.random.default_rng(5)
+    tables = draw.normal(0, 0.5, (2000, 6, 1)) + draw.normal(0, 1, (2000, 1, 3)) + draw.normal(0, 0.3, (2000, 6, 3))
+    assert np.mean([between_teachers(table) ** 2 for table in tables]) == pytest.approx(0.25, rel=0.05)
 
 
 def test_holm_adjusts_as_worked_out_by_hand() -> None:
@@ -39,11 +85,11 @@ def test_of_equal_methods_any_is_called_better_or_worse_no_more_often_than_promi
 
 
 def test_too_few_seeds_are_not_tested_and_one_has_no_interval() -> None:
-    one = pd.Series([1.0])
-    assert p_values(one, one, pd.Series([4])).isna().all()
-    assert half_width(pd.Series([np.nan]), pd.Series([1])).isna().all()
+    one, nothing = pd.Series([1.0]), pd.Series([np.nan])
+    assert p_values(one, one, pd.Series([4]), pd.Series([3])).isna().all()
+    assert half_width(nothing, pd.Series([1]), pd.Series([0])).isna().all()
 
 
 def test_gains_that_are_all_the_same_have_no_doubt_and_none_at_all_no_test() -> None:
     gains, same, n = pd.Series([1.0, 0.0]), pd.Series([0.0, 0.0]), pd.Series([5, 5])
-    assert p_values(gains, same, n).tolist() == pytest.approx([0.0, np.nan], nan_ok=True)
+    assert p_values(gains, same, n, n - 1).tolist() == pytest.approx([0.0, np.nan], nan_ok=True)

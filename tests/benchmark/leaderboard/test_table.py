@@ -1,20 +1,21 @@
-"""The table, against numbers that were worked out by hand."""
+"""The tables, against numbers that were worked out by hand."""
 
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pandas as pd
 import pytest
+from scipy import stats
 
+from kdbench import methods
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.leaderboard.publish import publish
-from kdbench.benchmark.leaderboard.table import csv, leaderboard, markdown, source
+from kdbench.benchmark.experiments.record import Brief, Record
+from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
+from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.leaderboard.table import Board, board
 
 MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
 
@@ -32,6 +33,20 @@ def series(make_cell: MakeCell, make_record: MakeRecord) -> Callable[..., list[R
 
 
 Series = Callable[..., list[Record]]
+
+
+def made(records: list[Record], **measured: Any) -> Board:
+    briefs = [msgspec.json.decode(msgspec.json.encode(record), type=Brief) for record in records]
+    return board(frame(briefs), **measured)
+
+
+def leaderboard(records: list[Record]) -> pd.DataFrame:
+    return made(records).series
+
+
+def text(records: list[Record]) -> str:
+    """The Markdown, with one blank where there are several."""
+    return re.sub(" +", " ", markdown(made(records)))
 
 
 def rows(records: list[Record]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -68,9 +83,9 @@ def test_a_gain_larger_than_chance_is_starred_and_one_that_is_not_is_not(series:
     alone = series(dict.fromkeys(range(5), 50.0))
     sure = series(dict(enumerate((54.5, 55, 55.5, 55, 55))), "kd", "big")
     unsure = series(dict(enumerate((45, 65, 55, 48, 62))), "kd", "big", params={"weight": 1})
-    text = re.sub(" +", " ", markdown(leaderboard(alone + sure + unsure)))
-    assert "| kd | 5 | 55.00 ± 0.35 | +5.00 ± 0.44 ★ |" in text
-    assert "| kd(weight=1.0) | 5 | 55.00 ± 8.63 | +5.00 ± 10.72 |" in text
+    said = text(alone + sure + unsure)
+    assert "| kd | 5 | 55.00 ± 0.35 | +5.00 ± 0.44 ★ |" in said
+    assert "| kd(weight=1.0) | 5 | 55.00 ± 8.63 | +5.00 ± 10.72 |" in said
 
 
 def test_without_a_reference_there_is_no_gain(series: Series) -> None:
@@ -81,8 +96,8 @@ def test_without_a_reference_there_is_no_gain(series: Series) -> None:
 def test_one_seed_has_no_deviation(series: Series) -> None:
     records = series({0: 50})
     assert rows(records)["resnet8x0.25", "ce"]["std"] is None
-    assert "|   50.00 |" in markdown(leaderboard(records))
-    assert "±" not in markdown(leaderboard(records)).partition("## ")[2]
+    assert "| ce | 1 | 50.00 | – |" in text(records)
+    assert "±" not in text(records).partition("## ")[2]
 
 
 def test_a_student_alone_stands_beside_each_of_its_teachers_and_its_teachers_stand_nowhere(
@@ -102,8 +117,31 @@ def test_a_student_whom_nobody_teaches_stands_under_its_own_name(series: Series)
     assert found["lonely", "ce"]["top1"] == 40
 
 
-def test_two_seeds_of_a_teacher_are_not_mixed(make_cell: MakeCell, series: Series) -> None:
+def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
+    make_cell: MakeCell, series: Series
+) -> None:
+    """Seed 0 of the student comes to 54 and 56 with the two seeds of its teacher, seed 1 to 57 and 63: means 55 and 60.
+    Within a teacher the variance is 4.5 and 24.5; of the teachers' means it is 8, of which 2 come from what is left, 4.
+    kd at another weight is a point better with each."""
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
+    kd = series({0: 54, 1: 57}, "kd", first) + series({0: 56, 1: 63}, "kd", second)
+    other = series({0: 55, 1: 58}, "kd", first, params={"weight": 1}) + series(
+        {1: 64}, "kd", second, params={"weight": 1}
+    )
+    found = rows(series({0: 50, 1: 51}) + kd + other)
+    row = found[PAIR, "kd"]
+    assert (row["n"], row["teachers"], row["top1"], row["over_ce"]) == (2, 2, 57.5, 7)
+    assert (row["std"], row["std_teachers"]) == (pytest.approx(14.5**0.5), pytest.approx(6**0.5))
+    assert row["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 1) * 2**0.5 * 2 / 2**0.5)  # gains 5 and 9
+    assert found[PAIR, "kd(weight=1.0)"]["over_kd"] == 1
+    assert (found[PAIR, "ce"]["teachers"], found[PAIR, "ce"]["over_kd"]) == (0, -7)
+    assert "| n | top-1 | teachers | ± teachers |" in text(series({0: 50}) + kd)
+    assert "teachers" not in text(series({0: 50}) + kd[:2]).partition("##")[2]
+
+
+def test_two_teachers_of_one_name_are_not_mixed(make_cell: MakeCell, series: Series) -> None:
+    longer = msgspec.structs.replace(make_cell().recipe, epochs=9)
+    first, second = make_cell(student="big"), make_cell(student="big", recipe=longer)
     found = rows(series({0: 50}) + series({0: 55}, "kd", first) + series({0: 57}, "kd", second))
     names = [f"{PAIR} #{teacher.id[-6:]}" for teacher in (first, second)]
     assert [(found[name, "ce"]["n"], found[name, "kd"]["over_ce"]) for name in names] == [(1, 5), (1, 7)]
@@ -129,12 +167,26 @@ def test_methods_are_told_apart_by_their_parameters(series: Series) -> None:
     assert found[PAIR, "kd(temperature=2.0)"]["over_kd"] == 10
 
 
-def test_speeds_of_two_environments_are_not_compared(series: Series) -> None:
-    ce, kd = series({0: 50, 1: 50, 2: 50}, how={"speed": 900}), series({0: 55}, "kd", "big", how={"speed": 700})
-    assert [row["images_per_second"] for row in rows(ce + kd).values()] == [900, 700]
-    far = series({1: 55}, "kd", "big", how={"speed": 9000, "environment": "there"})
-    assert [row["images_per_second"] for row in rows(ce + kd + far).values()] == [None, None]
-    assert rows(ce + kd + far)[PAIR, "kd"]["n"] == 2  # accuracies are
+def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Series) -> None:
+    ce, kd = series({0: 50, 1: 50, 2: 50}, how={"speed": 900}), series({0: 55}, "kd", "big", how={"speed": 600})
+    far = series({1: 55, 2: 55}, "kd", "big", how={"speed": 9000, "environment": "there"})
+    for records in (ce + kd, ce + kd + far):
+        found = rows(records)
+        assert [(row["images_per_second"], row["relative_cost"]) for row in found.values()] == [(900, 1), (600, 1.5)]
+    assert found[PAIR, "kd"]["n"] == 3  # accuracies are compared
+    assert [row["images_per_second"] for row in rows(ce + far).values()] == [900, None]
+
+
+def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series: Series) -> None:
+    ce, kd, other = series({0: 50}), series({0: 55}, "kd", "big"), series({0: 56}, "clkd", "big")
+    kd[0].cost.together, other[0].environment.arithmetic = 2, {"teacher": "remembered"}
+    table = made(ce + kd + other).series.set_index("method")
+    for cost in ("images_per_second", "seconds", "peak_memory_mb", "relative_cost"):
+        assert list(table[cost].notna()) == [True, False, False]
+    assert table["deployed_parameters"].notna().all()
+    assert table.loc["kd", "over_ce"] == 5
+    nowhere = made(kd).series
+    assert nowhere["images_per_second"].isna().all() and "| kd | 5.0 |" in text(kd)
 
 
 def test_a_speed_is_the_median_over_seeds(series: Series) -> None:
@@ -156,31 +208,82 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
         + series({seed: 51 + seed / 3 for seed in range(5)}, "kd", "big")
         + series({seed: 52 + seed / 9 for seed in range(3)}, "kd", "bigger")
     )
-    first = leaderboard(records)
-    for seed in range(5):
-        table = leaderboard(random.Random(seed).sample(records, len(records)))
-        assert table.to_json(double_precision=15) == first.to_json(double_precision=15)
-        assert (markdown(table), csv(table)) == (markdown(first), csv(first))
+    first = made(records)
+    for seed in range(3):
+        again = made(random.Random(seed).sample(records, len(records)))
+        for form in (markdown, latex, as_json, lambda made: csv(made.series)):
+            assert form(again) == form(first)
 
 
-def test_the_files_are_those_of_the_records_and_stay_the_same(tmp_path: Path, series: Series) -> None:
-    for record in series({0: 50, 1: 52}) + series({0: 54, 1: 58}, "kd", "big"):
-        Store(tmp_path).finish(record)
-    board = publish(tmp_path, None)
-    written = (tmp_path / "leaderboard.md").read_bytes(), (tmp_path / "leaderboard.csv").read_bytes()
-    assert board.text.encode() == written[0] and board.troubles == []
-    publish(tmp_path, None)
-    assert ((tmp_path / "leaderboard.md").read_bytes(), (tmp_path / "leaderboard.csv").read_bytes()) == written
-    assert f"## digits · {PAIR} · tiny" in board.text
-    assert "| logits | kd | 2 | 56.00 ± 2.83 | +5.00 ± 12.71 | – | 57.00 | 1,000 |" in re.sub(" +", " ", board.text)
-    read = pd.read_csv(tmp_path / "leaderboard.csv")
-    assert list(read["top1"]) == [51, 56] and list(read["n"]) == [2, 2]
+# -- methods over pairs -----------------------------------------------------------------------------------------------
 
 
-def test_rows_for_scripts_have_nothing_where_there_is_no_number(tmp_path: Path, series: Series) -> None:
-    Store(tmp_path).finish(series({0: 50})[0])
-    (row,) = publish(tmp_path, None).rows
-    assert (row["top1"], row["std"], row["over_kd"]) == (50, None, None)
+@pytest.fixture
+def six(series: Series) -> list[Record]:
+    """Six pairs: kd gains 1 to 6 points, at another weight it loses as much on five of them; the last has none."""
+    records = []
+    for place in range(6):
+        alone = {"student": "resnet8", "teacher": f"big{place}"}
+        records += series({0: 50, 1: 52}, student="resnet8") if place == 0 else []
+        records += series({0: 51 + place, 1: 53 + place}, "kd", **alone)
+        if place < 5:
+            records += series({0: 49 - place, 1: 51 - place}, "kd", params={"weight": 1}, **alone)
+    return records
+
+
+def test_over_pairs_a_pair_is_the_unit(six: list[Record], series: Series) -> None:
+    """The mean of 1 to 6 is 3.5, the deviation sqrt(3.5): whatever the seeds. All six have one sign: p is 2 / 2^6, and
+    twice that after Holm, as two methods are tested; five of five come to 2 / 2^5, the larger of the two."""
+    six += series({0: 40}, student="lonely")  # a student whom nobody teaches is no pair
+    table = made(six).methods.set_index("method")
+    kd, other = table.loc["kd"], table.loc["kd(weight=1.0)"]
+    assert (kd["pairs"], kd["over_ce"], kd["over_kd_p"]) == (6, 3.5, pytest.approx(float("nan"), nan_ok=True))
+    assert kd["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 5) * 3.5**0.5 / 6**0.5)
+    assert (kd["over_ce_p"], other["over_ce_p"]) == (2 * 2 / 2**6, 2 / 2**5)
+    assert (other["pairs"], other["over_ce"], other["over_kd"]) == (5, -3, -6)
+    # ce and kd ran on every pair, kd is better on all; who was not in every race has no rank.
+    assert (kd["rank"], table.loc["ce", "rank"]) == (1, 2)
+    assert pd.isna(other["rank"])
+
+
+def test_methods_over_pairs_come_first_and_only_where_there_are_several(six: list[Record], series: Series) -> None:
+    titles = [line for line in text(six).splitlines() if line.startswith("## ")]
+    assert titles[0] == "## methods over pairs · digits · tiny" and len(titles) == 7
+    assert "over pairs ·" not in text(series({0: 50}) + series({0: 51}, "kd", "big"))
+
+
+def test_an_interval_on_one_pair_draws_on_the_scatter_of_all(series: Series) -> None:
+    """Gains 1 and 3 on one pair, 4 and 8 on the other: variances 2 and 8, pooled 5 with two degrees of freedom."""
+    alone = series({0: 50, 1: 50})
+    records = alone + series({0: 51, 1: 53}, "kd", "big") + series({0: 54, 1: 58}, "kd", "bigger")
+    halves = [row["over_ce_half"] for (_, method), row in rows(records).items() if method == "kd"]
+    assert halves == pytest.approx([stats.t.ppf(0.975, 2) * 5**0.5 / 2**0.5] * 2)
+
+
+def test_the_correlation_within_seeds_is_that_about_each_pairs_mean(series: Series) -> None:
+    ce, kd = {0: 50, 1: 52, 2: 57}, {0: 60, 1: 58, 2: 65}
+    found = rows(series(ce) + series(kd, "kd", "big"))
+    assert found[PAIR, "kd"]["correlation"] == pytest.approx(stats.pearsonr(list(ce.values()), list(kd.values()))[0])
+    shifted = series({seed: top1 + 9 for seed, top1 in kd.items()}, "kd", "bigger")
+    both = made(series(ce) + series(kd, "kd", "big") + shifted).methods.set_index("method")
+    assert both.loc["kd", "correlation"] == pytest.approx(found[PAIR, "kd"]["correlation"])
+
+
+# -- the other setting ------------------------------------------------------------------------------------------------
+
+
+def test_classes_that_arrive_task_by_task_have_a_section_of_their_own(series: Series) -> None:
+    learned = {"average": 61.5, "forgetting": 12.25, "backward_transfer": -8.5, "final": 44.0, "matrix": [[70.0]]}
+    one, other = (msgspec.to_builtins(record) for record in series({0: 44}) + series({1: 44}))
+    one["result"]["incremental"] = learned
+    briefs = [msgspec.convert(plain, Brief) for plain in (one, other)]
+    cells = frame(briefs).assign(setting="incremental")
+    said = re.sub(" +", " ", markdown(board(cells)))
+    assert "## incremental · digits · resnet8x0.25 · tiny" in said
+    assert "| labels | ce | 2 | 61.50 | 44.00 ± 0.00 | – | – | 12.25 | -8.50 |" in said
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
 
 
 def test_no_records_are_an_empty_table() -> None:
@@ -189,4 +292,4 @@ def test_no_records_are_an_empty_table() -> None:
 
 @pytest.mark.parametrize(("method", "expected"), [("ce", "labels"), ("kd+ce", "logits+labels"), ("gone", "other")])
 def test_a_source_is_that_of_all_members(method: str, expected: str) -> None:
-    assert source(method) == expected
+    assert methods.sources(method) == expected

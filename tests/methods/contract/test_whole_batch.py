@@ -35,7 +35,8 @@ class Similarity(Method):
         self.projector = nn.Linear(student.embedding_width, 5)
 
     def needs(self) -> Needs:
-        return Needs(student=frozenset({3}), teacher=frozenset({3}), labels=True, whole_batch=True)
+        three = frozenset({3})
+        return Needs(student=three, teacher=three, teacher_embedding=True, labels=True, whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         apart = (batch.index[:, None] - batch.index).abs() + (batch.labels[:, None] != batch.labels)

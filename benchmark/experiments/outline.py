@@ -1,0 +1,58 @@
+"""What a plan must know of a record. Of a pack it is kept, until the pack changes: a plan reads a few bytes of each
+record then, where it would have read all curves."""
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.record import Brief
+
+Likes = list[tuple[str, ...]]
+
+
+class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Of a record that was believed."""
+
+    id: str
+    dataset: str
+    pair: str
+    method: str
+    world: int
+    seconds: float
+    epochs: int  # none of a teacher that was imported
+
+    @classmethod
+    def of(cls, record: Brief) -> "Outline":
+        cell = record.cell
+        epochs = cell.recipe.epochs if cell.recipe else 0
+        return cls(record.id, cell.dataset, cell.pair, cell.method, cell.world, record.cost.seconds, epochs)
+
+
+class Kept(msgspec.Struct, array_like=True):
+    """The outlines of a pack, and which file it was: packs are never written to, only replaced."""
+
+    pack: tuple[int, ...]
+    outlines: list[Outline]
+
+
+def likes(of: Cell | Outline) -> Likes:
+    """What a cell's time may be judged by, the nearest first."""
+    where = (of.dataset, of.pair, str(of.world))
+    return [(*where, of.method), where]
+
+
+def state(pack: Path) -> tuple[int, ...]:
+    """Changes whenever the file does."""
+    seen = pack.stat()
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def kept(file: Path, pack: tuple[int, ...]) -> list[Outline] | None:
+    """What was kept of just this pack; nothing where it is of another, damaged or not there."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        found = msgspec.msgpack.decode(file.read_bytes(), type=Kept)
+        if found.pack == pack:
+            return found.outlines
+    return None

@@ -1,0 +1,139 @@
+"""What is written: the records' and nothing else's, the same bytes each time, whatever lies among the records."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+
+from kdbench.benchmark.experiments.record import Environment, Record
+from kdbench.benchmark.experiments.store import Store, pretty, write
+from kdbench.benchmark.leaderboard.publish import publish
+from kdbench.benchmark.throughput.record import Pace, Throughput, keep
+
+Make, Command = Callable[..., Any], Callable[..., Any]
+OLD = Path(__file__).parent / "record_of_format_1.json"
+NAMES = ["leaderboard.csv", "leaderboard.html", "leaderboard.json", "leaderboard.md", "leaderboard.tex"]
+
+
+@pytest.fixture
+def records(make_cell: Make, make_record: Make) -> list[Record]:
+    ce = [make_record(make_cell(seed=seed), top1=50 + seed) for seed in range(2)]
+    return ce + [make_record(make_cell("kd", "big", seed=seed), top1=54 + 2 * seed, speed=500) for seed in range(2)]
+
+
+@pytest.fixture
+def results(tmp_path: Path, records: list[Record]) -> Path:
+    for record in records:
+        Store(tmp_path).finish(record)
+    return tmp_path
+
+
+def written(results: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(results.iterdir()) if file.is_file()}
+
+
+def test_every_format_is_written_from_the_same_numbers_and_stays_the_same(results: Path) -> None:
+    publish(results, None).write()
+    first = written(results)
+    assert list(first) == NAMES
+    publish(results, None).write()
+    assert written(results) == first
+    rows = json.loads(first["leaderboard.json"])["series"]
+    assert [row["top1"] for row in rows] == [50.5, 55]
+    assert list(pd.read_csv(results / "leaderboard.csv")["over_ce"].fillna(0)) == [0, 4.5]
+    assert rows[0]["over_ce"] is None
+    assert b"+4.50 $\\pm$ 6.35" in first["leaderboard.tex"] and b"resnet8x0.25" in first["leaderboard.tex"]
+    assert b"+4.50 \xc2\xb1 6.35" in first["leaderboard.md"]
+
+
+def test_check_names_what_is_not_the_records_and_writes_nothing(
+    kdbench: Command, results: Path, make_cell: Make, make_record: Make
+) -> None:
+    answer = kdbench("leaderboard", "--results", results, "--check")
+    assert (answer.code, written(results)) == (1, {})
+    kdbench("leaderboard", "--results", results)
+    assert kdbench("leaderboard", "--results", results, "--check").code == 0
+    (results / "leaderboard.csv").write_text("by hand\n")
+    answer = kdbench("leaderboard", "--results", results, "--check")
+    assert answer.code == 1 and answer.err.count("\n") == 1
+    assert "leaderboard.csv" in answer.err and "leaderboard.md" not in answer.err
+    assert (results / "leaderboard.csv").read_text() == "by hand\n"
+    Store(results).finish(make_record(make_cell(seed=7), top1=70))
+    assert "leaderboard.md" in kdbench("leaderboard", "--results", results, "--check").err
+
+
+def test_what_is_damaged_cut_foreign_or_there_twice_is_reported_and_harms_nothing(
+    results: Path, records: list[Record]
+) -> None:
+    clean = publish(results, None).files
+    folder = results / "records"
+    for name, content in {
+        "damaged": b"\x00\xff\x00",
+        "cut": pretty(records[0])[:-40],
+        "foreign": b'{"name": "somebody else\'s", "version": 3}',
+        "number": b"42",
+        "copy": pretty(records[0]),  # under another's name
+    }.items():
+        write(folder / f"{name}.json", content)
+    line = msgspec.json.encode(records[0])
+    lines = [line, line, b'{"other": []}', b"", msgspec.json.encode(records[1])[:-9]]
+    write(folder / "pack.jsonl", b"\n".join(lines) + b"\n")
+    found = publish(results, None)
+    assert found.files == clean
+    assert len(found.troubles) == 5 + 4
+    assert all("\n" not in trouble for trouble in found.troubles)
+
+
+def test_a_record_of_the_first_format_is_still_read(tmp_path: Path) -> None:
+    """Written by the first version that wrote records; never to be written anew."""
+    name = json.loads(OLD.read_bytes())["id"]
+    write(tmp_path / "records" / f"{name}.json", OLD.read_bytes())
+    (row,) = publish(tmp_path, None).board.series.to_dict(orient="records")
+    assert (row["method"], round(row["top1"], 2), row["n"]) == ("clkd", 93.59, 1)
+    assert Store(tmp_path).records()[name].result.curves.top1[-1] == row["top1"]
+
+
+# -- speeds that were measured by themselves ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measure(make_cell: Make) -> Callable[..., Throughput]:
+    def make(method: str, live: float, remembered: float | None = None, *, key: str = "gpu") -> Throughput:
+        cell = make_cell(method, "big")
+
+        def pace(speed: float) -> Pace:
+            return Pace(images_per_second=speed, step_ms=1, peak_memory_mb=321, peak_share=0.5)
+
+        return Throughput(
+            id=cell.id, dataset="digits", teacher="" if method == "ce" else "big", student=cell.student, method=method,
+            params=cell.params, recipe="tiny", batch=16, precision="fp32", live=pace(live),
+            remembered=remembered and pace(remembered), matmul_tflops=1, method_parameters=0, student_parameters=1,
+            deployed_parameters=1, teacher_macs=1, student_macs=1,
+            environment=Environment(
+                key=key, arithmetic={}, machine={"gpu": "H100"}, versions={}, git="", finished=""
+            ),
+        )  # fmt: skip
+
+    return make
+
+
+def test_measured_speeds_stand_instead_of_cells_and_never_beside_those_of_another_environment(
+    results: Path, measure: Callable[..., Throughput]
+) -> None:
+    keep(measure("ce", 8000), results)
+    keep(measure("kd", 9999, key="another"), results)
+    found = publish(results, None).board.series.set_index("method")
+    assert found.loc["ce", "images_per_second"] == 8000 or found.loc["kd", "images_per_second"] == 9999
+    assert found["images_per_second"].count() == 1  # one environment, and nothing of cells
+
+    keep(measure("kd", 2000, 6000), results)
+    found = publish(results, None).board.series.set_index("method")
+    assert found["images_per_second"].to_dict() == {"ce": 8000, "kd": 2000}
+    assert (found.loc["kd", "remembered_per_second"], found.loc["kd", "relative_cost"]) == (6000, 4)
+    assert set(found["paced_in"]) == {"H100 · gpu"} and set(found["environment"]) == {"here"}
+    text = publish(results, None).files[results / "leaderboard.md"].decode()
+    assert "Speeds and memory: measured on H100 · gpu." in text and "Training: on here." in text
