@@ -18,7 +18,7 @@ from kdbench.benchmark.data.staged import staged
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Where the data set ``tiny`` lies: two files in a folder."""
     known = dict(DATASETS._things)
-    DATASETS.register("tiny")(Source(2, (1, 8, 8), 2, 2, lambda _: None, ("tiny.tar", "tiny")))  # type: ignore[arg-type, return-value]
+    DATASETS.register("tiny")(Source(2, (1, 8, 8), 2, 2, lambda _: None, files=("tiny.tar", "tiny")))  # type: ignore[arg-type, return-value]
     folder = tmp_path / "data"
     for name in ("train", "val"):
         (folder / "tiny" / name).mkdir(parents=True)
