@@ -3,10 +3,23 @@
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, planned, results, say, warn
+from kdbench.benchmark.options import (
+    A_PATH,
+    as_json,
+    compiled,
+    data,
+    files,
+    grid,
+    load_files,
+    planned,
+    results,
+    say,
+    warn,
+)
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
@@ -101,6 +114,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @click.option("--cell", type=A_PATH, metavar="FILE", help="Run the cell of this record anew, and compare.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
+@compiled
 @data
 @results
 @files
@@ -109,6 +123,7 @@ def run(
     cell: Path | None,
     workers: int | None,
     retry: str | None,
+    compile: Literal["auto", "on", "off"],
     data: Path,
     results: Path,
     files: tuple[Path, ...],
@@ -129,9 +144,9 @@ def run(
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     load_files(files)
     if grid is not None:
-        sys.exit(local.run_grid(grid, results, data, workers, retry_failed=retry == "failed"))
+        sys.exit(local.run_grid(grid, results, data, workers, retry == "failed", compile))
     elif cell is not None:
-        sys.exit(local.run_again(cell, results, data))
+        sys.exit(local.run_again(cell, results, data, compile))
 
 
 @app.command()

@@ -38,6 +38,13 @@ def files(verb: F) -> F:
     )(verb)  # fmt: skip
 
 
+def compiled(verb: F) -> F:
+    return click.option(
+        "--compile", type=click.Choice(["auto", "on", "off"]), default="auto", envvar="KDBENCH_COMPILE",
+        show_default=True, help="Compile the training step. auto: where the run is long and the device a GPU.",
+    )(verb)  # fmt: skip
+
+
 def as_json(verb: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="For scripts.")(verb)
 

@@ -22,7 +22,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.plan import Plan
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import GRACE, Status
-from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.engine import Compile, Engine
 
 
 class Board(Protocol):
@@ -54,11 +54,11 @@ class Desk:
 
 
 class Launcher:
-    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board) -> None:
+    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board, compile: Compile = "auto") -> None:
         self.store, self.data_folder, self.board = store, data_folder, board
         self.context = multiprocessing.get_context("spawn")
         self.threads = max(1, torch.get_num_threads() // workers)
-        self.engines = _engines(workers)
+        self.engines = _engines(workers, compile)
         self.desks: dict[int, Desk] = {}  # by the engine's place: a worker is started when there is a cell for it
         self.outcomes: Counter[str] = Counter()
 
@@ -174,8 +174,8 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _engines(workers: int) -> list[Engine]:
+def _engines(workers: int, compile: Compile) -> list[Engine]:
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
-        return [Engine(torch.device("cuda", i % count)) for i in range(workers)]
-    return [Engine(torch.device("cpu")) for _ in range(workers)]
+        return [Engine(torch.device("cuda", i % count), compile=compile) for i in range(workers)]
+    return [Engine(torch.device("cpu"), compile=compile) for _ in range(workers)]

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from kdbench.benchmark import data
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.launcher import Launcher
 from kdbench.benchmark.experiments.plan import State, plan
@@ -22,11 +21,13 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import duration, plan_text, time_left
 from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.training.checkpoint import Checkpoints
-from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.engine import Compile, Engine
 from kdbench.methods.refusal import Refusal
 
 
-def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, retry_failed: bool) -> int:
+def run_grid(
+    name: str, results: Path, data_folder: Path, workers: int | None, retry_failed: bool, compile: Compile = "auto"
+) -> int:
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
@@ -50,7 +51,7 @@ def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, r
     print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 1
     with Bars() as bars:
-        outcomes = Launcher(store, data_folder, workers or gpus, bars).launch(made)
+        outcomes = Launcher(store, data_folder, workers or gpus, bars, compile).launch(made)
     _warn(store)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
@@ -63,27 +64,27 @@ def _warn(store: Store) -> None:
     store.troubles.clear()
 
 
-def run_again(file: Path, results: Path, data_folder: Path) -> int:
-    """Run a record's cell anew and say whether it gives the same bits; its teacher must be there."""
+def run_again(file: Path, results: Path, data_folder: Path, compile: Compile = "auto") -> int:
+    """Run a record's cell anew, as it was run, and say whether it gives the same bits; its teacher must be there."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
     record, cell = _record_or_cell(content, file)
-    store, engine = Store(results), Engine.best()
-    if record:  # how sums are split over threads changes the last bits
+    store = Store(results)
+    if record:  # how sums are split over threads changes the last bits, and so does compilation
+        compile = "on" if "compile" in record.environment.arithmetic else "off"
         torch.set_num_threads(min(record.environment.arithmetic.get("threads", 1), torch.get_num_threads()))
     with tempfile.TemporaryDirectory() as scratch:
-        fresh, weights = run(cell, store, engine, data_folder, Checkpoints(Path(scratch)))
+        fresh, weights = run(cell, store, Engine.best(compile), data_folder, Checkpoints(Path(scratch)))
     print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
     if record is None:
         store.finish(fresh, weights)
         return 0
-    here = environment(engine).key
     if same_bits(fresh.result, record.result):
         print("The same bits as the record.")
         return 0
-    if here != record.environment.key:
+    if fresh.environment.key != record.environment.key:
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")
         return 0
     print(f"Other bits than the record ({record.result.top1:.2f}), in the same environment.")

@@ -4,6 +4,7 @@ import hashlib
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -27,6 +28,7 @@ from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Epoch, Live, train
 from kdbench.methods.chain import Chain
@@ -45,6 +47,24 @@ def run(
 ) -> tuple[Record, bytes | None]:
     """Train the cell's student, from its last checkpoint if there is one, and say what came of it; with the weights of
     one that may teach."""
+    try:
+        return _run(cell, store, engine, data_folder, checkpoints, watch)
+    except Uncompilable as error:
+        if engine.compile == "on":
+            raise Refusal(f"compile must be auto or off for {cell.id}: torch cannot compile it: {error}") from error
+        warnings.warn(f"{cell.id} begins anew, not compiled: {error}", stacklevel=2)
+        checkpoints.clear()  # not half of it one way and half the other
+        return _run(cell, store, replace(engine, compile="off"), data_folder, checkpoints, watch)
+
+
+def _run(
+    cell: Cell,
+    store: Store,
+    engine: Engine,
+    data_folder: Path,
+    checkpoints: Checkpoints,
+    watch: Callable[[Live], None] | None,
+) -> tuple[Record, bytes | None]:
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
@@ -63,6 +83,7 @@ def run(
     # A method without a teacher is given the student in its place, and never looks.
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
+    engine = engine.settled(facts.steps * facts.epochs, method.needs())
 
     with PeakMemory(engine) as memory:
         history = train(

@@ -1,22 +1,40 @@
 """Where and how the arithmetic is done: what changes the speed of a run, and its numbers by rounding alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
+from kdbench.methods.method import Needs
+
+Compile = Literal["auto", "on", "off"]
+LONG = 50_000  # PLACEHOLDER
 
 
 @dataclass(frozen=True)
 class Engine:
     device: torch.device
     channels_last: bool = True
+    compile: Compile = "auto"
 
     @classmethod
-    def best(cls) -> "Engine":
-        return cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    def best(cls, compile: Compile = "auto") -> "Engine":
+        return cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"), compile=compile)
+
+    def settled(self, steps: int, needs: Needs) -> "Engine":
+        """The engine of a run of so many steps: whether it compiles depends on nothing that is not known before the
+        first of them, so that a run that is resumed decides as it did before."""
+        pays = self.device.type == "cuda" and steps >= LONG
+        asked = pays if self.compile == "auto" else self.compile == "on"
+        return replace(self, compile="on" if asked and not needs.input_grad else "off")
+
+    @property
+    def compile_mode(self) -> str:
+        """On a GPU a small network waits for its kernels to be launched: a CUDA graph launches all of them at once."""
+        return "reduce-overhead" if self.device.type == "cuda" else "default"
 
     def place(self, module: nn.Module, recipe: Recipe) -> None:
         """Move a network, or a method, to the device, ready to compute in the recipe's precision."""
@@ -35,12 +53,13 @@ class Engine:
     def environment(self) -> dict[str, str | int | bool]:
         """All that may change a run's last bits; its digest is the environment key."""
         cuda = self.device.type == "cuda"
-        return {
+        arithmetic: dict[str, str | int | bool] = {
             "device": torch.cuda.get_device_name(self.device) if cuda else torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "channels_last": self.channels_last,
             "torch": str(torch.__version__),
         }
+        return arithmetic | ({"compile": self.compile_mode} if self.compile == "on" else {})
 
 
 def overruns(network: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from kdbench.benchmark.data.files import views as views_of
 from kdbench.benchmark.data.views import Normalise, draws, strong
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints, State
+from kdbench.benchmark.training.compilation import forward
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import Score, evaluate
 from kdbench.benchmark.training.optimizer import optimize
@@ -114,6 +115,7 @@ def training(
     needs = method.needs()
     ask_teacher = ask_teacher or (NoTeacher() if teacher is None else LiveTeacher(teacher, needs))
     step = Step(student, method, shared)
+    terms_of = forward(engine, step, ask_teacher, recipe.batch)
     phases = (*method.phases, Phase("main", recipe.epochs, task=True))
     steps = recipe.steps(len(data.train))
     generator = torch.Generator(engine.device)
@@ -168,7 +170,7 @@ def training(
                 labels = data.train.labels[draw.index]
                 batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.view)
 
-                terms = step(batch, ask_teacher(batch), phase.task)
+                terms = terms_of(batch, phase.task)
                 step.zero_grad(set_to_none=True)
                 torch.stack(list(terms.values())).sum().backward()
                 progress.lr = optimizer.param_groups[0]["lr"]
