@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from kdbench.benchmark.experiments.local import run_again
+from kdbench.benchmark.experiments.launcher import Launcher
+from kdbench.benchmark.experiments.local import Bars, run_again
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.run import run, same_bits
 from kdbench.benchmark.experiments.store import Store
@@ -58,6 +59,10 @@ def test_where_torch_cannot_compile_a_run_begins_anew_without_and_says_so(
 def test_who_insists_is_told_why_it_cannot_be(refused: None, make_cell: Make, store: Store, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"^compile must be auto or off for .*: there is no compiler$"):
         run(make_cell(), store, COMPILED, Path(), Checkpoints(tmp_path))
+
+
+def test_workers_compile_as_their_launcher_was_told(store: Store) -> None:
+    assert [engine.compile for engine in Launcher(store, Path(), 2, Bars(), "on").engines] == ["on", "on"]
 
 
 class Killed(BaseException): ...
