@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.step import Step
-from kdbench.benchmark.training.teacher import Answers, LiveTeacher
+from kdbench.benchmark.training.teacher import Answers, LiveTeacher, NoTeacher
 from kdbench.methods.method import Batch
 
 Forward = Callable[[Batch, bool], dict[str, Tensor]]
@@ -29,7 +29,7 @@ def forward(engine: Engine, step: Step, ask_teacher: Answers, full: int) -> Forw
     import torch._dynamo  # takes a second, and most runs never need it
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-    if not isinstance(ask_teacher, LiveTeacher):
+    if not isinstance(ask_teacher, LiveTeacher | NoTeacher):
         ask_teacher = torch.compiler.disable(ask_teacher)  # it may look things up in a file
     torch.compiler.reset()  # what other cells of this process have compiled counts towards the limit below
     # A step that is compiled over and over would end up eager, sooner in a run that was never interrupted.
