@@ -4,6 +4,7 @@ import hashlib
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -28,6 +29,7 @@ from kdbench.benchmark.incremental.metrics import arrival
 from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Epoch, Live, drive, training
@@ -68,6 +70,27 @@ def running(
     ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
     if cell.incremental:
         return (yield from running_tasks(cell, engine, data_folder, checkpoints)), None
+    try:
+        return (yield from learning(cell, store, engine, data_folder, checkpoints, together, ranks))
+    except Uncompilable as error:
+        if engine.compile == "on":
+            raise Refusal(f"compile must be auto or off for {cell.id}: torch cannot compile it: {error}") from error
+        warnings.warn(f"{cell.id} begins anew, not compiled: {error}", stacklevel=2)
+        if checkpoints:
+            checkpoints.clear()  # not half of it one way and half the other
+        eager = replace(engine, compile="off")
+        return (yield from learning(cell, store, eager, data_folder, checkpoints, together, ranks))
+
+
+def learning(
+    cell: Cell,
+    store: Store,
+    engine: Engine,
+    data_folder: Path,
+    checkpoints: Checkpoints | None,
+    together: Together | None,
+    ranks: Ranks,
+) -> Running:
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
@@ -86,6 +109,7 @@ def running(
     # A method without a teacher is given the student in its place, and never looks.
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
+    engine = engine.settled(facts.steps * facts.epochs, method.needs(), ranks.world)
 
     memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
     ask_teacher: Answers | None = memory

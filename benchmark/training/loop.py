@@ -17,6 +17,7 @@ from kdbench.benchmark.data.files import views as views_of
 from kdbench.benchmark.data.views import Normalise, draws, strong
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints, State
+from kdbench.benchmark.training.compilation import forward
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import Score, evaluate
 from kdbench.benchmark.training.optimizer import optimize
@@ -165,7 +166,7 @@ def training(
             optimizer.load_state_dict(saved["optimizer"])
             schedule.load_state_dict(saved["schedule"])
             saved = None
-        together = ranks.together(step)
+        terms_of = forward(engine, ranks.together(step), ask_teacher, recipe.batch)
 
         while progress.epoch <= phase.epochs:
             epoch = torch.tensor(float(progress.epoch), device=engine.device)
@@ -184,7 +185,7 @@ def training(
                 labels = data.train.labels[draw.index]
                 batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.number)
 
-                terms = together(batch, ask_teacher(batch), phase.task, draw.sizes)
+                terms = terms_of(batch, phase.task, draw.sizes)
                 step.zero_grad(set_to_none=True)
                 torch.stack(list(terms.values())).sum().backward()
                 progress.lr = optimizer.param_groups[0]["lr"]
