@@ -32,9 +32,8 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
     troubles = answer.troubles
     cells = {cell.id: cell for cell in map(measured, load(name).cells)}
     engine = Engine.best()
-    here = {
-        environment(replace(engine, compile=compile)).key for compile in ("off", "on")
-    }  # each run decides for itself
+    # Whether it is compiled each run decides for itself.
+    here = {environment(replace(engine, compile=compile)).key for compile in ("off", "on")}
     known = {record.id for record in records(results, troubles) if record.environment.key in here}
     todo = [cell for cell in cells.values() if again or cell.id not in known]
     able = [cell for cell in todo if not _refused(cell, troubles)]
