@@ -14,7 +14,7 @@ from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.chain import Chain
-from kdbench.methods.method import METHODS, Method, hyper_parameters
+from kdbench.methods.method import METHODS, SOURCES, Method, hyper_parameters
 from kdbench.methods.refusal import Refusal, nearest
 
 Row = dict[str, Any]
@@ -44,11 +44,11 @@ def described(name: str, results: Path) -> Row:
     if name in METHODS:
         method = METHODS[name]
         own = {key: f"{_typed(value.annotation)} = {value.default}" for key, value in hyper_parameters(method).items()}
-        about = inspect.cleandoc(method.__doc__ or "")
         return {
             "method": name,
             "source": method.source,
-            "about": about,
+            "about": inspect.getdoc(method) or "",
+            "paper": _paper(method),
             "parameters": own,
             "from": extensions.origin(name),
         }
@@ -93,6 +93,8 @@ def paragraphs(row: Row, indent: str = "") -> str:
     for key, value in row.items():
         if isinstance(value, dict) and value:
             lines += [f"{indent}{key}:", paragraphs(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            lines += [f"{indent}{key}:", *(f"{indent}  {'  '.join(map(_brief, line))}" for line in value)]
         elif isinstance(value, str) and "\n" in value:
             lines += [f"{indent}{key}:", *(f"{indent}  {line}".rstrip() for line in value.splitlines())]
         else:
@@ -104,6 +106,28 @@ def _method(method: type[Method]) -> Row:
     defaults = ", ".join(f"{key}={value.default}" for key, value in hyper_parameters(method).items())
     about = (method.__doc__ or "").strip().splitlines()
     return {"source": method.source, "parameters": defaults, "about": about[0] if about else ""}
+
+
+def methods_page() -> str:
+    """docs/methods.md: what every method says of itself."""
+    lines = [
+        "# Methods",
+        "",
+        "What each method computes, with its defaults: what `kdbench show NAME` prints. `z` are logits, `F` features,",
+        "`_s` is the student's and `_t` the teacher's. Made by `make docs` from the methods themselves.",
+    ]
+    for source in SOURCES:
+        lines += ["", f"## {source.capitalize()}"]
+        for name in sorted(name for name in METHODS if METHODS[name].source == source):
+            method = METHODS[name]
+            lines += ["", f"### {name}", "", _paper(method), "", inspect.getdoc(method) or "", ""]
+            lines += [f"`{name}: {{{_method(method)['parameters'].replace('=', ': ')}}}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _paper(method: type[Method]) -> str:
+    """The module's first paragraph names it."""
+    return " ".join((inspect.getdoc(inspect.getmodule(method)) or "").partition("\n\n")[0].split())
 
 
 def _listed_network(name: str) -> Row:
@@ -142,3 +166,8 @@ def _typed(annotation: Any) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _brief(value: Any) -> str:
+    """In a matrix, numbers stand below one another."""
+    return f"{value:6.2f}" if isinstance(value, float) else _text(value)

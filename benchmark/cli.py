@@ -3,10 +3,26 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, planned, results, say, warn
+from kdbench.benchmark.experiments.verbs import records
+from kdbench.benchmark.leaderboard.verbs import reproduce
+from kdbench.benchmark.options import (
+    A_PATH,
+    as_json,
+    data,
+    files,
+    grid,
+    load_files,
+    planned,
+    results,
+    say,
+    settings,
+    warn,
+)
+from kdbench.benchmark.throughput.verbs import throughput
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
@@ -27,7 +43,7 @@ def app() -> None:
     """
 
 
-for _verb in (submit, cancel, logs, devcluster):
+for _verb in (throughput, reproduce, records, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 
@@ -101,6 +117,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @click.option("--cell", type=A_PATH, metavar="FILE", help="Run the cell of this record anew, and compare.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
+@settings
 @data
 @results
 @files
@@ -109,6 +126,7 @@ def run(
     cell: Path | None,
     workers: int | None,
     retry: str | None,
+    settings: dict[str, Any],
     data: Path,
     results: Path,
     files: tuple[Path, ...],
@@ -121,17 +139,19 @@ def run(
     Examples:
       kdbench run quickstart
       kdbench run my_grid.yaml --workers 2 --retry failed
+      kdbench run my_grid.yaml --live-teacher
       kdbench run --cell results/records/CELL.json
     """
     from kdbench.benchmark.experiments import local
+    from kdbench.benchmark.experiments.grid import load
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     load_files(files)
     if grid is not None:
-        sys.exit(local.run_grid(grid, results, data, workers, retry_failed=retry == "failed"))
+        sys.exit(local.run_grid(load(grid), results, data, workers, retry_failed=retry == "failed", **settings))
     elif cell is not None:
-        sys.exit(local.run_again(cell, results, data))
+        sys.exit(local.run_again(cell, results, data, **settings))
 
 
 @app.command()

@@ -22,6 +22,19 @@ def members(name: str) -> dict[str, type[Method]]:
     return {part: METHODS[part] for part in parts}
 
 
+def taught(name: str) -> bool:
+    """Does anything of it learn from a teacher?"""
+    return any(method.taught for method in members(name).values())
+
+
+def sources(name: str) -> str:
+    """The knowledge that a method draws on; a combination draws on all of its members'."""
+    try:
+        return "+".join(dict.fromkeys(member.source for member in members(name).values()))
+    except Refusal:  # a method from a file that is not loaded now
+        return "other"
+
+
 def create(name: str, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> Method:
     """The method of this name; a combination takes ``ce_weight`` and a mapping of parameters for each member."""
     classes = members(name)

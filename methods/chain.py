@@ -19,6 +19,25 @@ from kdbench.methods.refusal import Refusal
 from kdbench.methods.shadow import Shadow
 
 
+class Unasked:
+    """Stands where a teacher's embedding would be: whoever computes with it is told to ask for it."""
+
+    def detach(self) -> "Unasked":
+        return self
+
+    @classmethod
+    def __torch_function__(cls, *_: Any) -> Any:
+        raise KeyError("the teacher's embedding was not asked for: needs() must say teacher_embedding")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copying and pickling look for what may not be there
+            raise AttributeError(name)
+        return self.__torch_function__()
+
+
+UNASKED: Any = Unasked()
+
+
 @dataclass(frozen=True)
 class Trace:
     """What one forward pass left behind: the features that were asked for, the embedding and the logits."""
@@ -114,6 +133,13 @@ class Chain(nn.Module):
                 feature = link(feature)
         return _lifted(feature)
 
+    def answering(self, classes: int) -> "Chain":
+        """The same network, heard on its first ``classes`` classes alone."""
+        links = [*self.links[:-1], First(self.classifier, classes)]
+        chain = Chain(self.network, links, stages=self.stages, image=self.image, norms=self._norms)
+        chain.prefix_tokens, chain.precision = self.prefix_tokens, self.precision
+        return chain
+
     def norm_at(self, depth: int) -> _BatchNorm | None:
         """The batch norm that the value at this depth has just passed (a shortcut may have been added since, but no
         activation applied)."""
@@ -193,6 +219,19 @@ class Chain(nn.Module):
                 return Form("vector", channels)
             case shape:
                 raise Refusal(f"a value in a chain must be a map, tokens or a vector, got the shape {shape}")
+
+
+class First(nn.Module):
+    """A classifier's answers for the first classes."""
+
+    def __init__(self, classifier: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.classes = classes
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(embedding)
+        return logits[:, : self.classes]
 
 
 def _lifted(value: Tensor) -> Tensor:

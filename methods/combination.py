@@ -31,6 +31,7 @@ class Combination(Method):
         return Needs(
             student=frozenset().union(*(needs.student for needs in all_needs)),
             teacher=frozenset().union(*(needs.teacher for needs in all_needs)),
+            teacher_embedding=any(needs.teacher_embedding for needs in all_needs),
             cut=all_needs[0].cut,
             labels=any(needs.labels for needs in all_needs),
             live_teacher=any(needs.live_teacher for needs in all_needs),

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -12,6 +12,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.registry import Registry
 
 Source = Literal["labels", "logits", "features", "gradients", "relations"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 def _not_yet(rows: Tensor) -> Iterator[Tensor]:
@@ -33,6 +34,7 @@ class Facts:
     epochs: int  # of the main phase
     images: Callable[[Tensor], Iterator[Tensor]] = _not_yet  # those at some rows, in batches and not augmented
     remembered: Callable[[str, Callable[[], Any]], Any] = _afresh  # what was found before, by its name, of this teacher
+    continued: bool = False  # the teacher is the student as it was before: their features need no projector
 
     @property
     def size(self) -> int:
@@ -50,7 +52,7 @@ class Batch:
     generator: Generator  # for a method's own draws; seeded from (seed, epoch, step)
     phase: str = "main"
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-    view: Tensor | None = None  # which of its views each image is seen from, by number; none where there are no numbers
+    view: Tensor | None = None  # the number, among all views of all images, of each that is seen; it stays on the CPU
 
     @property
     def images(self) -> Tensor:
@@ -71,6 +73,7 @@ class Needs:
 
     student: frozenset[int] = frozenset()  # depths that losses() reads
     teacher: frozenset[int] = frozenset()
+    teacher_embedding: bool = False  # losses() reads teacher.embedding; the student's is there for everyone
     cut: int | None = None  # cross-entropy's gradient stops behind this student depth
     labels: bool = False  # losses() reads batch.labels
     live_teacher: bool = False  # runs the teacher itself (its tail, say): its answers cannot be remembered

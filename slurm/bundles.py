@@ -19,14 +19,22 @@ class Bundle:
     cells: tuple[Cell, ...]
     minutes: int
 
+    @property
+    def world(self) -> int:
+        return self.cells[0].world
+
 
 def bundles(entries: Sequence[Entry], site: Site) -> list[Bundle]:
-    """In the plan's order. A cell of unmeasured length has a job for itself, and the longest time."""
+    """In the plan's order. A cell of unmeasured length has a job for itself, and the longest time; one that several
+    processes train has a job for itself, too: where one of them is lost, all are."""
     jobs: list[Bundle] = []
     held: list[Entry] = []
     for entry in entries:
         if entry.seconds is None:
             jobs.append(Bundle((entry.cell,), site.longest))
+            continue
+        if entry.cell.world > 1:
+            jobs.append(_bundle([entry], site))
             continue
         held.append(entry)
         if _seconds(held) >= 60 * site.worthwhile:

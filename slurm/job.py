@@ -6,19 +6,25 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import submitit
 import torch
 from submitit.helpers import DelayedSubmission
 
 from kdbench.benchmark import extensions
+from kdbench.benchmark.data.staged import staged
 from kdbench.benchmark.experiments.agenda import ASK_AGAIN
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.crew import Interrupted, follow
 from kdbench.benchmark.experiments.lease import PATIENCE
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.worker import Interrupted, Worker
+from kdbench.benchmark.experiments.worker import Worker
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.slurm.snapshot import WITHIN
 
 CODE = "KDBENCH_CODE"  # where this job has unpacked the code of its submission
@@ -28,11 +34,21 @@ AGAIN = 75  # the exit code that asks the batch script to put the job back into 
 class Job:
     """Small enough to be pickled: it says what is to be done, in plain text."""
 
-    def __init__(self, cells: Sequence[Cell], results: Path, data: Path, *, teachers: bool) -> None:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        results: Path,
+        data: Path,
+        scratch: str | None = None,
+        *,
+        teachers: bool,
+        **settings: Any,
+    ) -> None:
         self.cells = msgspec.json.encode(list(cells))
-        self.results, self.data = str(results), str(data)
+        self.results, self.data, self.scratch = str(results), str(data), scratch
         self.files = [file.name for file in extensions.files()]
-        self.teachers = teachers
+        self.teachers, self.settings = teachers, settings
+        self.world = max((cell.world for cell in cells), default=1)
 
     def __call__(self) -> dict[str, str]:
         """What became of each cell. None stops another; a cell that another job runs is left to it."""
@@ -41,9 +57,14 @@ class Job:
             extensions.load(Path(os.environ[CODE]) / WITHIN / name)
         print(place(), flush=True)
         store = Store(Path(self.results))
-        worker = Worker(store, Engine.best(), Path(self.data))
-        bell = Bell(worker)
         left = msgspec.json.decode(self.cells, type=list[Cell])
+        engine, ranks = self._ranks()
+        if ranks.rank:
+            follow(ranks, store, engine, self._data_of(left[0]))
+            return {}
+        worker = Worker(store, engine, Path(self.data))
+        worker.ranks = ranks
+        bell = Bell(worker)
         outcomes: dict[str, str] = {}
         # By then the lease of a job that was killed has run out. It may be this very job's before it was queued again:
         # it is waited for all the same: a node that is only believed dead may go on with the cell.
@@ -58,11 +79,32 @@ class Job:
                     worker.stop.wait(ASK_AGAIN)
         if worker.stop.is_set():
             bell.leave()
+        if "failed" not in outcomes.values():
+            ranks.given(None)  # there is no other cell
         return outcomes
+
+    def _ranks(self) -> tuple[Engine, Ranks]:
+        """This task's device, and its place among the tasks of the job."""
+        engine = Engine.best(**self.settings)
+        if self.world == 1:
+            return engine, ALONE
+        rank = submitit.JobEnvironment().global_rank
+        if engine.device.type == "cuda":  # some clusters show a task its own GPU alone
+            engine = replace(engine, device=torch.device("cuda", rank % torch.cuda.device_count()))
+        # The folder is this start's own: after a requeue nobody waits for those who were there before.
+        return engine, Ranks.join(rank, self.world, Path(os.environ[CODE]) / "meeting", engine.device)
+
+    def _data_of(self, cell: Cell) -> Path:
+        if self.scratch is None:
+            return Path(self.data)
+        folder, why = staged(cell.dataset, Path(self.data), Path(os.path.expandvars(self.scratch)))
+        print(why, flush=True)
+        return folder
 
     def _work(self, worker: Worker, store: Store, cell: Cell) -> str:
         if cell.teacher and not (store.record(cell.teacher.id) and store.weights(cell.teacher).exists()):
             return "blocked"  # its teacher failed: no failure of its own
+        worker.data_folder = self._data_of(cell)
         outcome = worker.work(cell, needs_weights=self.teachers)
         if outcome == "failed" and (failure := store.failure(cell.id)):
             print(failure.traceback)

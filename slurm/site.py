@@ -18,7 +18,8 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a job asks for. One job is one worker with its GPUs: it runs one cell after the other."""
+    """What a job asks for. One job is one worker with its GPUs: it runs one cell after the other. A cell of world N
+    has a job of N such workers, on one node."""
 
     about: str = ""
     partition: str | None = None
@@ -35,6 +36,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     environment: dict[str, str] = {}
     python: str | None = None  # how Python is started: in a container, say; this very interpreter if not said
     srun: tuple[str, ...] = ()  # further arguments of srun
+    scratch: str | None = None  # a disk of the node's own, such as $SLURM_TMPDIR: data are read from a copy there
     sbatch: dict[str, Any] = {}  # anything else for sbatch; null takes away what would be asked for
 
     def __post_init__(self) -> None:
@@ -48,17 +50,19 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Minutes."""
         return self.minutes if isinstance(self.minutes, int) else minutes(self.minutes)
 
-    def parameters(self, name: str, wanted: int) -> dict[str, Any]:
-        """What submitit is told for jobs of so many minutes."""
+    def parameters(self, name: str, wanted: int, world: int = 1) -> dict[str, Any]:
+        """What submitit is told for jobs of so many minutes. A site says what one task needs; a job with several has
+        them on one node."""
         asked: dict[str, Any] = {
             "job_name": name,
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
             "constraint": self.constraint,
-            "gpus_per_node": self.gpus or None,
+            "ntasks_per_node": world if world > 1 else None,
+            "gpus_per_node": times(self.gpus, world) or None,
             "cpus_per_task": self.cpus,
-            "mem": self.memory,
+            "mem": times(self.memory, world),
             "time": wanted,
             "wckey": None,  # submitit would name one, which many clusters refuse
             "array_parallelism": self.at_once,
@@ -70,7 +74,17 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         more = {key.lstrip("-").replace("-", "_"): value for key, value in self.sbatch.items()}
         known = {key: more.pop(key) for key in list(more) if key in asked}
         extra = {key: value for key, value in more.items() if value is not None}
+        if "gres" in extra:
+            extra["gres"] = times(extra["gres"], world)
         return asked | known | {"additional_parameters": extra}
+
+
+def times(asked: int | str, world: int) -> int | str:
+    """``32G``, ``h200:1`` or ``gpu`` for several tasks."""
+    if isinstance(asked, int) or world == 1:
+        return asked * world
+    text, numbers = re.subn(r"(?<!\w)\d+(?=[KMGT]?B?$)", lambda number: str(int(number[0]) * world), asked)
+    return text if numbers else f"{asked}:{world}"
 
 
 def minutes(text: str) -> int:

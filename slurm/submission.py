@@ -77,5 +77,6 @@ def logs(store: Store, cell_id: str) -> list[Path]:
             if cell_id in ids:
                 here = folder(store) / submission.name / str(number)
                 alone = len(submission.arrays[number]) == 1  # then it was no array
-                found += [log for log in here.glob("*_log.out") if alone or log.name.split("_")[1] == str(place)]
+                # Of several tasks the first one's: what ails the others, it says.
+                found += [log for log in here.glob("*_0_log.out") if alone or log.name.split("_")[1] == str(place)]
     return sorted(found, key=lambda log: log.stat().st_mtime)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
 from kdbench.benchmark import data as datasets
-from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, plan
 from kdbench.benchmark.experiments.store import Store
@@ -28,6 +29,8 @@ from kdbench.slurm.bundles import Bundle, bundles
 from kdbench.slurm.job import AGAIN, CODE, Job
 from kdbench.slurm.site import Site
 from kdbench.slurm.submission import Submission, folder, keep, waiting
+
+DEAF = 128 + signal.SIGUSR2  # srun's exit code where the warning of the end has killed what it ran
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,23 @@ class Array:
     after_jobs: list[str]  # and jobs of earlier ones
 
 
-def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool) -> str:
+def submit(
+    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool,
+    **settings: Any,
+) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
-    site, store, loaded = sites.load(site_name), Store(results.resolve()), load(grid)
+    site, store = sites.load(site_name), Store(results.resolve())
     wanted = (State.MISSING, State.FAILED) if retry_failed else (State.MISSING,)
     if dry_run:
         try:
             known, longest = waiting(store, queue.queued()), queue.largest_array()
         except Refusal:  # a dry run works anywhere
             known, longest = {}, queue.USUAL_ARRAY
-        submission, parts = drawn_up(plan(loaded, store), wanted, site, site_name, known, longest)
+        submission, parts = drawn_up(plan(grid, store), wanted, site, site_name, known, longest)
         return _shown(submission, parts, site, store)
 
     check(site, store)
-    for dataset in {entry.cell.dataset for entry in plan(loaded, store).those(*wanted)}:
+    for dataset in {entry.cell.dataset for entry in plan(grid, store).those(*wanted)}:
         datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
@@ -62,7 +68,7 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
     try:
         # The queue is asked before the records: a job that ends in between has left what it leaves.
         known = waiting(store, queue.queued())
-        made = plan(loaded, store)
+        made = plan(grid, store)
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
@@ -71,9 +77,11 @@ def submit(grid: str, site_name: str, results: Path, data: Path, *, dry_run: boo
         home = folder(store) / submission.name
         keep(submission, store)  # before the first job is in the queue, so that none is there unknown
         snapshot.freeze(home / "code.zip")
+        data = data.resolve()
         numbers: list[str] = []
         for number, array in enumerate(parts):
-            jobs = [Job(job.cells, store.folder, data.resolve(), teachers=array.teachers) for job in array.jobs]
+            how = {"teachers": array.teachers} | settings
+            jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
             parameters = _parameters(submission, number, array, site, home, numbers)
             numbers.append(_send(jobs, home / str(number), parameters, site.python))
     finally:
@@ -117,9 +125,10 @@ def _laned(
     jobs: Sequence[Bundle], site: Site, longest: int, *, teachers: bool, start: int, after: list[int],
     after_jobs: list[str],
 ) -> list[Array]:  # fmt: skip
-    """Arrays no longer than the cluster allows. They share what may run at once: side by side in lanes, and where there
-    are more arrays than that, one behind the other in each lane."""
-    chunks = [list(jobs[i : i + longest]) for i in range(0, len(jobs), longest)]
+    """Arrays of jobs that have one number of tasks, no longer than the cluster allows. They share what may run at once:
+    side by side in lanes, and where there are more arrays than that, one behind the other in each lane."""
+    alike = [[job for job in jobs if job.world == world] for world in sorted({job.world for job in jobs})]
+    chunks = [part[i : i + longest] for part in alike for i in range(0, len(part), longest)]
     lanes = min(len(chunks), site.at_once)
     arrays = []
     for place, chunk in enumerate(chunks):
@@ -154,7 +163,8 @@ def check(site: Site, store: Store) -> None:
 def _parameters(
     submission: Submission, number: int, array: Array, site: Site, home: Path, numbers: Sequence[str]
 ) -> dict[str, Any]:
-    asked = site.parameters(submission.array(number), max(job.minutes for job in array.jobs))
+    longest = max(job.minutes for job in array.jobs)
+    asked = site.parameters(submission.array(number), longest, array.jobs[0].world)
     asked["array_parallelism"] = array.at_once
     asked["setup"] = setup(site, home / "code.zip")
     asked["teardown"] = teardown(home / str(number))
@@ -170,7 +180,7 @@ def setup(site: Site, code: Path) -> list[str]:
         'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
         *site.setup,
-        f"export {CODE}=$(mktemp -d)",
+        f'export {CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX)',
         f"trap 'rm -rf \"${CODE}\"' EXIT",
         f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',
@@ -178,13 +188,13 @@ def setup(site: Site, code: Path) -> list[str]:
 
 
 def teardown(where: Path) -> list[str]:
-    """Shell lines: back into the queue if Python asks for it, and no pickles of a job that is over. A result says that;
-    that srun ended well does not: it does when it is told to end."""
+    """Shell lines: back into the queue if Python asks for it, or was warned of the end before it could hear it; and no
+    pickles of a job that is over. A result says that; that srun ended well does not: it does when it is told to end."""
     pickle = shlex.quote(str(where)) + '/"$JOB"'
     return [
         "code=$?",
-        f'if [ $code = {AGAIN} ]; then scontrol requeue "$JOB"; fi',
-        f"if [ -e {pickle}_0_result.pkl ]; then rm -f {pickle}_submitted.pkl {pickle}_0_result.pkl; fi",
+        f'if [ $code = {AGAIN} ] || [ $code = {DEAF} ]; then scontrol requeue "$JOB"; fi',
+        f"if [ -e {pickle}_0_result.pkl ]; then rm -f {pickle}_submitted.pkl {pickle}_*_result.pkl; fi",
         "exit $code",
     ]
 

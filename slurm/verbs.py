@@ -1,10 +1,11 @@
 """The verbs that speak to a cluster. What they need is imported inside them: help answers at once."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, planned, results
+from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, planned, results, settings
 
 
 def folder(verb: F) -> F:
@@ -20,11 +21,19 @@ def folder(verb: F) -> F:
 @click.option("--site", required=True, help="The cluster: the name of a site that ships, or a YAML file of your own.")
 @click.option("--dry-run", is_flag=True, help="Print what sbatch would be told; submit nothing.")
 @click.option("--retry", type=click.Choice(["failed"]), help="Submit the failed cells again too.")
+@settings
 @data
 @results
 @files
 def submit(
-    grid: str, site: str, dry_run: bool, retry: str | None, data: Path, results: Path, files: tuple[Path, ...]
+    grid: str,
+    site: str,
+    dry_run: bool,
+    retry: str | None,
+    settings: dict[str, Any],
+    data: Path,
+    results: Path,
+    files: tuple[Path, ...],
 ) -> None:
     """Send what a grid still lacks to a SLURM cluster: teachers first, nothing twice; then end.
 
@@ -36,10 +45,12 @@ def submit(
       kdbench submit my_grid.yaml --site my_cluster.yaml
       kdbench submit my_grid.yaml --site my_cluster.yaml --retry failed
     """
+    from kdbench.benchmark.experiments.grid import load
     from kdbench.slurm.submit import submit
 
     load_files(files)
-    print(submit(grid, site, results, data, dry_run=dry_run, retry_failed=retry == "failed"))
+    how = {"dry_run": dry_run, "retry_failed": retry == "failed"} | settings
+    print(submit(load(grid), site, results, data, **how))
 
 
 @click.command()

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES_OF_A_CHECKOUT = ("pyproject.toml", "README.md", "LICENSE", "src", "benchmark", "methods", "slurm")
+FILES_OF_A_CHECKOUT = (
+    "pyproject.toml", "README.md", "LICENSE", "src", "benchmark", "methods", "slurm", "results/published"
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that no build folder is left in the checkout."""
     copy = tmp_path_factory.mktemp("checkout")
-    subprocess.run(["cp", "-a", *(ROOT / name for name in FILES_OF_A_CHECKOUT), copy], check=True)
+    subprocess.run(["cp", "-a", "--parents", *FILES_OF_A_CHECKOUT, copy], check=True, cwd=ROOT)
     build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", copy / "dist", copy]
     subprocess.run([sys.executable, *build], check=True, capture_output=True)
     return next((copy / "dist").glob("*.whl"))
@@ -25,6 +27,8 @@ def test_the_wheel_holds_one_package_with_its_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"kdbench"}
     assert {"kdbench/py.typed", "kdbench/methods/logits/kd.py", "kdbench/benchmark/grids/quickstart.yaml"} <= set(names)
+    published = {f"kdbench/published/{file.name}" for file in (ROOT / "results/published").iterdir()}
+    assert published and published <= set(names)
 
 
 def test_the_wheel_works_in_a_folder_that_has_rooms_of_the_same_names(wheel: Path, tmp_path: Path) -> None:
@@ -34,12 +38,14 @@ def test_the_wheel_works_in_a_folder_that_has_rooms_of_the_same_names(wheel: Pat
         (work / room).mkdir(parents=True)
         (work / room / "__init__.py").write_text("raise ImportError('the wrong room')")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from kdbench.benchmark.cli import main; sys.argv[1:] = ['plan',"
+        "import sys; sys.path.insert(0, sys.argv[1]); from kdbench.benchmark.cli import main;"
+        " import kdbench.methods as m; assert m.__file__.startswith(sys.path[0]), m;"
+        " sys.argv[1:] = ['plan', 'quickstart']; main(); sys.argv[1:] = ['reproduce', 'list']; main()"
     )
-    code += " 'quickstart']; import kdbench.methods as m; assert m.__file__.startswith(sys.path[0]), m; main()"
     done = subprocess.run([sys.executable, "-c", code, site], cwd=work, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "31 missing" in done.stdout
+    assert "standard-table" in done.stdout
 
 
 def test_the_bare_names_of_the_rooms_are_forbidden(tmp_path: Path) -> None:

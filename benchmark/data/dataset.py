@@ -25,6 +25,7 @@ class Images(Protocol):
     def shape(self) -> Shape: ...  # of all images in one tensor: bytes, (N, C, H, W)
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Tensor) -> "Images": ...
+    def labelled(self, labels: Tensor) -> "Images": ...  # the same images with other labels
     def to(self, device: torch.device) -> "Images": ...
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # images and labels, to test on
 
@@ -43,6 +44,9 @@ class Split:
 
     def __getitem__(self, rows: Tensor) -> "Split":
         return Split(self.images[rows], self.labels[rows])
+
+    def labelled(self, labels: Tensor) -> "Split":
+        return Split(self.images, labels)
 
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))
@@ -77,6 +81,11 @@ class Dataset:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
+def moves(crop: int, flip: bool) -> int:
+    """How many views of an image crops and flips make."""
+    return (2 * crop + 1) ** 2 * (1 + flip)
+
+
 @dataclass(frozen=True)
 class Source:
     """What is known of a data set before it is read, and how it is read from a folder."""
@@ -86,6 +95,8 @@ class Source:
     train: int
     test: int
     read: Callable[[Path], Dataset]
+    views: int | None = None  # of an image, augmented; a plan that is not told cannot say how much is remembered
+    files: tuple[str, ...] = ()  # in that folder, as patterns; the first that is found is all that is read
 
 
 DATASETS: Registry[Source] = Registry("data set")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split
+from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, moves
 
+CROP = 1
 TRAIN = 300  # few enough that a tiny student has something to learn from its teacher
 
 
@@ -22,9 +23,11 @@ def read(folder: Path) -> Dataset:
         test=Split(images[TRAIN:], labels[TRAIN:]),
         mean=(0.3048,),
         std=(0.3760,),
-        crop=1,
+        crop=CROP,
         flip=False,
     )
 
 
-DATASETS.register("digits")(Source(classes=10, image=(1, 8, 8), train=TRAIN, test=1797 - TRAIN, read=read))
+DATASETS.register("digits")(
+    Source(classes=10, image=(1, 8, 8), train=TRAIN, test=1797 - TRAIN, read=read, views=moves(CROP, flip=False))
+)

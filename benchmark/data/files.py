@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kdbench.benchmark.data.dataset import DATASETS, PREFIXES, Dataset, Shape, Source
-from kdbench.benchmark.data.views import Draw, Normalise, Views
+from kdbench.benchmark.data.views import Draw, Normalise, Views, views_of_an_image
 from kdbench.methods.refusal import Refusal
 
 WORKERS = min(16, max(1, len(os.sched_getaffinity(0)) - 1))
@@ -47,6 +47,9 @@ class Files:
 
     def __getitem__(self, rows: Tensor) -> "Files":
         return replace(self, paths=self.paths[rows.cpu().numpy()], labels=self.labels[rows])
+
+    def labelled(self, labels: Tensor) -> "Files":
+        return replace(self, labels=labels)
 
     def to(self, device: torch.device) -> "Files":
         return replace(self, labels=self.labels.to(device))
@@ -113,7 +116,7 @@ class FileViews:
 
     def __init__(self, data: Dataset, files: Files, augment: bool) -> None:
         self.augment = augment
-        self.count = 2**31 if augment else 1
+        self.count = views_of_an_image(data, augment)
         self.normalise = Normalise(data, files.labels.device)
         self.decoder = Decoder(files)
 
@@ -162,5 +165,9 @@ def named(place: str) -> Source:
 
 PREFIXES["imagefolder"] = named
 DATASETS.register("imagenet")(
-    Source(1000, (3, SIDE, SIDE), 1_281_167, 50_000, lambda folder: read(folder / "imagenet", SIDE))
+    Source(
+        *(1000, (3, SIDE, SIDE), 1_281_167, 50_000),
+        read=lambda folder: read(folder / "imagenet", SIDE),
+        files=("imagenet.tar", "imagenet"),
+    )
 )

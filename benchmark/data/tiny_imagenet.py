@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import track
 
 from kdbench.benchmark.data import packed
-from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, source
+from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, moves, source
 from kdbench.methods.refusal import Refusal
 
-NAME, FOLDER, SIDE = "tiny-imagenet", "tiny-imagenet-200", 64
+NAME, FOLDER, SIDE, CROP = "tiny-imagenet", "tiny-imagenet-200", 64, 8
 ADVICE = f"unpack tiny-imagenet-200.zip anew (cs231n.stanford.edu/{FOLDER}.zip)"
 
 Labelled = list[tuple[Path, int]]
@@ -24,7 +24,7 @@ def read(folder: Path) -> Dataset:
     file = folder / f"{NAME}.npz"
     train, test = packed.unpack(file) if file.exists() else _decoded(folder, file)
     # The crop and the flip are ours: the papers that use this set do not agree on one.
-    return Dataset(train, test, mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821), crop=8, flip=True)
+    return Dataset(train, test, mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821), crop=CROP, flip=True)
 
 
 def _decoded(folder: Path, file: Path) -> tuple[Split, Split]:
@@ -75,4 +75,5 @@ def _split(files: Labelled, part: str) -> Split:
     return Split(torch.from_numpy(images), torch.tensor([label for _, label in files]))
 
 
-DATASETS.register(NAME)(Source(200, (3, SIDE, SIDE), 100_000, 10_000, read))
+FILES = (f"{NAME}.npz", FOLDER)
+DATASETS.register(NAME)(Source(200, (3, SIDE, SIDE), 100_000, 10_000, read, moves(CROP, flip=True), FILES))

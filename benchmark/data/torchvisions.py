@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from kdbench.benchmark.data import packed
-from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split
+from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, moves
 from kdbench.methods.refusal import Refusal
 
 Opener = Callable[[Path, bool], Any]
@@ -98,4 +98,11 @@ def _images(data: Any) -> Tensor:
 
 
 for _name, _kept in KEPT.items():
-    DATASETS.register(_name)(Source(_kept.classes, _kept.image, _kept.train, _kept.test, partial(read, name=_name)))
+    DATASETS.register(_name)(
+        Source(
+            *(_kept.classes, _kept.image, _kept.train, _kept.test),
+            read=partial(read, name=_name),
+            views=moves(_kept.crop, _kept.flip),
+            files=(f"{_name}.npz", _kept.files),
+        )
+    )

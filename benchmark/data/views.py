@@ -12,8 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from kdbench.benchmark.data.dataset import Dataset, Images, Split
+from kdbench.benchmark.data.dataset import Dataset, Images, Split, moves
 from kdbench.benchmark.randomness import stream
+
+ENDLESS = 2**31  # where the view of an image is the seed of a random crop
+
+
+def views_of_an_image(data: Dataset, augment: bool) -> int:
+    if not augment:
+        return 1
+    return moves(data.crop, data.flip) if isinstance(data.train, Split) else ENDLESS
 
 
 class Views:
@@ -25,8 +33,7 @@ class Views:
         self.crop = data.crop if augment else 0
         self.flips = 2 if augment and data.flip else 1
         self.height, self.width = images.shape[2:]
-        side = 2 * self.crop + 1
-        self.count = side * side * self.flips  # views an image
+        self.count = views_of_an_image(data, augment)
         # Padded with zeros while still bytes: black, as in the field's recipe, and not the mean.
         padded = F.pad(images, [self.crop] * 4)
         self.windows = padded.unfold(2, self.height, 1).unfold(3, self.width, 1)  # (N, C, dy, dx, H, W), no copy
@@ -73,6 +80,8 @@ class Draw:
     step: int
     index: Tensor
     view: Tensor
+    number: Tensor  # of each view among all views of all images; on the CPU, where it is looked up without a wait
+    sizes: tuple[int, ...] = ()  # of the shares of all ranks, where this is one of several
 
 
 def draws(train: Images, views: int, batch: int, *seed: int | str, start: int = 0) -> Iterator[Draw]:
@@ -80,7 +89,8 @@ def draws(train: Images, views: int, batch: int, *seed: int | str, start: int = 
     generator = torch.Generator().manual_seed(stream("epoch", *seed))
     order = torch.randperm(len(train), generator=generator)
     view = torch.randint(views, (len(train),), generator=generator)
+    number = order * views + view
     order, view = order.to(train.labels.device), view.to(train.labels.device)
-    for step, (index, seen) in enumerate(zip(order.split(batch), view.split(batch), strict=True)):
+    for step, drawn in enumerate(zip(order.split(batch), view.split(batch), number.split(batch), strict=True)):
         if step >= start:
-            yield Draw(step, index, seen)
+            yield Draw(step, *drawn)

@@ -22,11 +22,11 @@ class Agenda:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
 
-    def next(self) -> Cell | None:
-        """A cell that may start now; it counts as running from here on."""
+    def next(self, devices: int = 1) -> Cell | None:
+        """A cell that may start now, on so many devices; it counts as running from here on."""
         for key, cell in self.waiting.items():
             taught = cell.teacher is None or cell.teacher.id not in self.unfinished
-            if taught and self._not_before.get(key, 0) <= time.monotonic():
+            if taught and cell.world <= devices and self._not_before.get(key, 0) <= time.monotonic():
                 self.running[key] = self.waiting.pop(key)
                 return cell
         return None
@@ -67,8 +67,8 @@ class Agenda:
 
 
 def _alike(one: Cell, other: Cell) -> bool:
-    return one.teacher is not None and _sights(one) == _sights(other)
+    return one.teacher is not None and one.world == 1 and _sights(one) == _sights(other)
 
 
 def _sights(cell: Cell) -> tuple[object, ...]:
-    return cell.setting, cell.dataset, cell.teacher, cell.student, cell.recipe, cell.seed
+    return cell.setting, cell.dataset, cell.teacher, cell.student, cell.recipe, cell.seed, cell.world

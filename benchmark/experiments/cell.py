@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.refusal import Refusal
 
@@ -19,7 +20,8 @@ Seed = Annotated[int, Meta(ge=0)]
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """Defaults are resolved before a cell is made: ``params`` holds every hyper-parameter, ``recipe`` every setting."""
 
-    setting: Literal["compression"] = "compression"
+    setting: Literal["compression", "incremental"] = "compression"
+    incremental: Incremental | None = None
     dataset: str
     teacher: "Cell | None" = None  # a teacher is a cell too
     student: str
@@ -28,13 +30,19 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipe: Recipe | None = None  # none for a teacher that was imported
     protocol: str = ""  # the recipe's name, for people; what counts is what it says
     seed: Seed
+    world: Annotated[int, Meta(ge=1)] = 1  # processes that train it together, a device each
     code: dict[str, str] = {}  # files from outside kdbench that this cell needs, and their digests
+
+    def __post_init__(self) -> None:
+        if (self.incremental is not None) != (self.setting == "incremental"):
+            raise ValueError("a cell must say how its classes arrive in the incremental setting, and in no other")
 
     @cached_property
     def id(self) -> str:
         """A readable name and the digest of all that changes the numbers by intent."""
         digest = hashlib.blake2b(msgspec.json.encode(_meant(self), order="sorted"), digest_size=6).hexdigest()
-        words = [self.dataset, self.teacher.student if self.teacher else "", self.student, self.method]
+        before = f"{self.incremental.count}-tasks" if self.incremental else ""
+        words = [self.dataset, self.teacher.student if self.teacher else before, self.student, self.method]
         name = "-".join(_plain(word) for word in words if word)
         return f"{name[:120]}-s{self.seed}-{digest}"
 
@@ -50,10 +58,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return f"{self.teacher.student} → {self.student}" if self.teacher else self.student
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """What decides whether a cell can work: all but its seed and its recipe."""
         params = msgspec.json.encode(self.params, order="sorted").decode()
-        return self.dataset, self.teacher.student if self.teacher else "", self.student, self.method, params
+        before = self.teacher.student if self.teacher else str(self.incremental or "")
+        return self.dataset, before, self.student, self.method, params, str(self.world)
 
 
 @cache

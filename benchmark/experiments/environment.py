@@ -17,8 +17,9 @@ from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.training.engine import Engine
 
 
-def environment(engine: Engine) -> Environment:
-    arithmetic = engine.environment()
+def environment(engine: Engine, **facts: Any) -> Environment:
+    """``facts`` are what else may change the last bits of this one run."""
+    arithmetic = engine.environment() | facts
     key = hashlib.blake2b(msgspec.json.encode(arithmetic, order="sorted"), digest_size=4).hexdigest()
     return Environment(
         key=key,

@@ -5,13 +5,13 @@ import multiprocessing
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -24,7 +24,9 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import GRACE, Status
 from kdbench.benchmark.training.engine import Engine
 
-TOGETHER = 4  # cells of one pair that take turns in a process, and ask the teacher once
+# Cells of one pair that take turns in a process, and ask the teacher once. On a CPU: nobody has measured it on a GPU,
+# and what is compiled is compiled for one cell.
+TOGETHER = 4
 
 
 class Board(Protocol):
@@ -43,19 +45,21 @@ class Desk:
     process: BaseProcess
     pipe: Connection
     cells: list[Cell] = field(default_factory=list)
+    others: Sequence[int] = ()  # the places that it has taken for the other ranks of its cell
 
-    def give(self, cells: list[Cell], needs_weights: bool) -> None:
-        self.cells = cells
+    def give(self, cells: list[Cell], needs_weights: bool, others: Sequence[int], engines: Sequence[Engine]) -> None:
+        self.cells, self.others = cells, others
         with contextlib.suppress(OSError):  # it has just died: reading from its pipe will say so
-            self.pipe.send((cells, needs_weights))
+            self.pipe.send((cells, needs_weights, [engines[place] for place in others]))
 
 
 class Launcher:
-    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board) -> None:
+    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board, **settings: Any) -> None:
+        """``settings`` are the engines'."""
         self.store, self.data_folder, self.board = store, data_folder, board
         self.context = multiprocessing.get_context("spawn")
         self.threads = max(1, torch.get_num_threads() // workers)
-        self.engines = _engines(workers)
+        self.engines = engines(workers, **settings)
         self.desks: dict[int, Desk] = {}  # by the engine's place: a worker is started when there is a cell for it
         self.outcomes: Counter[str] = Counter()
 
@@ -68,19 +72,25 @@ class Launcher:
             while len(agenda):
                 for cell in agenda.blocked():
                     self._over(cell, "blocked", "its teacher is not there")
-                for place in range(len(self.engines)):
-                    if self._free(place) and (fresh := agenda.next()):
-                        most = min(TOGETHER - 1, len(agenda.waiting) // len(self.engines))  # a desk for everyone first
-                        cells = [fresh, *agenda.beside(fresh, most)]
-                        self._desk(place).give(cells, needs_weights=fresh.id in self.teachers)
+                while (free := self._free()) and (fresh := agenda.next(len(free))):
+                    place, *others = free[: fresh.world]
+                    cells = [fresh, *agenda.beside(fresh, self._company(agenda))]
+                    self._desk(place).give(cells, fresh.id in self.teachers, others, self.engines)
                 for place, desk in self._heard():
                     for cell, outcome in self._listen(place, desk):
                         desk.cells.remove(cell)
+                        if desk.others:
+                            self._dismiss(place)
                         self._settle(agenda, cell, outcome)
         finally:
             self._close()
             self.store.tidy()
         return self.outcomes
+
+    def _company(self, agenda: Agenda) -> int:
+        """How many more may sit at a desk; there is one for everyone first."""
+        alone = any(engine.device.type == "cuda" or engine.compile == "on" for engine in self.engines)
+        return 0 if alone else min(TOGETHER - 1, len(agenda.waiting) // len(self.engines))
 
     def _settle(self, agenda: Agenda, cell: Cell, outcome: str) -> None:
         if outcome == "elsewhere":
@@ -99,8 +109,16 @@ class Launcher:
         self.outcomes[outcome] += 1
         self.board.over(cell, outcome, reason)
 
-    def _free(self, place: int) -> bool:
-        return place not in self.desks or not self.desks[place].cells
+    def _free(self) -> list[int]:
+        taken = {place for at, desk in self.desks.items() if desk.cells for place in (at, *desk.others)}
+        return [place for place in range(len(self.engines)) if place not in taken]
+
+    def _dismiss(self, place: int) -> None:
+        """A process that was one of several ranks is none to go on with."""
+        if desk := self.desks.pop(place, None):
+            desk.pipe.close()
+            desk.process.join(GRACE)
+            desk.process.kill()
 
     def _desk(self, place: int) -> Desk:
         if place not in self.desks:
@@ -177,8 +195,8 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _engines(workers: int) -> list[Engine]:
+def engines(workers: int, **settings: Any) -> list[Engine]:
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
-        return [Engine(torch.device("cuda", i % count)) for i in range(workers)]
-    return [Engine(torch.device("cpu")) for _ in range(workers)]
+        return [Engine(torch.device("cuda", i % count), **settings) for i in range(workers)]
+    return [Engine(torch.device("cpu"), **settings) for _ in range(workers)]

@@ -4,18 +4,19 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from kdbench.benchmark import data
+from kdbench.benchmark import data, extensions
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.crew import crew
 from kdbench.benchmark.experiments.duration import duration
-from kdbench.benchmark.experiments.environment import environment
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.launcher import Launcher
+from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.launcher import Launcher, engines
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.run import run, same_bits
@@ -23,15 +24,18 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.training.checkpoint import Checkpoints
-from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.engine import Compile
+from kdbench.benchmark.training.loop import Live
 from kdbench.methods.refusal import Refusal
 
 
-def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, retry_failed: bool) -> int:
+def run_grid(
+    grid: Grid, results: Path, data_folder: Path, workers: int | None = None, *, retry_failed: bool = False,
+    **settings: Any,
+) -> int:  # fmt: skip
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
-    grid = load(name)
     made = plan(grid, store)
     if retry_failed:
         for entry in made.those(State.FAILED):
@@ -39,22 +43,34 @@ def run_grid(name: str, results: Path, data_folder: Path, workers: int | None, r
         made = plan(grid, store)
     _warn(store)
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
-        raise Refusal(f"{name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
+        raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
     todo = made.those(State.MISSING, State.RUNNING)
     if not todo:
         print(plan_text(made))
         print("Nothing is left to run.")
         return int(bool(made.those(State.FAILED)))
+    workers = _places(grid.name, workers, max(entry.cell.world for entry in todo))
     for dataset in {entry.cell.dataset for entry in todo}:
         data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
 
     print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 1
     with Bars() as bars:
-        outcomes = Launcher(store, data_folder, workers or gpus, bars).launch(made)
+        outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
     _warn(store)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
+
+
+def _places(name: str, workers: int | None, world: int) -> int:
+    """How many processes may train at once: a GPU each; without GPUs as many as a cell needs."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    places = workers or gpus or world
+    if world > 1 and gpus:  # ranks of one cell never share a GPU
+        places = min(places, gpus)
+    if world > places:
+        kind = "GPUs" if gpus else "workers"
+        raise Refusal(f"{name}: a cell of world {world} must have as many {kind}, got {places}")
+    return places
 
 
 def _warn(store: Store) -> None:
@@ -64,27 +80,42 @@ def _warn(store: Store) -> None:
     store.troubles.clear()
 
 
-def run_again(file: Path, results: Path, data_folder: Path) -> int:
-    """Run a record's cell anew and say whether it gives the same bits; its teacher must be there."""
+def run_again(
+    file: Path, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
+) -> int:
+    """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits;
+    its teacher must be there."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
     record, cell = _record_or_cell(content, file)
-    store, engine = Store(results), Engine.best()
-    if record:  # how sums are split over threads changes the last bits
-        torch.set_num_threads(min(record.environment.arithmetic.get("threads", 1), torch.get_num_threads()))
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh, weights = run(cell, store, engine, data_folder, Checkpoints(Path(scratch)))
+    store = Store(results)
+    if record:  # how sums are split over threads changes the last bits, and so does compilation
+        arithmetic = record.environment.arithmetic
+        torch.set_num_threads(min(arithmetic.get("threads", 1), torch.get_num_threads()))
+        live_teacher |= arithmetic.get("teacher") != "remembered"
+        compile = "on" if "compile" in arithmetic else "off"
+    places = _places(cell.id, None, cell.world)
+    engine, *others = engines(places, live_teacher=live_teacher, compile=compile)[: cell.world]
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        crew(engine, others, results, data_folder, extensions.files()) as ranks,
+    ):
+
+        def watch(_: Live) -> None:
+            ranks.told(False)
+
+        ranks.given(cell)
+        fresh, weights = run(cell, store, engine, data_folder, Checkpoints(Path(scratch)), watch, ranks)
     print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
     if record is None:
         store.finish(fresh, weights)
         return 0
-    here = environment(engine).key
     if same_bits(fresh.result, record.result):
         print("The same bits as the record.")
         return 0
-    if here != record.environment.key:
+    if fresh.environment.key != record.environment.key:
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")
         return 0
     print(f"Other bits than the record ({record.result.top1:.2f}), in the same environment.")

@@ -19,14 +19,17 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     dataset: str
     pair: str
     method: str
+    world: int
     seconds: float
     epochs: int  # none of a teacher that was imported
+    tasks: str  # how classes arrived, where they did not all come at once
 
     @classmethod
     def of(cls, record: Brief) -> "Outline":
         cell = record.cell
         epochs = cell.recipe.epochs if cell.recipe else 0
-        return cls(record.id, cell.dataset, cell.pair, cell.method, record.cost.seconds, epochs)
+        tasks = str(cell.incremental or "")
+        return cls(record.id, cell.dataset, cell.pair, cell.method, cell.world, record.cost.seconds, epochs, tasks)
 
 
 class Kept(msgspec.Struct, array_like=True):
@@ -38,7 +41,9 @@ class Kept(msgspec.Struct, array_like=True):
 
 def likes(of: Cell | Outline) -> Likes:
     """What a cell's time may be judged by, the nearest first."""
-    return [(of.dataset, of.pair, of.method), (of.dataset, of.pair)]
+    tasks = of.tasks if isinstance(of, Outline) else str(of.incremental or "")
+    where = (of.dataset, of.pair, str(of.world), tasks)
+    return [(*where, of.method), where]
 
 
 def state(pack: Path) -> tuple[int, ...]:

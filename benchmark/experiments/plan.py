@@ -13,9 +13,12 @@ from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments import lease
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.memory import Outlook, outlook
 from kdbench.benchmark.experiments.outline import Outline, likes
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.incremental.rehearsal import rehearse
+from kdbench.methods.method import Needs
 from kdbench.methods.refusal import Refusal
 
 
@@ -33,6 +36,7 @@ class Entry:
     state: State
     reason: str = ""
     seconds: float | None = None  # what it took, or is expected to take
+    needs: Needs | None = None  # what its method asks of the loop, if it is still to run
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Plan:
     grid: Grid
     teachers: tuple[Entry, ...]
     students: tuple[Entry, ...]
+    memories: tuple[Outlook, ...] = ()  # what the teachers of the missing cells remember
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -64,21 +69,22 @@ class Plan:
 def plan(grid: Grid, store: Store) -> Plan:
     records, failures = store.outlines(), store.failures()
     expected = Expectation(records.values())
-    reasons: dict[tuple[str, ...], str] = {}
+    tried: dict[tuple[str, ...], str | Needs] = {}
     running = {folder.name for folder in (store.folder / "work").glob("*") if lease.held(folder)}
 
     def entry(cell: Cell, finished: bool) -> Entry:
         if finished:
             return Entry(cell, State.FINISHED, seconds=records[cell.id].seconds)
-        if cell.key not in reasons:
-            reasons[cell.key] = unworkable(cell)
-        if reasons[cell.key]:
-            return Entry(cell, State.INVALID, reasons[cell.key])
+        if cell.key not in tried:
+            tried[cell.key] = attempt(cell)
+        needs = tried[cell.key]
+        if isinstance(needs, str):
+            return Entry(cell, State.INVALID, needs)
         if cell.id in running:
             return Entry(cell, State.RUNNING)
         if cell.id in failures:
             return Entry(cell, State.FAILED, failures[cell.id].error)
-        return Entry(cell, State.MISSING, _because(cell, failures), expected.seconds(cell))
+        return Entry(cell, State.MISSING, _because(cell, failures), expected.seconds(cell), needs)
 
     # A teacher is finished when its weights are there too, as long as somebody still has to learn from it.
     pupils = {cell.teacher.id for cell in grid.cells if cell.teacher and cell.id not in records}
@@ -88,7 +94,9 @@ def plan(grid: Grid, store: Store) -> Plan:
     first = [entry(c, c.id in records and (c.id not in pupils or store.weights(c).exists())) for c in teachers]
     lost = {teacher.cell.id: teacher.reason for teacher in first if teacher.state is State.INVALID}
     second = [entry(c, c.id in records) for c in students]
-    return Plan(grid, tuple(first), tuple(_without(student, lost) for student in second))
+    taught = tuple(_without(student, lost) for student in second)
+    missing = [(entry.cell, entry.needs) for entry in taught if entry.state is State.MISSING and entry.needs]
+    return Plan(grid, tuple(first), taught, outlook(missing, store))
 
 
 def _without(student: Entry, lost: dict[str, str]) -> Entry:
@@ -100,21 +108,33 @@ def _without(student: Entry, lost: dict[str, str]) -> Entry:
 
 
 def unworkable(cell: Cell) -> str:
-    """Why this cell cannot work, in a sentence; empty where it can. Built on the meta device, at no cost."""
+    """Why this cell cannot work, in a sentence; empty where it can."""
+    found = attempt(cell)
+    return found if isinstance(found, str) else ""
+
+
+def attempt(cell: Cell) -> Needs | str:
+    """What a cell's method needs, or why it cannot work, in a sentence. Built on the meta device, at no cost."""
     if cell.method == IMPORT:
         return "it must be imported first, by 'kdbench teacher import'"
-    known = data.source(cell.dataset)
-    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
     try:
-        student = networks.form(cell.student, known.classes, known.image)
-        teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
-        with torch.device("meta"):
-            methods.create(cell.method, student, teacher, facts, **cell.params).needs()
+        needs = rehearse(cell) if cell.incremental else _build(cell)
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule
         return f"{type(error).__name__}: {error}".partition("\n")[0]
-    return ""
+    if cell.world > 1 and needs.whole_batch and needs.input_grad:
+        return f"it must have world 1, got {cell.world}: it relates images, and differentiates by them"
+    return needs
+
+
+def _build(cell: Cell) -> Needs:
+    known = data.source(cell.dataset)
+    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
+    student = networks.form(cell.student, known.classes, known.image)
+    teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
+    with torch.device("meta"):
+        return methods.create(cell.method, student, teacher, facts, **cell.params).needs()
 
 
 def _because(cell: Cell, failures: dict[str, Failure]) -> str:

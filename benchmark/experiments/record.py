@@ -5,12 +5,13 @@ from typing import Any
 import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.incremental.metrics import Arrival
 
 FORMAT = 1
 
 
 class Curves(msgspec.Struct, kw_only=True):
-    """One value an epoch of the main phase."""
+    """One value an epoch of the main phase; of tasks, one after the other, tested on the classes seen by then."""
 
     lr: list[float]
     terms: dict[str, list[float]]
@@ -31,6 +32,7 @@ class Result(msgspec.Struct, kw_only=True):
     weights: str  # digest of the deployed network's weights
     teacher_weights: str | None = None
     teacher_top1: float | None = None
+    incremental: Arrival | None = None  # then top1 is the final accuracy, on all classes
 
 
 class Cost(msgspec.Struct, kw_only=True):
@@ -45,6 +47,7 @@ class Cost(msgspec.Struct, kw_only=True):
     method_parameters: int  # adapters and memory banks: thrown away after training
     deployed_parameters: int
     together: int = 1  # cells that were trained in turns: speed and memory are then not this cell's own
+    remembered: float = 0.0  # share of the main phase's images whose answers were looked up; of the last sitting
 
 
 class Environment(msgspec.Struct, kw_only=True):

@@ -2,7 +2,7 @@
 
     records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
     failures/   why a cell has no record
-    teachers/   weights, named by cell id, and what was found out about them
+    teachers/   weights, named by cell id, what was found out about them, and what they have said
     work/       checkpoints, logs and leases of what is running; what plans remember of packs
     damaged/    what was found and could not be believed
 
@@ -14,8 +14,9 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,9 +54,9 @@ class Store:
 
     # -- records ------------------------------------------------------------------------------------------------------
 
-    def records(self) -> dict[str, Record]:
-        """All records by id."""
-        return {record.id: record for record in self._all(Record)}
+    def records(self, only: Container[str] | None = None) -> dict[str, Record]:
+        """All records by id, or those of these cells."""
+        return {record.id: record for record in self._all(Record) if only is None or record.id in only}
 
     def briefs(self) -> Iterator[Brief]:
         """All records without their curves, one after the other: a hundred thousand need no memory."""
@@ -98,6 +99,24 @@ class Store:
                 write(file, msgspec.msgpack.encode(Kept(now, outlines)))
         return outlines
 
+    def lines(self) -> dict[str, bytes]:
+        """Each record's JSON on one line, by id: what a newer version added stays."""
+        found: dict[str, bytes] = {}
+        for file in self._singles():
+            with contextlib.suppress(FileNotFoundError):  # just packed by another process: it comes below
+                content = file.read_bytes()
+                if record := self._read(file, Record):
+                    found[record.id] = msgspec.json.format(content, indent=-1)
+        for pack in self._packs():
+            for record, line in self._unpack(pack, Record):
+                found.setdefault(record.id, line)
+        return found
+
+    def add(self, record: Record, line: bytes) -> None:
+        """A record from somewhere else, as it was written there."""
+        write(self.records_folder / f"{record.id}.json", indented(line))
+        self.forgive(record.id)
+
     def record(self, cell_id: str) -> Record | None:
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
@@ -117,6 +136,7 @@ class Store:
         write(self.records_folder / f"{record.id}.json", pretty(record))
         if weights is not None:
             write(file, weights)
+            self._forget(record)
         self.forgive(record.id)
 
     def pack(self) -> None:
@@ -172,6 +192,24 @@ class Store:
             return self.remembered(teacher, name, find)  # as it will be read the next time
         return known.found
 
+    def memory(self, teacher: Record, **about: Any) -> Path:
+        """The folder of a teacher's answers: another one for all that changes them, told in a file beside them."""
+        told = {"what": "a teacher's answers: rows of fp16, one a view of a training image; zero: not asked yet"}
+        told |= {"teacher": teacher.id, "weights": teacher.result.weights} | about
+        content = msgspec.json.format(msgspec.json.encode(told, order="sorted"), indent=2)
+        folder = self.memories(teacher.id) / hashlib.blake2b(content, digest_size=6).hexdigest()
+        write(folder / "about.json", content)
+        return folder
+
+    def memories(self, teacher_id: str) -> Path:
+        return self.folder / "teachers" / f"{teacher_id}.memory"
+
+    def _forget(self, teacher: Record) -> None:
+        """What a teacher said before it was trained anew; whoever still reads that may go on."""
+        for about in self.memories(teacher.id).glob("*/about.json"):
+            if teacher.result.weights.encode() not in about.read_bytes():
+                shutil.rmtree(about.parent, ignore_errors=True)
+
     def work(self, cell_id: str) -> Path:
         return self.folder / "work" / cell_id
 
@@ -202,7 +240,7 @@ class Store:
         except FileNotFoundError:  # not there, or just packed or set aside by another process
             return None
         try:
-            found = _believed(content, kind)
+            found = believed(content, kind)
             if found.id != file.stem:
                 raise ValueError(f"it holds the cell {found.id}")
         except ValueError as error:
@@ -217,7 +255,7 @@ class Store:
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
                 if wanted in line:
                     try:
-                        yield _believed(line, kind), line
+                        yield believed(line, kind), line
                     except ValueError as error:
                         write(self._aside(pack, line), line + b"\n")
                         self._report(f"{pack}, line {number}, is not believed: {error}")
@@ -246,7 +284,7 @@ class Store:
             self.troubles.append(trouble)
 
 
-def _believed(content: bytes, kind: type[T]) -> T:
+def believed(content: bytes, kind: type[T]) -> T:
     try:
         found = msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -259,7 +297,11 @@ def _believed(content: bytes, kind: type[T]) -> T:
 def pretty(value: msgspec.Struct) -> bytes:
     """Indented, but with each list of numbers on a line of its own: curves are read across. (Strings cannot match:
     a line break in them is escaped.)"""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return indented(msgspec.json.encode(value))
+
+
+def indented(line: bytes) -> bytes:
+    text = msgspec.json.format(line, indent=2).decode()
     one_line = re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s*\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     return one_line.encode() + b"\n"
 

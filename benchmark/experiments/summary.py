@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kdbench.benchmark.experiments.duration import duration
+from kdbench.benchmark.experiments.memory import in_words
 from kdbench.benchmark.experiments.plan import Entry, Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import Status
@@ -21,6 +22,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "counts": plan.counts(),
         "hours": round(hours, 4),
         "cells_without_estimate": unknown,
+        "memories": [msgspec.to_builtins(memory) for memory in plan.memories],
         "cells": [_row(entry) for entry in plan.entries],
     }
 
@@ -34,7 +36,7 @@ def plan_text(plan: Plan) -> str:
     if len(missing) > 20:
         lines.append(f"  … and {len(missing) - 20} more")
     if missing:
-        lines.append(f"{time_left(plan)} to run")
+        lines += [*in_words(plan.memories), f"{time_left(plan)} to run"]
     return "\n".join(lines)
 
 
@@ -65,7 +67,8 @@ def status_text(plan: Plan, results: Path, sent: Sent = NOWHERE) -> str:
             lines.append(f"  running  {entry.cell.id}: starting")
         else:
             left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
-            lines.append(f"  running  {entry.cell.id}: epoch {status.epoch} of {status.epochs}{left}")
+            phase = "" if status.phase == "main" else f"{status.phase}, "
+            lines.append(f"  running  {entry.cell.id}: {phase}epoch {status.epoch} of {status.epochs}{left}")
     for name, cells in sent._asdict().items():
         lines += [f"  {name}  {cell_id}: {why}" for cell_id, why in list(cells.items())[:20]]
         lines += [f"  … and {len(cells) - 20} more {name}"] if len(cells) > 20 else []

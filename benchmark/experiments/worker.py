@@ -19,6 +19,7 @@ import torch
 
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.crew import Interrupted, crew, describe, out_of_memory
 from kdbench.benchmark.experiments.environment import environment, now
 from kdbench.benchmark.experiments.lease import BEAT, Lease
 from kdbench.benchmark.experiments.record import Failure
@@ -27,15 +28,12 @@ from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
+from kdbench.benchmark.training.ranks import ALONE
 from kdbench.benchmark.training.together import Together
 
 GRACE = 60.0  # seconds that a worker is given to write a last checkpoint
 Outcome = Literal["finished", "failed", "elsewhere", "alone"]  # alone: it cannot be run beside others
 Tell = Callable[[Cell, "Status"], None]
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop; its last checkpoint has just been written."""
 
 
 class Lost(Exception):
@@ -58,6 +56,7 @@ class Worker:
     def __init__(self, store: Store, engine: Engine, data_folder: Path) -> None:
         self.store, self.engine, self.data_folder = store, engine, data_folder
         self.stop = threading.Event()
+        self.ranks = ALONE  # or this is the first of several
 
     def work(self, cell: Cell, needs_weights: bool = False) -> Outcome:
         """``needs_weights``: a finished teacher whose weights are gone is run again."""
@@ -110,12 +109,16 @@ class Worker:
         checkpoints = Checkpoints(self.store.work(cell.id))
         result: Ran | Failure
         try:
-            steps = running(cell, self.store, self.engine, self.data_folder, checkpoints, together)
+            self.ranks.given(cell)
+            steps = running(cell, self.store, self.engine, self.data_folder, checkpoints, together, self.ranks)
             result = yield from self._watched(steps, checkpoints, pulse)
         except Exception as error:
             if together and out_of_memory(error):
                 return "alone"
-            result = failure(cell, describe(error), traceback.format_exc(), self.engine)
+            if self.ranks.world > 1 and self.stop.is_set():  # others were ended before they could be told
+                raise Interrupted from error
+            why = self.ranks.trouble() or describe(error)
+            result = failure(cell, why, traceback.format_exc(), self.engine)
         if not lease.holds():  # whoever has taken over will write the same
             return "elsewhere"
         if isinstance(result, Failure):
@@ -131,11 +134,11 @@ class Worker:
                 pulse.live = next(steps)
             except StopIteration as end:
                 return end.value
-            if pulse.lost:
-                raise Lost
+            lost = pulse.lost
+            written = self.stop.is_set() and checkpoints.every == 0
+            if self.ranks.told(lost or written):
+                raise Lost if lost else Interrupted
             if self.stop.is_set():
-                if checkpoints.every == 0:
-                    raise Interrupted
                 checkpoints.every = 0.0  # one is due after the next step
             yield
 
@@ -188,18 +191,6 @@ class Pulse:
         return Status(live.phase, live.epoch, live.epochs, share, left)
 
 
-def describe(error: BaseException) -> str:
-    """One line that says what went wrong."""
-    text = " ".join(str(error).split())
-    if out_of_memory(error):
-        return f"ran out of memory: {text[:300]}"
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
 def failure(cell: Cell, error: str, trace: str, engine: Engine | None) -> Failure:
     where = environment(engine) if engine else None
     return Failure(id=cell.id, cell=cell, error=error, traceback=trace, environment=where, failed=now())
@@ -225,9 +216,10 @@ def main(
     with contextlib.suppress(EOFError, ConnectionResetError, Interrupted):
         while not worker.stop.is_set():
             if launcher.poll(0.2):
-                cells, needs_weights = launcher.recv()
-                for cell, outcome in worker.work_on(cells, needs_weights, lambda *news: say("live", news)):
-                    say("outcome", (cell, outcome))
+                cells, needs_weights, others = launcher.recv()
+                with crew(engine, others, results, data_folder, files) as worker.ranks:
+                    for cell, outcome in worker.work_on(cells, needs_weights, lambda *news: say("live", news)):
+                        say("outcome", (cell, outcome))
 
 
 def _outlive(stop: threading.Event) -> None:

@@ -6,11 +6,10 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+from kdbench import methods
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Brief
-from kdbench.methods import members
-from kdbench.methods.refusal import Refusal
 
 SECTION = ["setting", "dataset", "recipe", "pair"]  # what stands in one section may be compared
 SERIES = [*SECTION, "source", "method"]
@@ -64,8 +63,7 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
         task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={})
         asked = msgspec.json.encode((cell.method, cell.params))
         if asked not in names:
-            names[asked], sources[cell.method] = shown(cell.method, cell.params), source(cell.method)
-        tasks = getattr(cell, "incremental", None)
+            names[asked], sources[cell.method] = shown(cell.method, cell.params), methods.sources(cell.method)
         learned = result.incremental or {}
         # Of cells that took turns, or heard their teacher from memory, time and space do not say what a method costs.
         own = cost.together == 1 and where.arithmetic.get("teacher") != "remembered"
@@ -79,7 +77,7 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
                 "setting": cell.setting,
                 "dataset": cell.dataset,
                 "recipe": cell.protocol,
-                "pair": cell.pair + (f", {tasks.count} tasks" if tasks else ""),
+                "pair": cell.pair + (f", {cell.incremental}" if cell.incremental else ""),
                 "source": sources[cell.method],
                 "method": names[asked],
                 "seed": cell.seed,
@@ -104,14 +102,6 @@ def environment(key: str, machine: Mapping[str, Any]) -> str:
     """Where speeds may be compared: one key on one kind of machine."""
     device = machine.get("gpu") or machine.get("cpu")
     return f"{device} · {key}" if device else key
-
-
-def source(method: str) -> str:
-    """The knowledge that a method draws on; a combination draws on all of its members'."""
-    try:
-        return "+".join(dict.fromkeys(member.source for member in members(method).values()))
-    except Refusal:  # a method from a file that is not loaded now
-        return "other"
 
 
 def _reference(cells: pd.DataFrame, name: str) -> pd.Series:

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.leaderboard.album import album
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.table import Board, board
 from kdbench.benchmark.throughput import record as throughput
 from kdbench.methods.refusal import Refusal
@@ -40,7 +42,8 @@ def publish(results: Path, grid: str | None) -> Published:
     if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
     found = board(cells, throughput.records(results, store.troubles))
-    named = {results / name: content for name, content in files(found, stem).items()}
+    content = files(found, stem) | seen(found, store, stem)
+    named = {results / name: content for name, content in content.items()}
     return Published(found, named, store.troubles)
 
 
@@ -52,3 +55,15 @@ def files(board: Board, stem: str) -> dict[str, bytes]:
         f"{stem}.tex": latex(board).encode(),
         f"{stem}.json": as_json(board).encode(),
     }
+
+
+def seen(board: Board, store: Store, stem: str) -> dict[str, bytes]:
+    """The page, and the pictures that are in it."""
+    shown = set(board.cells["id"])
+    records = store.records(shown) if len(shown) <= MOST_RECORDS else {}
+    pictures, folder = album(board, records, store), stem.replace("leaderboard", "pictures", 1)
+    found = {f"{stem}.html": page(board, pictures, records, stem.replace("-", ": ", 1).capitalize()).encode()}
+    for picture in pictures:
+        found[f"{folder}/{picture.name}.svg"] = picture.svg.encode()
+        found[f"{folder}/{picture.name}.png"] = picture.png
+    return found

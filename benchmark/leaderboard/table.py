@@ -10,10 +10,10 @@ from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.costs import costs
 from kdbench.benchmark.leaderboard.frame import REFERENCES, SECTION, SERIES
 from kdbench.benchmark.throughput.record import Throughput
+from kdbench.methods.method import SOURCES
 
 FIELD = ["setting", "dataset", "recipe"]  # over whose pairs a method is judged
 SAME = 9  # digits of a percentage: those behind them differ from machine to machine
-ORDER = ["labels", "logits", "features", "gradients", "relations"]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _correlation(runs: pd.DataFrame, by: list[str]) -> pd.Series:
 
 
 def _best_first(table: pd.DataFrame, within: list[str], by: str) -> pd.DataFrame:
-    place = table["source"].map({name: place for place, name in enumerate(ORDER)}).fillna(len(ORDER))
+    place = table["source"].map({name: place for place, name in enumerate(SOURCES)}).fillna(len(SOURCES))
     best_first = [True] * (len(within) + 1) + [False, True]
     order = table.assign(place=place).round({by: SAME})
     order = order.sort_values([*within, "place", by, "method"], ascending=best_first)

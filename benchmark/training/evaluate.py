@@ -1,13 +1,16 @@
 """How good a network is on a test set."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from kdbench.benchmark.data.dataset import Images
+from kdbench.benchmark.data.dataset import Dataset, Images
 from kdbench.benchmark.data.views import Normalise
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -18,16 +21,23 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, test: Images, normalise: Normalise, batch: int = 500) -> Score:
-    """Top-1, top-5 and cross-entropy, in large batches and with a single wait for the device."""
+def evaluate(network: nn.Module, test: Images, normalise: Normalise, batch: int = 500, among: Ranks = ALONE) -> Score:
+    """Top-1, top-5 and cross-entropy, in large batches and with one wait for the device; ranks share the images."""
     network.eval()
     rows = []
-    for images, labels in test.batches(batch):
+    for images, labels in among.part(test).batches(batch):
         logits = network(normalise(images))
         own, order = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
         # Classes held more likely than the right one: of equals the first wins, as in argmax, and NaN is never right.
         ranks = (~(logits <= own) | ((logits == own) & (order < labels[:, None]))).sum(1)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         rows.append(torch.stack([(ranks < 1).sum(), (ranks < 5).sum(), loss]))
-    top1, top5, loss = (torch.stack(rows).double().sum(0) / len(test)).tolist()
+    top1, top5, loss = (among.summed(torch.stack(rows).double().sum(0)) / len(test)).tolist()
     return Score(100 * top1, 100 * top5, loss)
+
+
+def shown(dataset: Dataset, engine: Engine, rows: Tensor) -> Iterator[Tensor]:
+    """Training images as a network is tested on them: not augmented."""
+    normalise = Normalise(dataset, engine.device)
+    for images, _ in dataset.train[rows].batches(500):
+        yield normalise(images.to(engine.device))

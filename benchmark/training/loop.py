@@ -17,9 +17,11 @@ from kdbench.benchmark.data.files import views as views_of
 from kdbench.benchmark.data.views import Normalise, draws, strong
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints, State
+from kdbench.benchmark.training.compilation import forward
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import Score, evaluate
 from kdbench.benchmark.training.optimizer import optimize
+from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.benchmark.training.step import Step
 from kdbench.benchmark.training.teacher import Answers, LiveTeacher, NoTeacher
@@ -43,6 +45,11 @@ class Epoch:
     terms: dict[str, float]  # each loss term's mean over the epoch's steps
     seconds: float  # of training; evaluation is not in it
     score: Score | None  # on the test set; initial phases are not evaluated
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Epoch":
+        """As a checkpoint has it."""
+        return cls(**saved | {"score": saved["score"] and Score(**saved["score"])})
 
 
 @dataclass
@@ -103,6 +110,7 @@ def training(
     engine: Engine | None = None,
     checkpoints: Checkpoints | None = None,
     ask_teacher: Answers | None = None,
+    ranks: Ranks = ALONE,
 ) -> Generator[Live, None, list[Epoch]]:
     """Train ``student`` in place, a step at a time, and return what each epoch left behind.
 
@@ -123,15 +131,17 @@ def training(
     phases = (*method.phases, Phase("main", recipe.epochs, task=True))
     steps = recipe.steps(len(data.train))
     generator = torch.Generator(engine.device)
+    own = ranks.own
+    methods_own = () if needs.whole_batch else own  # a method that sees all ranks' images draws alike on all
 
     # -- where it was left off ----------------------------------------------------------------------------------------
     history: list[Epoch] = []
     progress = Progress()
-    saved = checkpoints.load() if checkpoints else None
+    saved = ranks.given(checkpoints.load() if checkpoints else None)
     if saved:
         student.load_state_dict(saved["student"])
         method.load_state_dict(saved["method"])
-        history = [Epoch(**epoch | {"score": epoch["score"] and Score(**epoch["score"])}) for epoch in saved["history"]]
+        history = [Epoch.of(epoch) for epoch in saved["history"]]
         progress = Progress(**saved["progress"])
         progress.sums = {name: value.to(engine.device) for name, value in progress.sums.items()}
     else:
@@ -156,6 +166,7 @@ def training(
             optimizer.load_state_dict(saved["optimizer"])
             schedule.load_state_dict(saved["schedule"])
             saved = None
+        terms_of = forward(engine, ranks.together(step), ask_teacher, recipe.batch)
 
         while progress.epoch <= phase.epochs:
             epoch = torch.tensor(float(progress.epoch), device=engine.device)
@@ -165,24 +176,24 @@ def training(
             started = time.perf_counter() - progress.seconds
 
             steps_ahead = draws(data.train, views.count, recipe.batch, *epoch_seed, start=progress.step)
-            for draw, seen in views.shown(steps_ahead):
-                torch.manual_seed(stream("step", *epoch_seed, draw.step))
-                generator.manual_seed(stream("method", *epoch_seed, draw.step))
-                images = tuple(look(views.normalise, name, seen, *epoch_seed, draw.step) for name in needs.views)
+            for draw, seen in views.shown(ranks.shares(steps_ahead)):
+                torch.manual_seed(stream("step", *epoch_seed, draw.step, *own))
+                generator.manual_seed(stream("method", *epoch_seed, draw.step, *methods_own))
+                images = tuple(look(views.normalise, name, seen, *epoch_seed, draw.step, *own) for name in needs.views)
                 if needs.input_grad:
                     images = tuple(image.requires_grad_() for image in images)
                 labels = data.train.labels[draw.index]
-                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.view)
+                batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.number)
 
-                terms = step(batch, ask_teacher(batch), phase.task)
+                terms = terms_of(batch, phase.task, draw.sizes)
                 step.zero_grad(set_to_none=True)
                 torch.stack(list(terms.values())).sum().backward()
                 progress.lr = optimizer.param_groups[0]["lr"]
                 optimizer.step()
                 schedule.step()
 
-                for name, term in terms.items():
-                    progress.sums[name] = progress.sums.get(name, 0) + term.detach()
+                for name, term in ranks.mean(terms).items():
+                    progress.sums[name] = progress.sums.get(name, 0) + term
                 progress.step = draw.step + 1
                 progress.seconds = time.perf_counter() - started
                 if checkpoints and checkpoints.due():
@@ -192,7 +203,8 @@ def training(
 
             means = {name: float(total) / steps for name, total in progress.sums.items()}  # waits for the device
             seconds = time.perf_counter() - started
-            score = evaluate(method.deployed(student), data.test, views.normalise) if phase.task else None
+            shipped = ranks.levelled(method.deployed(student))
+            score = evaluate(shipped, data.test, views.normalise, among=ranks) if phase.task else None
             losses = means | ({"test": score.loss} if score else {})  # the last step may have burst the weights
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise Diverged(

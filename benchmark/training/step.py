@@ -1,15 +1,17 @@
 """One step's forward pass: the only thing that data parallelism and compilation wrap."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Method
 
 
@@ -26,19 +28,21 @@ class Step(nn.Module):
         self.method = method
         self.shared = shared
 
-    def forward(self, batch: Batch, teacher: Trace, task: bool = True) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, teacher: Trace, task: bool = True, sizes: Sequence[int] = ()) -> dict[str, Tensor]:
+        """``sizes``: how many of the step's images each rank has, where there are several. The mean over ranks of a
+        term, and of its gradient, is that of the whole batch."""
         needs = self.method.needs()
         with twice_differentiable() if needs.input_grad else nullcontext():
             views = tuple(self.student.trace(images, needs.student, needs.cut) for images in batch.views)
         student = replace(views[0], views=views)
 
         seen = student if self.shared is None else student.narrowed(self.shared)
-        if needs.whole_batch and dist.is_initialized():
-            terms = self.method.losses(whole(seen), whole(teacher), whole_batch(batch))
+        if needs.whole_batch and sizes:
+            terms = self.method.losses(whole(seen, sizes), whole(teacher, sizes), whole_batch(batch, sizes))
         else:
-            terms = self.method.losses(seen, teacher, batch)
+            terms = weighted(self.method.losses(seen, teacher, batch), sizes)
         if task:
-            terms = terms | {"task": self.method.ce_weight * batch.task(student.logits)}
+            terms = terms | weighted({"task": self.method.ce_weight * batch.task(student.logits)}, sizes)
         return terms
 
 
@@ -47,21 +51,49 @@ def twice_differentiable() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def whole(trace: Trace) -> Trace:
+def weighted(terms: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
+    """Means over a rank's own images, so that their mean over ranks is that over all images."""
+    if len(set(sizes)) < 2:  # alone, or all ranks have the same number
+        return terms
+    share = len(sizes) * sizes[dist.get_rank()] / sum(sizes)
+    return {name: share * term for name, term in terms.items()}
+
+
+def whole(trace: Trace, sizes: Sequence[int]) -> Trace:
     """The trace of all ranks' images. Gradients flow back to the rank that an image belongs to, once from each rank's
     loss: the mean over ranks, which data parallelism takes, is the gradient of the loss over the whole batch."""
     return Trace(
-        logits=gathered(trace.logits),
-        embedding=gathered(trace.embedding),
-        features={depth: gathered(feature) for depth, feature in trace.features.items()},
-        views=tuple(whole(view) for view in trace.views),
+        logits=gathered(trace.logits, sizes),
+        embedding=UNASKED if trace.embedding is UNASKED else gathered(trace.embedding, sizes),
+        features={depth: gathered(feature, sizes) for depth, feature in trace.features.items()},
+        views=tuple(whole(view, sizes) for view in trace.views),
     )
 
 
-def whole_batch(batch: Batch) -> Batch:
-    views = tuple(gathered(view) for view in batch.views)
-    return replace(batch, views=views, labels=gathered(batch.labels), index=gathered(batch.index))
+def whole_batch(batch: Batch, sizes: Sequence[int]) -> Batch:
+    views = tuple(gathered(view, sizes) for view in batch.views)
+    return replace(batch, views=views, labels=gathered(batch.labels, sizes), index=gathered(batch.index, sizes))
 
 
-def gathered(value: Tensor) -> Tensor:
-    return torch.cat(list(all_gather(value)))
+def gathered(value: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The rows of all ranks, in the order of the whole batch."""
+    gathered: Tensor = Gather.apply(value, sizes)
+    return gathered
+
+
+class Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, sizes: Sequence[int]) -> Tensor:
+        ctx.sizes, ctx.rows = sizes, len(value)
+        # Parcels travel in one size.
+        parcel = F.pad(value, [0, 0] * (value.ndim - 1) + [0, max(sizes) - len(value)]).contiguous()
+        parcels = [torch.empty_like(parcel) for _ in sizes]
+        dist.all_gather(parcels, parcel)
+        return torch.cat([rows[:size] for rows, size in zip(parcels, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        mine = gradient.split(ctx.sizes)[dist.get_rank()]
+        return F.pad(mine, [0, 0] * (mine.ndim - 1) + [0, ctx.rows - len(mine)]), None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Needs
 
 
@@ -30,6 +30,8 @@ class LiveTeacher:
         manner = batch_statistics(self.chain) if self.needs.teacher_train else nullcontext()
         with torch.set_grad_enabled(self.needs.input_grad), manner:
             views = tuple(self.chain.trace(images, self.needs.teacher) for images in batch.views)
+        if not self.needs.teacher_embedding:  # it is not remembered either: a method hears the same of both
+            views = tuple(replace(view, embedding=UNASKED) for view in views)
         return replace(views[0], views=views)
 
 

@@ -44,7 +44,7 @@ class NormDirection(Method):
         self.register_buffer("sums", torch.zeros(facts.classes, widths[1]))  # of a class: its mean but for a factor
 
     def needs(self) -> Needs:
-        return Needs(labels=True, whole_batch=True)
+        return Needs(teacher_embedding=True, labels=True, whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         members = batch.labels == torch.arange(len(self.sums), device=self.sums.device)[:, None]

@@ -107,6 +107,7 @@ class WeightedFeatures(Method):
         return Needs(
             student=frozenset({self.mine} if inner else ()),
             teacher=frozenset({self.theirs} if inner else ()),
+            teacher_embedding=not inner,
             live_teacher=fisher and inner,
             whole_batch=fisher and self.normalise,
         )

@@ -46,7 +46,7 @@ class Standardized(Method):
             raise Refusal(f"standardized: method must draw on logits, got '{method}', which draws on {kind.source}")
         weight = {} if ce_weight is None else {"ce_weight": ce_weight}
         inner = kind(student, teacher, facts, **completed(method, params) | weight)
-        if (needs := inner.needs()).student or needs.teacher or needs.live_teacher:
+        if (needs := inner.needs()).student or needs.teacher or needs.teacher_embedding or needs.live_teacher:
             raise Refusal(f"standardized: method must read logits alone, got '{method}', which reads more of a network")
         super().__init__(student, teacher, facts, ce_weight=inner.ce_weight)
         self.inner = inner

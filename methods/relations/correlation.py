@@ -81,7 +81,7 @@ class CorrelationCongruence(Method):
             self.theirs = nn.Linear(teacher.embedding_width, width)
 
     def needs(self) -> Needs:
-        return Needs(whole_batch=True)
+        return Needs(teacher_embedding=True, whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         if self.form == "kernel":

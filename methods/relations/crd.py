@@ -113,7 +113,7 @@ class CRD(Method):
         self.register_buffer("labels", facts.labels.to(self.of_student.bank.device), persistent=False)
 
     def needs(self) -> Needs:
-        return Needs(labels=True, whole_batch=True)
+        return Needs(teacher_embedding=True, labels=True, whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         mine = F.normalize(self.mine(student.embedding), dim=1)

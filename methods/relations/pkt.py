@@ -41,7 +41,7 @@ class PKT(Method):
         self.weight = weight
 
     def needs(self) -> Needs:
-        return Needs(whole_batch=True)
+        return Needs(teacher_embedding=True, whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         return {"neighbours": self.weight * divergence(student.embedding, teacher.embedding)}

@@ -58,7 +58,7 @@ class RKD(Method):
         self.angle = angle
 
     def needs(self) -> Needs:
-        return Needs(whole_batch=True)
+        return Needs(teacher_embedding=True, whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         mine, theirs = student.embedding, teacher.embedding

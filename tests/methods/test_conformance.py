@@ -12,7 +12,7 @@ from torch import Tensor
 from kdbench.benchmark.training.step import Step
 from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods import create, resolve
-from kdbench.methods.chain import Chain
+from kdbench.methods.chain import UNASKED, Chain
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Source, hyper_parameters
 from kdbench.methods.refusal import Refusal
 from tests.conftest import Learn, MakeBatch, seeded
@@ -163,6 +163,20 @@ def test_losses_run_the_teacher_only_if_they_say_so(student: Chain, method: Meth
 
 def refuse(*_: Any) -> None:
     raise AssertionError("losses() ran the teacher, but needs() does not say live_teacher")
+
+
+def test_the_teachers_embedding_is_asked_for_by_those_who_read_it_and_by_no_others(
+    student: Chain, method: Method, make_batch: MakeBatch
+) -> None:
+    """Who does not ask is answered without one, here as from memory, and told so when it reads it."""
+    needs = method.needs()
+    batch = make_batch(needs)
+    heard = LiveTeacher(method.teacher, needs)(batch)
+    assert (heard.embedding is UNASKED) != needs.teacher_embedding
+    if needs.teacher_embedding:
+        heard = replace(heard, embedding=torch.full_like(heard.embedding, torch.nan))
+    terms = Step(student, method)(batch, heard)
+    assert any(value.isnan() for value in terms.values()) == needs.teacher_embedding
 
 
 def test_losses_relate_images_only_if_the_whole_batch_is_asked_for(

@@ -43,7 +43,8 @@ class Pair:
             return LiveTeacher(self.teacher, needs)(batch)
         manner = (needs.teacher_train, needs.views)
         if manner not in self.heard:
-            everywhere = replace(needs, teacher=frozenset(range(len(self.teacher) + 1)))
+            depths = frozenset(range(len(self.teacher) + 1))
+            everywhere = replace(needs, teacher=depths, teacher_embedding=True)
             self.heard[manner] = LiveTeacher(self.teacher, everywhere)(batch)
         return self.heard[manner]
 

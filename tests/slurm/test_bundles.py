@@ -1,5 +1,8 @@
 """Which cells share a job."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from kdbench.benchmark.experiments.cell import Cell
@@ -33,6 +36,13 @@ def test_a_job_asks_for_somewhat_more_than_was_measured_and_never_for_more_than_
 ) -> None:
     (job,) = bundles(entries(seconds), Site(minutes=240))
     assert job.minutes == minutes
+
+
+def test_a_cell_that_several_processes_train_has_a_job_for_itself() -> None:
+    short = entries(*[60.0] * 4)
+    several = [replace(entry, cell=msgspec.structs.replace(entry.cell, world=2)) for entry in short[:2]]
+    jobs = bundles([*several, *short[2:]], Site())
+    assert [(job.world, [cell.seed for cell in job.cells]) for job in jobs] == [(2, [0]), (2, [1]), (1, [2, 3])]
 
 
 def test_no_cell_is_lost_and_none_comes_twice() -> None:

@@ -14,9 +14,9 @@ def written(folder: Path, text: str) -> str:
     return str(folder / "mine.yaml")
 
 
-def told(site: str) -> list[str]:
+def told(site: str, world: int = 1) -> list[str]:
     """The options that sbatch is given."""
-    text = _make_sbatch_string("run", "logs", **load(site).parameters("name", 30))
+    text = _make_sbatch_string("run", "logs", **load(site).parameters("name", 30, world))
     return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
 
 
@@ -37,6 +37,20 @@ def test_what_a_site_adds_is_passed_on_and_null_takes_away(tmp_path: Path) -> No
     options = told(written(tmp_path, "gpus: 1\nsbatch: {gpus-per-node: null, gres: 'gpu:1', reservation: night}"))
     assert "--gres=gpu:1" in options and "--reservation=night" in options
     assert not [option for option in options if option.startswith(("--gpus-per-node", "--wckey"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus"),
+    [
+        ("gpus: 1", "--gpus-per-node=4"),
+        ("gpus: 'h200:1'", "--gpus-per-node=h200:4"),
+        ("sbatch: {gpus-per-node: null, gres: 'gpu:a100:1'}", "--gres=gpu:a100:4"),
+        ("sbatch: {gpus-per-node: null, gres: gpu}", "--gres=gpu:4"),
+    ],
+)
+def test_a_job_of_four_tasks_asks_for_four_times_as_much_on_one_node(tmp_path: Path, text: str, gpus: str) -> None:
+    options = told(written(tmp_path, f"{text}\ncpus: 8\nmemory: 32G"), world=4)
+    assert {gpus, "--nodes=1", "--ntasks-per-node=4", "--cpus-per-task=8", "--mem=128G"} <= set(options)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,15 @@ def test_students_of_a_teacher_that_failed_are_not_sent_until_it_is_sent_again(s
     assert [len(array.jobs) for array in again] == [1, 6]
 
 
+def test_cells_of_one_world_share_an_array(store: Store) -> None:
+    Path("several.yaml").write_text(GRID.replace("kd]", "at]") + "world: 2\ninclude: grid.yaml\n")
+    made = plan(load("several.yaml"), store)
+    _, arrays = drawn_up(made, [State.MISSING], Site(), "site", {}, 1001)
+    assert [{job.world for job in array.jobs} for array in arrays] == [{1}, {2}, {1}, {2}]
+    assert [array.after for array in arrays] == [[], [], [0, 1], [0, 1]]
+    assert [array.at_once for array in arrays] == [8, 8, 8, 8]
+
+
 @pytest.mark.parametrize(
     ("longest", "at_once", "shares", "after"),
     [

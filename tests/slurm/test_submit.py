@@ -89,7 +89,9 @@ class Bench:
         (self.folder / "site.yaml").write_bytes(msgspec.yaml.encode(SITE | site))
 
     def submit(self, retry_failed: bool = False, dry_run: bool = False) -> str:
-        return submit("grid.yaml", "site.yaml", self.results, Path("data"), dry_run=dry_run, retry_failed=retry_failed)
+        return submit(
+            load("grid.yaml"), "site.yaml", self.results, Path("data"), dry_run=dry_run, retry_failed=retry_failed
+        )
 
     def command(self, *words: str | Path) -> "subprocess.Popen[str]":
         words = (sys.executable, "-m", "kdbench.benchmark.cli", *words, "--results", self.results)
@@ -291,6 +293,22 @@ def test_two_dozen_cells_submitted_by_two_at_once_run_on_four_gpus_while_the_con
     assert {gpu for _, gpu in places} == {"0", "1"}
     ended = {e.cell.id: bench.store.records()[e.cell.id].environment.finished for e in bench.plan.entries}
     assert max(ended[e.cell.id] for e in bench.plan.teachers) < min(ended[e.cell.id] for e in bench.plan.students)
+
+
+@pytest.mark.slow
+def test_a_cell_of_two_tasks_that_is_requeued_leaves_the_record_that_a_run_here_leaves(bench: Bench) -> None:
+    bench.write(LONG.replace("epochs: 30", "epochs: 20") + "world: 2\n")
+    assert bench.submit().startswith("Submitted 1 cells in 1 jobs")
+    (entry,) = bench.plan.entries
+    bench.began(entry.cell)
+    job = bench.job_of(entry.cell)
+    assert job is not None
+    bench.ask("scancel", "--signal=USR2", job.job)
+    bench.empty()
+    assert bench.log(entry.cell).count("on n") == 2 and "GPUs 0,1" in bench.log(entry.cell)
+    assert bench.counts() == {"finished": 1} and not list(bench.store.folder.rglob("*.pkl"))
+    again = bench.command("run", "--cell", bench.store.records_folder / f"{entry.cell.id}.json", "--with", bench.slow)
+    assert "The same bits as the record." in again.communicate()[0]
 
 
 @pytest.fixture

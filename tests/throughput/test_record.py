@@ -1,39 +1,16 @@
 """What is read back, what is not believed, and the pace of a whole run."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.record import Environment
-from kdbench.benchmark.throughput.record import Pace, Throughput, folder, keep, records
-
-MakeThroughput = Callable[..., Throughput]
-
-
-def pace(speed: float) -> Pace:
-    return Pace(images_per_second=speed, step_ms=64e3 / speed, peak_memory_mb=900.0, peak_share=0.25)
-
-
-@pytest.fixture
-def make() -> MakeThroughput:
-    def make(id: str = "cifar100-a-b-kd-s0-0123", environment: str = "here", **changes: Any) -> Throughput:
-        where = Environment(key=environment, arithmetic={}, machine={}, versions={}, git="", finished="2026-01-01")
-        basis = {
-            "dataset": "cifar100", "teacher": "a", "student": "b", "method": "kd", "params": {"temperature": 4.0},
-            "recipe": "cifar-240", "batch": 64, "precision": "fp32", "live": pace(1000.0), "matmul_tflops": 0.17,
-            "method_parameters": 0, "student_parameters": 10, "deployed_parameters": 10, "teacher_macs": 5,
-            "student_macs": 2,
-        }  # fmt: skip
-        return Throughput(id=id, environment=where, **(basis | changes))
-
-    return make
+from kdbench.benchmark.throughput.record import folder, keep, records
+from tests.throughput.conftest import MakeThroughput, pace
 
 
 def test_what_was_kept_is_read_back_from_every_environment(tmp_path: Path, make: MakeThroughput) -> None:
-    kept = [make(), make("cifar100-a-b-crd-s0-4567", remembered=pace(3000.0)), make(environment="elsewhere")]
+    kept = [make(), make("crd", remembered=pace(3000.0)), make(environment="elsewhere")]
     for record in kept:
         keep(record, tmp_path)
     found = records(tmp_path)
@@ -44,12 +21,12 @@ def test_what_was_kept_is_read_back_from_every_environment(tmp_path: Path, make:
 def test_what_cannot_be_believed_is_reported_and_hides_nothing_else(tmp_path: Path, make: MakeThroughput) -> None:
     keep(make(), tmp_path)
     here = folder(tmp_path) / "here"
-    (here / "cut.json").write_bytes(msgspec.json.encode(make("cut"))[:-20])
+    (here / "cut.json").write_bytes(msgspec.json.encode(make(id="cut"))[:-20])
     (here / "bytes.json").write_bytes(b"\xff\xfe")
     (here / "foreign.json").write_text('{"id": "foreign", "top1": 71.2}')
-    (here / "copied.json").write_bytes(msgspec.json.encode(make("original")))
+    (here / "copied.json").write_bytes(msgspec.json.encode(make(id="original")))
     (folder(tmp_path) / "elsewhere").mkdir()
-    (folder(tmp_path) / "elsewhere" / "x.json").write_bytes(msgspec.json.encode(make("x", environment="here")))
+    (folder(tmp_path) / "elsewhere" / "x.json").write_bytes(msgspec.json.encode(make(id="x", environment="here")))
     (here / "folder.json").mkdir()
     troubles: list[str] = []
     assert records(tmp_path, troubles) == [make()]

@@ -67,6 +67,12 @@ def test_what_needs_no_teacher_starts_with_the_teachers_and_nothing_starts_twice
     assert len(agenda) == 7
 
 
+def test_a_cell_of_several_ranks_waits_for_as_many_devices(make_cell: Make) -> None:
+    cells = [make_cell(world=2), make_cell(seed=1)]
+    agenda = Agenda(Plan(Grid("grid", "", tuple(cells)), (), tuple(Entry(cell, State.MISSING) for cell in cells)))
+    assert [agenda.next(devices=1), agenda.next(devices=1), agenda.next(devices=2)] == [cells[1], None, cells[0]]
+
+
 def test_a_students_turn_comes_when_its_own_teacher_is_finished(
     make_agenda: MakeAgenda, teachers: list[Cell], students: list[Cell]
 ) -> None:

@@ -72,8 +72,8 @@ def test_defaults_stay_what_they_were() -> None:
         "precision": "fp32",
     }
     cell = msgspec.to_builtins(Cell(dataset="", student="", method="", recipe=Recipe(epochs=1), seed=0))
-    usual = {key: cell[key] for key in ("setting", "teacher", "params", "protocol", "code")}
-    assert usual == {"setting": "compression", "teacher": None, "params": {}, "protocol": "", "code": {}}
+    usual = {key: cell[key] for key in ("setting", "teacher", "params", "protocol", "world", "code")}
+    assert usual == {"setting": "compression", "teacher": None, "params": {}, "protocol": "", "world": 1, "code": {}}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,7 @@ def test_defaults_stay_what_they_were() -> None:
         {"method": "dkd"},
         {"params": {"temperature": 4.0, "weight": 0.9, "ce_weight": 0.2}},
         {"seed": 1},
+        {"world": 2},
         {"code": {"mine.py": "00"}},
         *({"recipe": msgspec.structs.replace(RECIPE, **{key: value})} for key, value in OTHERS.items()),
     ],

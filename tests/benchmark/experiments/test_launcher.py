@@ -75,8 +75,14 @@ def outcomes(output: str) -> dict[str, str]:
     return {name.removeprefix("resnet8-resnet8x0.25-"): outcome + rest for outcome, name, rest in lines}
 
 
-def test_a_cell_that_fails_in_whatever_way_leaves_its_reason_and_the_others_finish(command: MakeCommand) -> None:
-    mine = command(grid_yaml=GRID, mine_py=MINE)
+WORLDS = pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+
+
+@WORLDS
+def test_a_cell_that_fails_in_whatever_way_leaves_its_reason_and_the_others_finish(
+    command: MakeCommand, world: int
+) -> None:
+    mine = command(grid_yaml=GRID + f"world: {world}\n", mine_py=MINE)
     code, out, err = mine.run("grid.yaml", "--workers", 2, WICKED="yes")
     assert code == 1
     told = outcomes(out)
@@ -138,9 +144,12 @@ def assert_resumable(mine: Any) -> None:
     assert saved and saved["progress"]["epoch"] > 1
 
 
+@WORLDS
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
-def test_a_run_that_is_stopped_writes_a_last_checkpoint_and_says_how_to_go_on(command: MakeCommand, how: str) -> None:
-    mine = command(grid_yaml=LONG)
+def test_a_run_that_is_stopped_writes_a_last_checkpoint_and_says_how_to_go_on(
+    command: MakeCommand, how: str, world: int
+) -> None:
+    mine = command(grid_yaml=LONG + f"world: {world}\n")
     process = mine.start("grid.yaml")
     mine.wait(lambda: list(mine.store.folder.glob("work/*/status.json")))  # it trains
     os.killpg(process.pid, signal.SIGINT) if how == "ctrl-c" else process.terminate()
@@ -156,8 +165,9 @@ def test_ctrl_c_while_workers_still_start_is_answered_just_so(command: MakeComma
     stopped(mine, process)
 
 
-def test_workers_do_not_outlive_a_launcher_that_was_killed(command: MakeCommand) -> None:
-    mine = command(grid_yaml=LONG)
+@WORLDS
+def test_workers_do_not_outlive_a_launcher_that_was_killed(command: MakeCommand, world: int) -> None:
+    mine = command(grid_yaml=LONG + f"world: {world}\n")
     process = mine.start("grid.yaml")
     mine.wait(lambda: list(mine.store.folder.glob("work/*/status.json")))
     process.kill()

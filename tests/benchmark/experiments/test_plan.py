@@ -158,6 +158,15 @@ def test_a_cell_that_cannot_work_is_invalid_with_the_methods_own_reason(
     assert f"  invalid  {cell.id}: {reason}" in plan_text(made).splitlines()
 
 
+def test_what_relates_images_and_differentiates_by_them_is_for_one_process_alone(
+    store: Store, make_cell: MakeCell
+) -> None:
+    alone, together = (make_cell("jacobian+sp", teacher="resnet14x0.5", world=world) for world in (1, 2))
+    made = plan(Grid("tiny", "", (alone, together)), store)
+    assert [entry.state for entry in made.students] == [State.MISSING, State.INVALID]
+    assert made.students[1].reason.startswith("it must have world 1, got 2")
+
+
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_a_plan_names_the_methods_that_a_family_of_embedding_and_logits_alone_excludes_and_why(
     store: Store, make_cell: MakeCell, role: str

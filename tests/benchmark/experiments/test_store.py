@@ -194,14 +194,14 @@ def test_of_two_that_find_the_same_damage_neither_falls(
     store: Store, records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(single(store, records[0]), b"rubbish")
-    real = store_module._believed
+    real = store_module.believed
 
     def slow(content: bytes, kind: Any) -> Any:
-        monkeypatch.setattr(store_module, "_believed", real)
+        monkeypatch.setattr(store_module, "believed", real)
         assert Store(store.folder).records() == {}  # another process comes in between
         return real(content, kind)
 
-    monkeypatch.setattr(store_module, "_believed", slow)
+    monkeypatch.setattr(store_module, "believed", slow)
     assert store.records() == {}
     assert len(list(store.damaged_folder.iterdir())) == 1
 

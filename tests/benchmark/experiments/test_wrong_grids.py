@@ -21,6 +21,8 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "unknown key": ({"seed": "3"}, "5: seed: unknown key 'seed'; did you mean 'seeds'?"),
     "unknown setting": ({"recipe": "{base: quick, epoch: 3}"}, "4: recipe.epoch: unknown key 'epoch'; did you mean"),
     "unknown setting of a custom recipe": ({"recipe": "{epoch: 3}"}, "4: recipe.epoch: unknown key 'epoch'; did you"),
+    "a world that splits no batch": ({"world": "4"}, "5: world: must divide the recipe's batch, got 4 and 30"),
+    "no world": ({"world": "0"}, "5: world: must be a whole number >= 1, got 0"),
     "unknown optimizer": ({"recipe": "{base: quick, optimizer: sdg}"}, "4: recipe.optimizer: unknown value 'sdg'; did"),
     "unknown parameter": (
         {"methods": "[{kd: {temprature: 2}}]"},

@@ -16,7 +16,7 @@ from kdbench.benchmark.throughput.record import Pace, Throughput, keep
 
 Make, Command = Callable[..., Any], Callable[..., Any]
 OLD = Path(__file__).parent / "record_of_format_1.json"
-NAMES = ["leaderboard.csv", "leaderboard.json", "leaderboard.md", "leaderboard.tex"]
+NAMES = ["leaderboard.csv", "leaderboard.html", "leaderboard.json", "leaderboard.md", "leaderboard.tex"]
 
 
 @pytest.fixture

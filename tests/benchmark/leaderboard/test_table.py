@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from kdbench import methods
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
-from kdbench.benchmark.leaderboard.frame import frame, source
+from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.table import Board, board
 
 MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
@@ -291,4 +292,4 @@ def test_no_records_are_an_empty_table() -> None:
 
 @pytest.mark.parametrize(("method", "expected"), [("ce", "labels"), ("kd+ce", "logits+labels"), ("gone", "other")])
 def test_a_source_is_that_of_all_members(method: str, expected: str) -> None:
-    assert source(method) == expected
+    assert methods.sources(method) == expected

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.loop import Live
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.method import Batch, Facts, Method
+from kdbench.methods.method import Batch, Facts, Method, Needs
 from tests.conftest import Learn, seeded
 
 
@@ -27,6 +27,9 @@ class Contrast(Method):
         self.register_buffer("bank", torch.zeros(facts.size, width))
         self.register_buffer("seen", torch.zeros(facts.size, dtype=torch.long))
         self.drawn: list[Tensor] = []
+
+    def needs(self) -> Needs:
+        return Needs(teacher_embedding=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         bank, seen = self.get_buffer("bank"), self.get_buffer("seen")

@@ -10,7 +10,7 @@ from kdbench.benchmark.data import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.training.evaluate import evaluate
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.method import Batch, Facts, Method
+from kdbench.methods.method import Batch, Facts, Method, Needs
 from tests.conftest import Learn
 
 
@@ -34,6 +34,9 @@ class SimKD(Method):
         super().__init__(student, teacher, facts, ce_weight=0.0)
         width = teacher.embedding_width
         self.adapter = nn.Sequential(nn.Linear(student.embedding_width, width), nn.BatchNorm1d(width))
+
+    def needs(self) -> Needs:
+        return Needs(teacher_embedding=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         return {"embedding": F.mse_loss(self.adapter(student.embedding), teacher.embedding)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.combination import Combination
 from kdbench.methods.logits.kd import KD
-from kdbench.methods.method import Batch, Facts, Method, Phase
+from kdbench.methods.method import Batch, Facts, Method, Needs, Phase
 from tests.conftest import Learn
 
 State = dict[str, Tensor]
@@ -27,6 +27,9 @@ class Prepared(Method):
         width = teacher.embedding_width
         self.adapter = nn.Sequential(nn.Linear(student.embedding_width, width), nn.BatchNorm1d(width))
         self.modes: dict[str, tuple[bool, float]] = {}  # by phase: is the adapter trained? the last epoch
+
+    def needs(self) -> Needs:
+        return Needs(teacher_embedding=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         self.modes[batch.phase] = self.adapter.training, batch.epoch.item()

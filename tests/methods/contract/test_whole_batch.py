@@ -22,6 +22,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import Batch, Facts, Method, Needs
 
 RANKS = 2
+SIZES = (5, 3)  # of their shares
 
 
 class Similarity(Method):
@@ -34,7 +35,8 @@ class Similarity(Method):
         self.projector = nn.Linear(student.embedding_width, 5)
 
     def needs(self) -> Needs:
-        return Needs(student=frozenset({3}), teacher=frozenset({3}), labels=True, whole_batch=True)
+        three = frozenset({3})
+        return Needs(student=three, teacher=three, teacher_embedding=True, labels=True, whole_batch=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         apart = (batch.index[:, None] - batch.index).abs() + (batch.labels[:, None] != batch.labels)
@@ -54,10 +56,10 @@ def gradients(rank: int | None) -> dict[str, Tensor]:
     batch = Batch((images,), labels, index, torch.tensor(1.0), Generator())
     step: nn.Module = Step(student, method)
     if rank is not None:
-        share = slice(4 * rank, 4 * rank + 4)
-        batch = replace(batch, views=(images[share],), labels=labels[share], index=index[share])
+        mine = [part.split(SIZES)[rank] for part in (images, labels, index)]
+        batch = replace(batch, views=(mine[0],), labels=mine[1], index=mine[2])
         step = DistributedDataParallel(step)
-    terms = step(batch, LiveTeacher(teacher, method.needs())(batch))
+    terms = step(batch, LiveTeacher(teacher, method.needs())(batch), sizes=() if rank is None else SIZES)
     torch.stack(list(terms.values())).sum().backward()
     parameters = {**dict(student.network.named_parameters()), **dict(method.named_parameters())}
     return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}

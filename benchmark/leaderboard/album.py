@@ -1,0 +1,113 @@
+"""All pictures that a board has, with what is to be said about each."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.leaderboard import drawing, evidence, pictures
+from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.benchmark.leaderboard.table import Board
+from kdbench.methods.features.layers import PAIRS
+
+FIELDS = 6  # data sets and recipes that are drawn
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str  # of its files
+    title: str
+    caption: str
+    svg: str
+    png: bytes
+    inches: float  # wide
+
+
+def album(board: Board, records: Mapping[str, Record], store: Store) -> list[Picture]:
+    """For each data set and recipe, those pictures for which there is something to show."""
+    found: list[Picture] = []
+    for number, (names, cells, series) in enumerate(evidence.fields(board)[:FIELDS]):
+        words = names[1:] if names[0] == "compression" else names
+        where, place = " · ".join(words), re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")[:80]
+        if any(picture.name.endswith(f"-{place}") for picture in found):
+            place = f"{place}-{number}"
+        for kind, title, caption, figure in _drawn(cells, series, records, store):
+            if figure is not None:
+                svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
+                found.append(Picture(f"{kind}-{place}", title, f"{where}. {caption}", svg, png, figure.get_figwidth()))
+    return found
+
+
+def _drawn(
+    cells: pd.DataFrame,
+    series: pd.DataFrame,
+    records: Mapping[str, Record],
+    store: Store,
+) -> Iterator[tuple[str, str, str, Figure | None]]:
+    gained, pairs = evidence.gains(cells, series), series["pair"].nunique()
+    unit = "pair" if pairs > 1 else "seed"
+    count = gained["unit"].nunique()
+    units = f"{count} {unit}s" if count > 1 else f"one {unit}, so without an interval"
+    scope = "" if pairs > 1 else " One pair: this says nothing of others."
+    interval = f"the line is the {LEVEL:.0%} t interval of the mean over {unit}s"
+    yield (
+        "sources",
+        "Gains by source",
+        f"Gain in top-1 over ce, the same student trained on labels alone with the same seed, {units}. A bar is the "
+        f"mean of a source's methods on one {unit}; {interval}.{scope}",
+        pictures.gains_by_source(gained, unit),
+    )
+    yield (
+        "gains",
+        f"Gains over {unit}s",
+        f"Gain in top-1 over ce, {units}. A bar is one {unit}; {interval}. ◂: too far off to be drawn to scale."
+        f"{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
+        pictures.gains(gained, unit),
+    )
+    yield (
+        "throughput",
+        "Accuracy against throughput",
+        "Top-1 after the last epoch, mean over seeds, against images a second in training with the teacher asked anew, "
+        "inside one environment. The line joins the methods that no other beats in both. ↓: too far off to be drawn to "
+        "scale."
+        f"{_more(pairs, drawing.PANELS, 'pairs')}",
+        pictures.accuracy_throughput(series.rename(columns={"images_per_second": "speed"})),
+    )
+    of = {} if cells["setting"].iloc[0] == "incremental" else records  # where epochs begin anew with every task
+    yield (
+        "curves",
+        "Learning curves",
+        "Top-1 on the test set after every epoch: ce, and of each source the method that gains most; mean over seeds, "
+        f"the band is ± one standard deviation. The first epochs may lie below the picture."
+        f"{_more(pairs, drawing.PANELS, 'pairs')}",
+        pictures.learning_curves(evidence.curves(cells, series, of)),
+    )
+    yield (
+        "width",
+        "Width study",
+        f"Gain in top-1 over ce of students of one depth and growing width; bars are {LEVEL:.0%} t intervals over "
+        "seeds, from the scatter of a method's gains on all pairs.",
+        pictures.width_study(evidence.widths(series)),
+    )
+    yield (
+        "quality",
+        "Knowledge in a teacher's layers",
+        f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {evidence.K0:g}); points mark the "
+        f"{PAIRS} layers with the highest Q, those that feature_only distils.",
+        pictures.knowledge_quality(evidence.qualities(sorted(set(cells["teacher"]) - {""}), store)),
+    )
+    yield (
+        "tasks",
+        "Accuracy task by task",
+        "Top-1 over all classes that were seen so far, after each task, mean over seeds: ce, and of each source the "
+        f"method that gains most.{_more(pairs, drawing.PANELS, 'students')}",
+        pictures.accuracy_by_task(evidence.tasks(cells, series, records)),
+    )
+
+
+def _more(there_are: int, drawn: int, what: str) -> str:
+    return f" {drawn} of {there_are} {what} are drawn." if there_are > drawn else ""

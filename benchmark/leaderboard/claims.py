@@ -1,0 +1,204 @@
+"""What papers say without a number, held against the records: which method comes out ahead, and where."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, linear_regression, stdev
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from scipy import stats
+
+from kdbench.benchmark import networks
+from kdbench.benchmark.data import source
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.document import read
+from kdbench.benchmark.experiments.parameters import complete, shown
+from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.leaderboard.published import FOLDER, papers
+from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
+from kdbench.benchmark.leaderboard.statistics import LEVEL
+
+Form = str | dict[str, dict[str, Any]]
+Seed = tuple[str, int]  # the teacher's id, and the seed
+
+
+class Pair(NamedTuple):
+    """All that may be compared shares it."""
+
+    dataset: str
+    student: str
+    lineage: str  # the teacher's, whatever its seed
+    task: str
+
+
+Gains = dict[Pair, dict[Seed, float]]
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``better`` comes out ahead of ``worse``; with ``grows_with``, it does so more and more."""
+
+    says: str
+    paper: str
+    better: Form | list[Form]
+    worse: Form | list[Form]
+    setting: Literal["compression", "incremental"] = "compression"
+    recipe: str = ""
+    students: list[str] = []
+    grows_with: Literal["", "embedding width"] = ""
+    grid: str = ""
+    lacks: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim by the evidence of one recipe."""
+
+    claim: str
+    paper: str
+    better: str
+    worse: str
+    setting: str
+    recipe: str
+    verdict: str
+    note: str
+    pairs: int = 0
+    runs: int = 0  # gains on the same seeds, over all pairs
+    unit: str = ""  # what the interval is over
+    gain: float | None = None
+    half: float | None = None
+
+
+def claims() -> list[Claim]:
+    return read(FOLDER / "claims.yaml").convert(list[Claim])
+
+
+def weigh(claim: Claim, records: Iterable[Brief]) -> list[Row]:
+    """A row a recipe by which both sides were run; one that says what is missing where there is none."""
+    about: dict[str, Any] = {
+        "claim": claim.says,
+        "paper": claim.paper,
+        "better": " or ".join(_names(claim.better)),
+        "worse": " or ".join(_names(claim.worse)),
+        "setting": claim.setting,
+    }
+    evidence = {} if claim.lacks else _gains(claim, records)
+    rows = []
+    for recipe, gains in sorted(evidence.items()):
+        unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
+        if values:
+            gain, half = interval(values)
+            if claim.setting == "incremental":
+                note = f"{note}; a pair is a sequence of tasks".removeprefix("; ")
+            other = claim.recipe and recipe != claim.recipe
+            verdict = _verdict(gain, half) + (f", by another recipe than {claim.recipe}" if other else "")
+            runs = sum(len(of_pair) for of_pair in gains.values())
+            rows.append(Row(**about, recipe=recipe, verdict=verdict, note=note, pairs=len(gains), runs=runs,
+                            unit=unit, gain=gain, half=half))  # fmt: skip
+    missing = claim.lacks or "no seed on which both were run" + (f": run the grid {claim.grid}" if claim.grid else "")
+    return rows or [Row(**about, recipe=claim.recipe, verdict="not tested", note=missing)]
+
+
+# -- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def _gains(claim: Claim, records: Iterable[Brief]) -> dict[str, Gains]:
+    """By recipe, pair and seed: how far the better is ahead, of the same teacher and on the same seed."""
+    found: dict[tuple[str, Pair, Seed], dict[str, tuple[int, float]]] = {}
+    sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
+    for record in sorted(records, key=lambda record: record.id):
+        cell = record.cell
+        if cell.setting != claim.setting or (claim.students and cell.student not in claim.students):
+            continue
+        name = shown(cell.method, cell.params)
+        for side, forms in sides.items():
+            if name in forms:
+                run = found.setdefault((cell.protocol, *_place(cell)), {})
+                run[side] = min(run.get(side, (len(forms), 0.0)), (forms.index(name), record.result.top1))
+    gains: dict[str, Gains] = {}
+    for (recipe, pair, seed), run in found.items():
+        if len(run) == 2:
+            gains.setdefault(recipe, {}).setdefault(pair, {})[seed] = run["better"][1] - run["worse"][1]
+    return gains
+
+
+def _place(cell: Cell) -> tuple[Pair, Seed]:
+    teacher, series = cell.teacher, msgspec.structs.replace(cell, seed=0)
+    lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
+    task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id
+    return Pair(cell.dataset, cell.student, lineage, task), (teacher.id if teacher else "", cell.seed)
+
+
+def _by_pair(gains: Gains) -> tuple[str, list[float], str]:
+    """Pairs, each with its mean gain; the seeds of one where there is one alone."""
+    if len(gains) > 1:
+        return "pairs", [fmean(runs.values()) for runs in gains.values()], ""
+    (runs,) = gains.values()
+    return "seeds", list(runs.values()), "one pair speaks for no other"
+
+
+def _slopes(gains: Gains) -> tuple[str, list[float], str]:
+    """Of each seed, how many points the gain grows by when the student's embedding becomes twice as wide."""
+    of_seeds: dict[Seed, list[tuple[float, float]]] = {}
+    for pair, runs in gains.items():
+        known = source(pair.dataset)
+        width = networks.form(pair.student, known.classes, known.image).embedding_width
+        for seed, gain in runs.items():
+            of_seeds.setdefault(seed, []).append((math.log2(width), gain))
+    wide = [points for _, points in sorted(of_seeds.items()) if len({width for width, _ in points}) > 2]
+    slopes = [linear_regression(*zip(*points, strict=True)).slope for points in wide]
+    return "seeds", slopes, "points for each doubling of the width, over three widths or more; one teacher"
+
+
+# -- what it says -----------------------------------------------------------------------------------------------------
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Their mean, and half of its t interval, if there is more than one."""
+    n = len(values)
+    if n < 2:
+        return values[0], None
+    return fmean(values), float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * stdev(values) / math.sqrt(n)
+
+
+def _verdict(gain: float, half: float | None) -> str:
+    if half is None or abs(gain) <= half:
+        return "undecided"
+    return "supported" if gain > 0 else "contradicted"
+
+
+def _names(forms: Form | list[Form]) -> list[str]:
+    """As a table calls them; a form that is nowhere registered has no name, and no evidence."""
+    listed = forms if isinstance(forms, list) else [forms]
+    entries = [(form, {}) if isinstance(form, str) else next(iter(form.items())) for form in listed]
+    return [shown(name, complete(name, params)) for name, params in entries]
+
+
+# -- report -----------------------------------------------------------------------------------------------------------
+
+ABOUT = (
+    "What papers say, held against our records. A gain is that of the better method over the worse, of the same "
+    f"teacher on the same seed, in points of top-1 after the last epoch; ± is half of its {LEVEL:.0%} t interval, over "
+    "pairs where there are two or more, else over the seeds of the one pair. *supported*, *contradicted*: the interval "
+    "lies on one side of zero. Intervals are not corrected for the number of claims."
+)
+
+
+def report(records: Iterable[Brief]) -> Report:
+    records = list(records)
+    known = claims()
+    rows = [plain(row) for claim in known for row in weigh(claim, records)]
+    cited = [f"- {name}: {papers()[name].paper}" for name in dict.fromkeys(claim.paper for claim in known)]
+    return Report("claims", "Claims", ABOUT, rows, COLUMNS, "\n".join(cited))
+
+
+COLUMNS: dict[str, Column] = {
+    "claim": lambda row: row["claim"],
+    "paper": lambda row: row["paper"],
+    "recipe": lambda row: row["recipe"] or "–",
+    "pairs": lambda row: str(row["pairs"]),
+    "runs": lambda row: str(row["runs"]),
+    "gain": lambda row: spread(row["gain"], row["half"], "+"),
+    "verdict": lambda row: row["verdict"],
+    "mind": lambda row: row["note"],
+}

@@ -1,0 +1,122 @@
+"""What the pictures are drawn from: a DataFrame each, of the board's rows and the records behind them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Finding, Store
+from kdbench.benchmark.leaderboard.drawing import kind
+from kdbench.benchmark.leaderboard.statistics import half_width
+from kdbench.benchmark.leaderboard.table import FIELD, Board
+from kdbench.methods.features.layers import PAIRS
+from kdbench.methods.features.quality import Quality, best
+
+K0 = 5.0  # what I's entropy is measured against, as in the paper
+WIDTHS = 3  # of one family, from which on they are a study
+
+
+def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
+    """Each setting, data set and recipe, with its cells and its series."""
+    cells = dict(iter(board.cells.groupby(FIELD)))
+    return [([str(name) for name in names], cells[names], series) for names, series in board.series.groupby(FIELD)]
+
+
+def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """``source method unit gain`` of one field: a pair is the unit; where there is one alone, its seeds are."""
+    if series["pair"].nunique() > 1:
+        rows = series.rename(columns={"pair": "unit", "over_ce": "gain"})
+    else:
+        rows = cells.rename(columns={"seed": "unit", "over ce": "gain"})
+    rows = rows.groupby(["source", "method", "unit"], as_index=False).agg(gain=("gain", "mean"))
+    return rows[["source", "method", "unit", "gain"]].dropna(subset=["gain"])
+
+
+def by_source(gains: pd.DataFrame) -> pd.DataFrame:
+    """``source unit gain``: what a source's methods gain on a unit, in the mean."""
+    return gains.groupby(["source", "unit"], as_index=False).agg(gain=("gain", "mean"))
+
+
+def intervals(gains: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean gains, the best first, how many units they are of, and half of their t intervals."""
+    means = gains.groupby(by)["gain"].agg(["mean", "std", "count"]).reset_index()
+    means["half"] = half_width(means["std"], means["count"], means["count"] - 1)
+    return means.sort_values(["mean", *by], ascending=[False, *[True] * len(by)], ignore_index=True)
+
+
+def curves(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
+    """``pair source method epoch mean std`` of ce, and of each source's best method, over seeds."""
+    rows = [
+        {"pair": row["pair"], "source": row["source"], "method": row["method"], "epoch": epoch, "top1": top1}
+        for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
+        if row["id"] in records
+        for epoch, top1 in enumerate(records[row["id"]].result.curves.top1, start=1)
+    ]
+    return _over_seeds(rows, "epoch")
+
+
+def _over_seeds(rows: list[dict[str, Any]], time: str) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["pair", "source", "method", time, "top1"])
+    return table.groupby(["pair", "source", "method", time])["top1"].agg(["mean", "std"]).reset_index()
+
+
+def leaders(series: pd.DataFrame) -> list[str]:
+    """ce, and the method of each kind of source that gains most."""
+    means = series.assign(kind=series["source"].map(kind)).groupby(["kind", "method"])["over_ce"].mean().dropna()
+    best_first = means.reset_index().sort_values(["over_ce", "method"], ascending=[False, True])
+    return ["ce", *best_first.drop_duplicates("kind")["method"]]
+
+
+def widths(series: pd.DataFrame) -> pd.DataFrame:
+    """``study family width source method mean half``: a teacher's students of one family, in three widths or more."""
+    parts = series["pair"].str.extract(r"^(?P<teacher>.+) → (?P<family>resnet\d+|wrn_\d+)(?:[x_](?P<width>[\d.]+))?$")
+    rows = parts.assign(width=parts["width"].fillna("1")).join(series).dropna(subset=["teacher", "over_ce"])
+    rows = rows.assign(
+        width=rows["width"].astype(float),
+        study=rows["teacher"] + " → " + rows["family"] + ", by width",
+        mean=rows["over_ce"],
+        half=rows["over_ce_half"],
+    )
+    rows = rows[rows.groupby("study")["width"].transform("nunique") >= WIDTHS]
+    return rows[["study", "family", "width", "source", "method", "mean", "half"]].sort_values(
+        ["study", "source", "method", "width"]
+    )
+
+
+def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
+    """``teacher layer S I E Q chosen`` of all teachers whose layers were measured, as they are now."""
+    rows = []
+    for teacher in teachers:
+        for file in sorted((store.folder / "teachers").glob(f"{teacher}.quality-*.json")):
+            known, record = msgspec.json.decode(file.read_bytes(), type=Finding), store.record(teacher)
+            if record is None or known.weights != record.result.weights:
+                continue
+            found = [Quality(s, i / math.log(K0), e) for s, i, e in known.found]
+            top = best(found, PAIRS)
+            rows += [
+                {
+                    "teacher": f"{record.cell.student}, seed {record.cell.seed}",
+                    "layer": layer,
+                    "S": one.separation,
+                    "I": one.information,
+                    "E": one.efficiency,
+                    "Q": one.q,
+                    "chosen": layer in top,
+                }
+                for layer, one in enumerate(found)
+            ]
+    return pd.DataFrame(rows)
+
+
+def tasks(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
+    """``pair source method task mean``: accuracy over all tasks so far, after each, over seeds."""
+    rows = [
+        {"pair": row["pair"], "source": row["source"], "method": row["method"], "task": task, "top1": top1}
+        for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
+        if row["id"] in records and (learned := records[row["id"]].result.incremental)
+        for task, top1 in enumerate(learned.seen, start=1)
+    ]
+    return _over_seeds(rows, "task")

@@ -1,0 +1,59 @@
+"""Which source gains most, and how sure that is, in sentences."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import pandas as pd
+
+from kdbench.benchmark.leaderboard import evidence
+from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.benchmark.leaderboard.table import Board
+
+FIELDS = 3  # of which something is said
+
+
+def headlines(board: Board) -> list[tuple[str, str]]:
+    """For the first data sets and recipes what was found, and what is to be known of it."""
+    found = []
+    for (setting, dataset, recipe), cells, series in evidence.fields(board)[:FIELDS]:
+        where = f"On {dataset}" + (f", {setting}," if setting != "compression" else "")
+        found.append(_said(where, recipe, evidence.gains(cells, series), series["pair"].nunique()))
+    return found
+
+
+def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str, str]:
+    if gains.empty:
+        return f"{where} there is no gain to speak of yet.", f"Recipe {recipe}: no method ran on a seed that ce ran on."
+    by_unit, unit = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds"
+    first, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
+    notes = [f"Recipe {recipe}; a source stands for the mean of its methods."]
+    if abs(first["mean"]) <= first["half"]:
+        notes.append("The interval holds 0: chance may have made all of it.")
+    if others:
+        notes.append(
+            f"Next: {others[0]['source']}, {_points(others[0]['mean'])}{_behind(by_unit, first, others[0], unit)}."
+        )
+        notes.append("Who leads was picked from these same runs, which flatters the leader.")
+    if pairs == 1:
+        notes.append("One pair speaks for no other.")
+    verb = "gains most" if first["mean"] > 0 else "loses least"
+    interval = (
+        f"{LEVEL:.0%} interval {_points(first['mean'] - first['half'])} to {_points(first['mean'] + first['half'])}"
+    )
+    sure = f"{interval} over {first['count']} {unit}" if first["count"] > 1 else f"one {unit[:-1]}"
+    gain = f"{_points(first['mean'])} points of top-1 against labels alone ({sure})"
+    return f"{where}, knowledge from {first['source']} {verb}: {gain}.", " ".join(notes)
+
+
+def _behind(by_unit: pd.DataFrame, first: dict[Hashable, Any], second: dict[Hashable, Any], unit: str) -> str:
+    table = by_unit.pivot(index="unit", columns="source", values="gain")
+    lead = pd.DataFrame({"lead": "", "gain": table[first["source"]] - table[second["source"]]}).dropna()
+    if len(lead) < 2:
+        return ""
+    found = evidence.intervals(lead, ["lead"]).to_dict("records")[0]
+    close = ", too close to tell" if abs(found["mean"]) <= found["half"] else ""
+    return f"; on the same {unit} {found['mean']:.2f} ± {found['half']:.2f} behind{close}"
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

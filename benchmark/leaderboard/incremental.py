@@ -1,0 +1,130 @@
+"""What was published of classes that arrive task by task, beside our records of the same sequence."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from kdbench.benchmark.experiments.parameters import complete, shown
+from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.leaderboard.published import IncrementalFigure, incremental, stated
+from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
+from kdbench.benchmark.leaderboard.reproduce import judged
+
+PROTOCOL = "incremental-250"  # the recipe of DFCIL's table
+OURS: dict[str, tuple[str, dict[str, Any]]] = {  # the others have no method of ours
+    "Base": ("ce", {}),
+    "Naive Rehearsal": ("ce", {}),
+    "UB": ("ce", {}),  # all classes in one task
+    "LwF": ("kd", {"temperature": 2, "weight": 0.25, "ce_weight": 1}),  # T = 2, weight 1, no T²
+}
+
+ABOUT = (
+    "Final accuracy on all classes, theirs beside ours on as many tasks with as large a memory; the difference with "
+    "half of its interval, and the verdict, as in the tables of 'kdbench reproduce NAME'. What was run by another "
+    "recipe, loss or choice of images has no verdict. The grid is incremental-cifar100."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    dataset: str
+    network: str
+    tasks: int
+    memory: int
+    method: str
+    theirs: float
+    their_std: float | None
+    their_runs: str
+    ours: float | None = None
+    our_std: float | None = None
+    n: int = 0
+    our_method: str = ""
+    sequence: str = ""
+    recipe: str = ""
+    difference: float | None = None
+    half: float | None = None
+    verdict: str = ""
+    table_of: str = ""
+    source: str = ""
+
+
+def report(records: Iterable[Brief]) -> Report:
+    arrived = [record for record in sorted(records, key=lambda r: r.id) if record.cell.setting != "compression"]
+    rows = [plain(row) for figure in incremental() for row in _rows(figure, arrived)]
+    return Report("incremental", "Classes that arrive task by task", ABOUT, rows, COLUMNS)
+
+
+def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
+    """One for each series of ours; one without, where there is none."""
+    series: dict[tuple[str, str, str], list[Brief]] = {}
+    for record in arrived:
+        if _alike(figure, record):
+            cell = record.cell
+            key = shown(cell.method, cell.params), str(record.cell.incremental), cell.protocol
+            series.setdefault(key, []).append(record)
+    about: dict[str, Any] = {
+        "dataset": figure.dataset,
+        "network": figure.network,
+        "tasks": figure.tasks,
+        "memory": figure.memory,
+        "method": figure.method,
+        "theirs": figure.final_accuracy,
+        "their_std": figure.std,
+        "their_runs": figure.runs,
+        "table_of": figure.table_of,
+        "source": figure.source,
+    }
+    rows = []
+    for (method, sequence, recipe), runs in series.items():
+        top1 = [record.result.top1 for record in runs]
+        half, verdict = judged(figure.final_accuracy, figure.std, stated(figure.runs), top1)
+        same = _same(figure, runs[0])
+        rows.append(
+            Row(
+                **about,
+                ours=fmean(top1),
+                our_std=stdev(top1) if len(top1) > 1 else None,
+                n=len(top1),
+                our_method=method,
+                sequence=sequence,
+                recipe=recipe,
+                difference=fmean(top1) - figure.final_accuracy,
+                half=half if same else None,
+                verdict=verdict if same else "other protocol",
+            )
+        )
+    return rows or [Row(**about, verdict="not run" if figure.method in OURS else "no cell of ours")]
+
+
+def _alike(figure: IncrementalFigure, record: Brief) -> bool:
+    cell, arrival, joint = record.cell, record.cell.incremental, figure.method == "UB"
+    assert arrival
+    tasks, (method, _) = 1 if joint else figure.tasks, OURS.get(figure.method, ("", {}))
+    theirs = figure.dataset, figure.network, method, tasks, figure.memory
+    return theirs == (cell.dataset, cell.student, cell.method, arrival.count, arrival.memory)
+
+
+def _same(figure: IncrementalFigure, record: Brief) -> bool:
+    """By the table's protocol: one head for all classes from the start, plain cross-entropy, images kept at random."""
+    cell, arrival, (method, params) = record.cell, record.cell.incremental, OURS[figure.method]
+    assert arrival
+    alone = arrival.count == 1 or (arrival.classifier == "full" and arrival.task_loss == "cross_entropy")
+    kept = not arrival.memory or (arrival.choice == "random" and not arrival.alignment)
+    asked = shown(method, complete(method, params)), PROTOCOL
+    return alone and kept and asked == (shown(cell.method, cell.params), cell.protocol)
+
+
+COLUMNS: dict[str, Column] = {
+    "network": lambda row: row["network"],
+    "tasks": lambda row: str(row["tasks"]),
+    "memory": lambda row: str(row["memory"]),
+    "method": lambda row: row["method"],
+    "theirs": lambda row: spread(row["theirs"], row["their_std"]),
+    "runs": lambda row: row["their_runs"] or "not stated",
+    "ours": lambda row: spread(row["ours"], row["our_std"]),
+    "by": lambda row: f"{row['our_method']}, {row['sequence']}, {row['recipe']}" if row["n"] else "–",
+    "n": lambda row: str(row["n"]),
+    "difference": lambda row: spread(row["difference"], row["half"], "+"),
+    "verdict": lambda row: row["verdict"],
+}

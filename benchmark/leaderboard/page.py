@@ -1,0 +1,112 @@
+"""One file that opens from disk: the tables, the pictures, and every record that there is room for.
+
+Nothing is loaded from anywhere. What comes from records is data to the page, in JSON that cannot end its script, or
+text that is escaped; and the page's policy lets no script run but the one that it came with.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from msgspec.structs import replace
+
+from kdbench.benchmark.experiments.record import Curves, Record
+from kdbench.benchmark.experiments.store import pretty
+from kdbench.benchmark.leaderboard import drawing
+from kdbench.benchmark.leaderboard.album import Picture
+from kdbench.benchmark.leaderboard.formats import ABOUT
+from kdbench.benchmark.leaderboard.headline import headlines
+from kdbench.benchmark.leaderboard.sheets import sheets
+from kdbench.benchmark.leaderboard.table import Board
+
+PARTS = Path(__file__).with_name("html")
+MOST_RECORDS = 10_000
+MOST_BYTES = 20_000_000  # of records: what a browser opens in a second or two
+
+
+def page(board: Board, pictures: Iterable[Picture], records: Mapping[str, Record], title: str) -> str:
+    """The same board, pictures and records give the same bytes."""
+    carried, about = embedded(records, set(board.cells["id"]))
+    script = _part("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    said = [f"<p>{escape(found)}</p>\n<p class=small>{escape(note)}</p>" for found, note in headlines(board)]
+    return Template(_part("template.html")).substitute(
+        title=escape(title),
+        facts=escape(_facts(board)),
+        headline="\n".join(said),
+        pictures="\n".join(map(_figure, pictures)),
+        reading="\n".join(f"<p>{escape(text)}</p>" for text in (ABOUT, about)),
+        style=_part("page.css"),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        tables=as_data(sheets(board)),
+        records=carried,
+    )
+
+
+def as_data(value: Any) -> str:
+    """JSON that stays JSON inside a script's tag, whatever its strings say."""
+    encoded = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return re.sub(r"[<>&\u2028\u2029]", lambda sign: f"\\u{ord(sign[0]):04x}", encoded)
+
+
+def embedded(records: Mapping[str, Record], wanted: set[str]) -> tuple[str, str]:
+    """As much of the records as a page can carry, as their files say it, and a sentence about that."""
+    whole = [records[id] for id in sorted(wanted & set(records))]
+    limit, elsewhere = f"{MOST_BYTES // 1_000_000} MB", "'kdbench show ID' shows one."
+    if not whole:
+        return "{}", f"Records and their curves are not in this page, which has room for {MOST_RECORDS:,}: {elsewhere}"
+    if len(texts := _texts(whole)) <= MOST_BYTES:
+        return texts, "All records are in this page: a method's name opens its seeds, a seed its record."
+    if len(texts := _texts(map(_without_epochs, whole))) <= MOST_BYTES:
+        return texts, (
+            "All records are in this page: a method's name opens its seeds, a seed its record. What they say of every "
+            f"epoch is left out, with it they would take more than {limit}: {elsewhere}"
+        )
+    return "{}", f"Records are not in this page, they would take more than {limit}: {elsewhere}"
+
+
+def _texts(records: Iterable[Record]) -> str:
+    return as_data({record.id: pretty(record).decode() for record in records})
+
+
+def _without_epochs(record: Record) -> Record:
+    result = replace(record.result, curves=Curves(lr=[], terms={}, top1=[], test_loss=[]))
+    return replace(record, result=result, cost=replace(record.cost, epoch_seconds=[]))
+
+
+def _facts(board: Board) -> str:
+    cells, series = board.cells, board.series
+    counts = {
+        "record": cells["id"].nunique(),
+        "data set": series["dataset"].nunique(),
+        "pair": series["pair"].nunique(),
+        "method": series["method"].nunique(),
+        "environment": cells["environment"].nunique(),
+    }
+    return " · ".join(f"{count:,} {what}{'s' if count != 1 else ''}" for what, count in counts.items())
+
+
+def _figure(picture: Picture) -> str:
+    """Its colours become the page's, which has them for light and for dark."""
+    svg = picture.svg[picture.svg.index("<svg") :]
+    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{picture.name}-", svg)  # one page, many pictures
+    svg = re.sub(
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{escape(picture.title)}">', svg
+    )
+    for name, colour in {**drawing.COLOURS, **drawing.PLAIN}.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return (
+        f'<figure style="--inches: {picture.inches}"><div class="plate" tabindex="0">{svg}</div>'
+        f"<figcaption><strong>{escape(picture.title)}.</strong> {escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")

@@ -1,0 +1,187 @@
+"""Pictures for papers: a function of a DataFrame each, which draws nothing where there is nothing to show."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+
+from kdbench.benchmark.leaderboard import drawing
+from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, PAGE, PAPER, in_print, kind, short
+from kdbench.benchmark.leaderboard.evidence import by_source, intervals
+
+ROWS = 30  # methods that are listed below one another
+FILLS = ("bottom", "full", "none", "left")  # of the markers, where one source has several methods
+QUALITY = {"Q": "Q: quality", "S": "S: separation", "I": "I: information", "E": "E: efficiency"}
+
+
+@in_print
+def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
+    """``pair source method top1 speed``: a point a method, and the front of those that no other beats in both."""
+    rows = rows.dropna(subset=["top1", "speed"])
+    rows = rows[rows.groupby("pair")["method"].transform("nunique") > 1]
+    if rows.empty:
+        return None
+    low = rows.groupby("pair")["top1"].transform(lambda top1: drawing.within(top1)[0])
+    below = rows["top1"] < low  # drawn at the lower edge, with what it came to
+    said = rows["method"].mask(below, rows["method"] + " ↓ " + rows["top1"].map("{:.1f}".format))
+    rows = rows.assign(kind=rows["source"].map(kind), said=said, top1=rows["top1"].clip(lower=low))
+    figure, panels = drawing.side_by_side(rows, "images a second", "top-1, %")
+    for panel, points in panels:
+        label = panel.get_ylabel()
+        edge = front(points)
+        panel.step(edge["speed"], edge["top1"], where="pre", color=FAINT, linewidth=0.8, zorder=1)
+        sns.scatterplot(
+            points, x="speed", y="top1", hue="kind", palette=COLOURS, style="kind", markers=MARKERS, s=36,
+            edgecolor=PAPER, legend=False, ax=panel,
+        )  # fmt: skip
+        panel.set_ylabel(label)  # which seaborn would fill in where it is empty
+        panel.margins(x=0.22, y=0.16)
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    line = Line2D([], [], color=FAINT, linewidth=0.8, label="Pareto front")
+    drawing.legend(figure, rows["kind"], "o", [line])
+    for panel, points in panels:
+        best_first = points.sort_values(["top1", "method"], ascending=[False, True])
+        on_front = best_first.index.isin(front(points).index)
+        first = pd.concat([best_first[on_front], best_first[~on_front]])
+        drawing.name_points(panel, list(zip(first["speed"], first["top1"], first["said"], strict=True)))
+    return figure
+
+
+def front(points: pd.DataFrame) -> pd.DataFrame:
+    """The methods that no other beats in accuracy and in throughput, from the slowest to the fastest."""
+    ranked = points.sort_values(["speed", "top1", "method"], ascending=[False, False, True], kind="stable")
+    better = ranked["top1"] > ranked["top1"].cummax().shift(fill_value=float("-inf"))
+    return ranked[better][::-1]
+
+
+@in_print
+def gains_by_source(rows: pd.DataFrame, unit: str) -> Figure | None:
+    """``source unit gain``: for each source the mean of its methods on every unit, and over all with its interval."""
+    return _ladder(by_source(rows), "source", unit)
+
+
+@in_print
+def gains(rows: pd.DataFrame, unit: str) -> Figure | None:
+    """``source method unit gain``: for each method its gain on every unit, and over all with its interval."""
+    return _ladder(rows, "method", unit)
+
+
+def _ladder(rows: pd.DataFrame, name: str, unit: str) -> Figure | None:
+    if rows.empty:
+        return None
+    means = intervals(rows, list(dict.fromkeys(["source", name]))).head(ROWS)
+    figure, panel = drawing.ladder(means[name])
+    panel.set_xlabel(f"gain over ce, points (bars: a {unit} each)")
+    low, high = drawing.within(means["mean"])
+    for rung, row in enumerate(means.to_dict("records")):
+        colour, marker = COLOURS[kind(row["source"])], MARKERS[kind(row["source"])]
+        if low <= row["mean"] <= high:
+            own = rows.loc[rows[name] == row[name], "gain"]
+            panel.plot(own, [rung] * len(own), "|", color=colour, markersize=7, alpha=0.6)
+            half = 0 if pd.isna(row["half"]) else row["half"]
+            panel.errorbar(row["mean"], rung, xerr=half, color=colour, marker=marker, elinewidth=1.4)
+        else:
+            side, arrow = (0, "◂") if row["mean"] < low else (1, "▸")
+            panel.annotate(arrow, (side, rung), xycoords=("axes fraction", "data"), color=colour, va="center")
+        sure = f" ± {row['half']:.2f}" if row["count"] > 1 else ""
+        panel.annotate(
+            f"{row['mean']:+.2f}{sure}".replace("-", "−"), (1, rung), (8, 0), ("axes fraction", "data"),
+            "offset points", va="center",
+        )  # fmt: skip
+    if name != "source":
+        drawing.legend(figure, means["source"].map(kind), "o")
+    return figure
+
+
+@in_print
+def learning_curves(rows: pd.DataFrame) -> Figure | None:
+    """``pair source method epoch mean std``: accuracy on the test set after every epoch, and its spread over seeds."""
+    if rows.empty:
+        return None
+    rows = rows.assign(kind=rows["source"].map(kind))
+    figure, panels = drawing.side_by_side(rows, "epoch", "top-1, %")
+    for panel, own in panels:
+        for of, line in drawing.each(own, "kind").items():
+            spread = line["std"].fillna(0)
+            band = line["mean"] - spread, line["mean"] + spread
+            panel.fill_between(line["epoch"], *band, color=COLOURS[of], alpha=0.12, linewidth=0)
+            apart = max(1, len(line) // 6)
+            start = list(COLOURS).index(of) * apart // len(COLOURS)
+            panel.plot(
+                line["epoch"], line["mean"], color=COLOURS[of], linewidth=0.9, marker=MARKERS[of], markersize=5,
+                markeredgecolor=PAPER, markevery=(start, apart),
+            )  # fmt: skip
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.set_ylim(own.loc[own["epoch"] > own["epoch"].max() / 4, "mean"].min() - 1)  # later on lines differ
+        panel.margins(x=0.02)
+    names = {of: f"{of}: {short(line['method'].iloc[0], 28)}" for of, line in drawing.each(rows, "kind").items()}
+    drawing.legend(figure, rows["kind"], "o", names=names)
+    return figure
+
+
+@in_print
+def width_study(rows: pd.DataFrame) -> Figure | None:
+    """``study family width source method mean half``: gains over ce by the student's width, with their intervals."""
+    if rows.empty:
+        return None
+    studies = list(drawing.each(rows, "study").items())[: drawing.PANELS]
+    figure = Figure(figsize=(PAGE, 3.0 * len(studies)), layout="constrained")
+    for (study, own), panel in zip(studies, figure.subplots(len(studies), squeeze=False).flat, strict=True):
+        methods, seen = drawing.each(own, "method"), list[str]()
+        for place, (name, line) in enumerate(methods.items()):
+            seen.append(of := kind(line["source"].iloc[0]))
+            apart = 2 ** (0.04 * (place - (len(methods) - 1) / 2))  # so that intervals do not hide one another
+            panel.errorbar(
+                line["width"] * apart, line["mean"], line["half"].fillna(0), color=COLOURS[of], elinewidth=0.8,
+                marker=MARKERS[of], fillstyle=FILLS[seen.count(of) % len(FILLS)], markerfacecoloralt=PAPER,
+                linestyle=drawing.dashes(of), label=short(name, 48),
+            )  # fmt: skip
+        panel.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        panel.set_xscale("log", base=2)
+        widths = sorted(own["width"].unique())
+        panel.set_xticks(widths, [f"{width:g}" for width in widths])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set(title=study, xlabel=f"width, × {own['family'].iloc[0]}", ylabel="gain over ce, points")
+        panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3)
+    return figure
+
+
+@in_print
+def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
+    """``teacher layer S I E Q chosen``: what lies in every layer of the teachers; points mark the highest Q."""
+    if rows.empty:
+        return None
+    looks = [(INK, "logits"), *((COLOURS[of], of) for of in COLOURS)]
+    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+    for (letter, meaning), panel in zip(QUALITY.items(), figure.subplots(1, len(QUALITY)), strict=True):
+        for (teacher, own), (colour, line) in zip(drawing.each(rows, "teacher").items(), looks, strict=False):
+            panel.plot(own["layer"], own[letter], color=colour, linestyle=drawing.dashes(line), label=short(teacher))
+            if letter == "Q":
+                best = own[own["chosen"]]
+                panel.plot(best["layer"], best["Q"], "o", color=colour, markeredgecolor=PAPER)
+        panel.set(xlabel="layer", title=meaning)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.margins(0.07, 0.1)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower left", ncols=3, handlelength=3)
+    return figure
+
+
+@in_print
+def accuracy_by_task(rows: pd.DataFrame) -> Figure | None:
+    """``pair source method task mean``: accuracy over all classes that were seen so far, after every task."""
+    if rows.empty:
+        return None
+    rows = rows.assign(kind=rows["source"].map(kind))
+    figure, panels = drawing.side_by_side(rows, "task", "top-1 over classes so far, %")
+    for panel, own in panels:
+        for of, line in drawing.each(own, "kind").items():
+            panel.plot(
+                line["task"], line["mean"], color=COLOURS[of], linestyle=drawing.dashes(of), marker=MARKERS[of],
+                markeredgecolor=PAPER,
+            )  # fmt: skip
+        panel.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    names = {of: f"{of}: {short(line['method'].iloc[0], 28)}" for of, line in drawing.each(rows, "kind").items()}
+    drawing.legend(figure, rows["kind"], "-o", names=names)
+    return figure

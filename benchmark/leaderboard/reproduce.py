@@ -1,0 +1,266 @@
+"""The tables of papers, theirs beside ours: which there are, what cells they need, and whether they came out again."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean, stdev
+from typing import Any
+
+import msgspec
+from scipy import stats
+
+from kdbench.benchmark.catalogue import columns
+from kdbench.benchmark.experiments.cell import IMPORT, Cell
+from kdbench.benchmark.experiments.grid import Grid, load
+from kdbench.benchmark.experiments.outline import Outline
+from kdbench.benchmark.experiments.parameters import shown
+from kdbench.benchmark.experiments.plan import Expectation
+from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.leaderboard.published import Figure, Paper, papers, stated
+from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
+from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.methods.refusal import Refusal
+
+CLOSE = 1.0  # points: where the interval is wider, that it holds zero says little
+
+Asked = tuple[str, str, str, str]  # data set, teacher, student, method: what a figure and a cell have in common
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published figure beside one series of ours; several, if it was run by other protocols too."""
+
+    dataset: str
+    pair: str
+    method: str
+    theirs: float
+    their_std: float | None
+    their_runs: str
+    epoch: str
+    ours: float | None = None  # by the same epoch as theirs, where that was said
+    our_std: float | None = None
+    n: int = 0
+    our_method: str = ""
+    recipe: str = ""
+    difference: float | None = None
+    half: float | None = None  # of its interval
+    verdict: str = ""
+    table_of: str = ""
+    source: str = ""
+
+
+# -- which tables there are, and which cells they need ----------------------------------------------------------------
+
+
+def tables(records: dict[str, Outline]) -> list[dict[str, Any]]:
+    expected = Expectation(records.values())
+    return [_table(name, paper, records, expected) for name, paper in papers().items()]
+
+
+def _table(name: str, paper: Paper, records: dict[str, Outline], expected: Expectation) -> dict[str, Any]:
+    figures = paper.figures()
+    cells = {c.id: c for c in _with_teachers(cells_of(name, paper))} if paper.grid else {}
+    missing = [expected.seconds(cell) for key, cell in cells.items() if key not in records]
+    known = [seconds for seconds in missing if seconds is not None]
+    taught = {_pair(f) for f in figures if f.teacher} or {c.pair for c in cells.values() if c.teacher}
+    return {
+        "name": name,
+        "dataset": ", ".join(sorted({f.dataset for f in figures} or {c.dataset for c in cells.values()})),
+        "figures": len(figures),
+        "pairs": len(taught),
+        "methods": len({f.method for f in figures} or {c.method for c in cells.values()}),
+        "grid": paper.grid or "none yet",
+        "cells": len(cells),
+        "finished": len(cells) - len(missing),
+        "hours": round(sum(known) / 3600, 1) if len(known) == len(missing) and cells else None,
+        "paper": paper.paper,
+        "note": "; ".join(filter(None, [paper.other and f"No verdicts: {paper.other}", paper.note])),
+    }
+
+
+def tables_text(rows: list[dict[str, Any]]) -> str:
+    known = [{k: v for k, v in row.items() if k not in ("paper", "note")} | {"hours": _hours(row)} for row in rows]
+    papers = [f"{row['name']}: {row['paper']}. {row['note']}".strip() for row in rows]
+    others = ["claims: what these papers say without a number, tested by the records."]
+    others += ["incremental: what was published of classes that arrive task by task, beside our records."]
+    return "\n".join([columns(known), "", *papers, "", *others])
+
+
+def _hours(row: dict[str, Any]) -> str:
+    if not row["cells"]:
+        return "–"
+    return "unknown" if row["hours"] is None else f"{row['hours']:g}"
+
+
+def cells_of(name: str, paper: Paper, seeds: int | None = None) -> Grid:
+    """What of the paper's grid its figures speak of; all of it where none could be read."""
+    if not paper.grid:
+        raise Refusal(f"{name}: no grid ships for it yet, so that nothing can be run")
+    grid = _shipped(paper.grid)
+    figured = {_asked(figure, paper) for figure in paper.figures()}
+    cells = [cell for cell in grid.cells if not figured or _asked_of(cell) in figured]
+    if seeds is not None:
+        series = {(one := msgspec.structs.replace(cell, seed=0)).id: one for cell in cells}.values()
+        cells = [msgspec.structs.replace(cell, seed=seed) for cell in series for seed in range(seeds)]
+    return Grid(name, grid.about, tuple(cells))
+
+
+@cache
+def _shipped(name: str) -> Grid:
+    return load(name)
+
+
+def _with_teachers(grid: Grid) -> Iterable[Cell]:
+    return [*grid.teachers.values(), *grid.cells]
+
+
+def _pair(figure: Figure) -> str:
+    return f"{figure.teacher} → {figure.student}" if figure.teacher else figure.student
+
+
+def _asked(figure: Figure, paper: Paper) -> Asked:
+    method = paper.ours(figure.method) or ""
+    return figure.dataset, "" if method == "ce" else figure.teacher, figure.student, method
+
+
+def _asked_of(cell: Cell) -> Asked:
+    return cell.dataset, cell.teacher.student if cell.teacher else "", cell.student, cell.method
+
+
+# -- theirs beside ours -----------------------------------------------------------------------------------------------
+
+
+def compare(name: str, paper: Paper, records: Iterable[Brief]) -> list[Row]:
+    ours: dict[Asked, dict[str, list[Brief]]] = {}
+    for record in sorted(records, key=lambda record: record.id):
+        if record.cell.setting == "compression" and record.cell.method != IMPORT:
+            series = msgspec.structs.replace(record.cell, seed=0).id
+            ours.setdefault(_asked_of(record.cell), {}).setdefault(series, []).append(record)
+    protocol = {_asked_of(cell): cell for cell in _with_teachers(cells_of(name, paper))} if paper.grid else {}
+
+    rows = []
+    for figure in paper.figures():
+        asked = _asked(figure, paper)
+        found = list(ours.get(asked, {}).values())
+        if found:
+            told = [(_differs(series[0].cell, protocol.get(asked)) or paper.other, series) for series in found]
+            rows += [_row(figure, series, other) for other, series in sorted(told, key=lambda one: one[0])]
+        else:
+            rows.append(_row(figure, [], "not run" if asked in protocol else "no cell of ours"))
+    return sorted(rows, key=lambda row: (row.dataset, row.pair, row.method, row.epoch, row.source))
+
+
+def _differs(cell: Cell, asked: Cell | None) -> str:
+    """In what a cell was run in another way than the paper's; empty where in nothing but the seeds."""
+    if asked is None:
+        return "not one of its cells"
+    if _protocol(cell, asked) == _protocol(asked, asked):
+        return ""
+    if cell.recipe != asked.recipe:
+        return cell.protocol
+    if shown(cell.method, cell.params) != shown(asked.method, asked.params):
+        return shown(cell.method, cell.params)
+    return "its teacher was trained in another way" if cell.teacher != asked.teacher else "code of a user's own"
+
+
+def _protocol(cell: Cell, asked: Cell) -> str:
+    """A teacher's seed is no protocol; one that was imported is as good as the paper's, or is the paper's."""
+    teacher = cell.teacher
+    if teacher and asked.teacher:
+        imported = teacher.method == IMPORT
+        teacher = asked.teacher if imported else msgspec.structs.replace(teacher, seed=asked.teacher.seed)
+    return msgspec.structs.replace(cell, seed=0, teacher=teacher).id
+
+
+def _row(figure: Figure, series: list[Brief], other: str) -> Row:
+    about: dict[str, Any] = {
+        "dataset": figure.dataset,
+        "pair": _pair(figure),
+        "method": figure.method,
+        "theirs": figure.top1,
+        "their_std": figure.std,
+        "their_runs": figure.runs,
+        "epoch": figure.statistic,
+        "table_of": figure.table_of,
+        "source": figure.source,
+    }
+    if not series:
+        return Row(**about, verdict=other)
+    last = [record.result.top1 for record in series]
+    best = [record.result.best_top1 for record in series]
+    ours = best if figure.statistic == "best epoch" else last
+    theirs = figure.top1, figure.std, stated(figure.runs)
+    half, verdict = judged(*theirs, ours)
+    if figure.statistic == "not stated" and judged(*theirs, best)[1] != verdict:
+        verdict = "cannot say: it hangs on whether theirs is a best or a last epoch, which is not stated"
+    cell = series[0].cell
+    return Row(
+        **about,
+        ours=fmean(ours),
+        our_std=stdev(ours) if len(ours) > 1 else None,
+        n=len(ours),
+        our_method=shown(cell.method, cell.params),
+        recipe=cell.protocol,
+        difference=fmean(ours) - figure.top1,
+        half=None if other else half,
+        verdict=f"other protocol: {other}" if other else verdict,
+    )
+
+
+def judged(theirs: float, std: float | None, runs: int | None, ours: Sequence[float]) -> tuple[float | None, str]:
+    """The half width of a t interval around the difference of two means, and what it says.
+
+    Both sides' spread is used where both are known (Welch); where only one is, it stands for the other's too. How many
+    runs theirs is the mean of is taken as small as it can be where it was not said.
+    """
+    n, m = len(ours), runs or (2 if std else 1)
+    own, std = (stdev(ours) if n > 1 else None), (std if m > 1 else None)
+    if own is not None and std is not None:
+        mine, yours = own**2 / n, std**2 / m
+        freedom = (mine + yours) ** 2 / (mine**2 / (n - 1) + yours**2 / (m - 1)) if mine + yours else 1.0
+        error = math.sqrt(mine + yours)
+    elif own is not None:
+        freedom, error = n - 1, own * math.sqrt(1 / n + 1 / m)
+    elif std is not None:
+        freedom, error = m - 1, std * math.sqrt(1 / n + 1 / m)
+    else:
+        return None, "cannot say: one seed of ours, and their spread is not known"
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    difference = fmean(ours) - theirs
+    if abs(difference) > half + 1e-9:
+        return half, "ours is higher" if difference > 0 else "ours is lower"
+    return half, "reproduced" if half <= CLOSE else f"cannot say: the interval is wider than ± {CLOSE:g}"
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+ABOUT = (
+    "Top-1, theirs beside ours: a best epoch beside our best epoch, a last beside our last. ± in the difference is "
+    f"half of its {LEVEL:.0%} t interval, by both sides' spread; where one is unknown, the other's stands for it. "
+    f"*reproduced*: the interval holds zero and is no wider than ± {CLOSE:g}. One row in twenty differs by chance, and "
+    "what comes of another training of the teacher is in no interval. What was run by another recipe, other parameters "
+    "or another teacher has no verdict."
+)
+
+
+def report(name: str, paper: Paper, records: Iterable[Brief]) -> Report:
+    rows = [plain(row) for row in compare(name, paper, records)]
+    counts = Counter(row["verdict"].partition(":")[0] for row in rows)
+    close = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    remarks = [f"No verdicts: {paper.other}." if paper.other else "", paper.note, "" if rows else "No figure is here."]
+    about = [paper.paper + ".", *filter(None, remarks), ABOUT if rows else ""]
+    return Report(name, name, "\n\n".join(filter(None, about)), rows, COLUMNS, close)
+
+
+COLUMNS: dict[str, Column] = {
+    "pair": lambda row: row["pair"],
+    "method": lambda row: row["method"],
+    "theirs": lambda row: spread(row["theirs"], row["their_std"]),
+    "of": lambda row: ", ".join(filter(None, [row["epoch"], row["their_runs"]])),
+    "ours": lambda row: spread(row["ours"], row["our_std"]),
+    "n": lambda row: str(row["n"]),
+    "difference": lambda row: spread(row["difference"], row["half"], "+"),
+    "verdict": lambda row: row["verdict"],
+}

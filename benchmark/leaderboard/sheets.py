@@ -1,0 +1,117 @@
+"""The board's tables as the page's script shows them: values, and how each column is to be shown."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdbench.benchmark.leaderboard.frame import SECTION, SERIES
+from kdbench.benchmark.leaderboard.table import FIELD, Board
+
+HEADS = {"dataset": "Data set", "pair": "Pair", "recipe": "Recipe", "setting": "Setting"}  # of a group of rows
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    kind: str  # one of those that page.js knows to show
+    keys: tuple[str, ...]  # the table's columns that it is made of
+    about: str = ""
+
+
+METHOD = [Column("method", "text", ("method",)), Column("source", "source", ("source",), "of the knowledge")]
+GAINS = [
+    Column("over ce", "surely", ("over_ce", "over_ce_half", "over_ce_p"), "on the same seeds, points of top-1"),
+    Column("over kd", "surely", ("over_kd", "over_kd_half", "over_kd_p"), "on the same seeds, points of top-1"),
+]
+TIME = Column("time × ce", "percent", ("relative_cost",), "a training step's time over ce's")
+OVER_PAIRS = [
+    *METHOD,
+    Column("pairs", "count", ("pairs",)),
+    *GAINS,
+    Column("p (ce)", "p", ("over_ce_p",), "exact test over pairs, Holm-corrected over methods"),
+    Column("p (kd)", "p", ("over_kd_p",), "exact test over pairs, Holm-corrected over methods"),
+    Column("mean rank", "percent", ("rank",), "by top-1 on each pair; 1 is the best"),
+    TIME,
+]
+ON_A_PAIR = [
+    *METHOD,
+    Column("n", "count", ("n",), "seeds"),
+    Column("top-1, %", "spread", ("top1", "std"), "after the last epoch, mean ± standard deviation over seeds"),
+    *GAINS,
+    Column("average, %", "percent", ("average",), "top-1 over the classes so far, mean over tasks"),
+    Column("forgetting", "percent", ("forgetting",), "points lost on older tasks"),
+    Column("backward transfer", "gain", ("backward",), "what later tasks did to older ones, points"),
+    Column("best epoch, %", "percent", ("best",), "a diagnostic, found by looking at the test set"),
+    TIME,
+]
+COSTS = [
+    *METHOD,
+    Column("images/s", "count", ("images_per_second",), "in training, all inside one environment"),
+    Column("remembered/s", "count", ("remembered_per_second",), "images a second when the teacher's answers are known"),
+    TIME,
+    Column("training, s", "count", ("seconds",), "of one seed"),
+    Column("memory, MB", "count", ("peak_memory_mb",), "peak, in training"),
+    Column("parameters", "count", ("deployed_parameters",), "of the network that is used in the end"),
+    Column("discarded", "count", ("discarded_parameters",), "parameters of the method, thrown away after training"),
+]
+OF_A_SEED = [
+    Column("seed", "count", ("seed",)),
+    Column("top-1, %", "percent", ("top1",)),
+    Column("over ce", "gain", ("over ce",)),
+    Column("best epoch, %", "percent", ("best",)),
+    Column("images/s", "count", ("speed",)),
+    Column("environment", "text", ("environment",)),
+    Column("teacher", "text", ("teacher",)),
+]
+
+
+def sheets(board: Board) -> list[dict[str, Any]]:
+    """Methods over pairs, where there are several, methods on each pair with the seeds behind every row, and costs."""
+    over_pairs = [] if board.methods.empty else [_sheet("Methods over pairs", board.methods, FIELD, OVER_PAIRS)]
+    series = _sheet("Methods on each pair", board.series, SECTION, ON_A_PAIR)
+    columns = [column for column in OF_A_SEED if column.kind != "text" or _several(board, column.keys[0])]
+    cells = board.cells.sort_values(["seed", "teacher", "id"])
+    seeds = _grouped(
+        cells, SERIES, [{"id": id, "cells": own} for id, own in zip(cells["id"], _cells(cells, columns), strict=True)]
+    )
+    rows = [row for group in series["groups"] for row in group["rows"]]
+    for row, key in zip(rows, board.series[SERIES].itertuples(index=False, name=None), strict=True):
+        row["seeds"] = seeds[key]
+    series["seeds"] = [asdict(column) for column in columns]
+    return [*over_pairs, series, _sheet("What they cost", board.series, SECTION, COSTS)]
+
+
+def _several(board: Board, name: str) -> bool:
+    """Do any of a row's seeds differ in it?"""
+    return bool((board.cells.groupby(SERIES)[name].nunique() > 1).any())
+
+
+def _sheet(title: str, table: pd.DataFrame, by: list[str], columns: list[Column]) -> dict[str, Any]:
+    """Without the columns that have nothing to say."""
+    columns = [column for column in columns if column.keys[0] in table and table[column.keys[0]].notna().any()]
+    heads = [head for head in HEADS if head in by and (head != "setting" or (table[head] != "compression").any())]
+    rows = _grouped(table, heads, [{"cells": cells} for cells in _cells(table, columns)])
+    return {
+        "title": title,
+        "heads": [HEADS[head] for head in heads],
+        "columns": [asdict(column) for column in columns],
+        "groups": [{"names": names, "rows": own} for names, own in rows.items()],
+    }
+
+
+def _grouped(table: pd.DataFrame, by: list[str], rows: list[Any]) -> dict[tuple[str, ...], list[Any]]:
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for key, row in zip(table[by].itertuples(index=False, name=None), rows, strict=True):
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _cells(table: pd.DataFrame, columns: list[Column]) -> list[list[Any]]:
+    """A value a column, or a list where it is made of several; None where there is none."""
+    plain = table.round(4).astype(object).where(table.notna(), None)
+    made = [
+        plain[column.keys[0]] if len(column.keys) == 1 else plain[list(column.keys)].values.tolist()
+        for column in columns
+    ]
+    return [list(row) for row in zip(*made, strict=True)]

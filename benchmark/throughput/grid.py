@@ -1,0 +1,69 @@
+"""The verb ``throughput``: measure all of a grid that has no record in this environment yet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.benchmark import data
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.crew import describe
+from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.local import Bars
+from kdbench.benchmark.experiments.plan import unworkable
+from kdbench.benchmark.experiments.store import write
+from kdbench.benchmark.throughput.measure import measure
+from kdbench.benchmark.throughput.record import Throughput, folder, keep, measured, records
+from kdbench.benchmark.throughput.table import page
+from kdbench.benchmark.training.engine import Engine
+from kdbench.methods.refusal import Refusal
+
+
+@dataclass
+class Measured:
+    records: list[Throughput]  # the grid's, in this environment: those that were there and those that were made now
+    troubles: list[str]  # a sentence for every cell that cannot work, and for every file that is not believed
+    failed: int = 0
+
+
+def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Measured:
+    """Measure, and write the environment's page anew."""
+    answer = Measured([], [])
+    troubles = answer.troubles
+    cells = {cell.id: cell for cell in map(measured, load(name).cells)}
+    engine = Engine.best()
+    here = environment(engine).key
+    known = {record.id for record in records(results, troubles) if record.environment.key == here}
+    todo = [cell for cell in cells.values() if again or cell.id not in known]
+    able = [cell for cell in todo if not _refused(cell, troubles)]
+    if todo and len(todo) == len(cells) and not able:
+        raise Refusal(f"{name}: no cell can work: {troubles[-1]}")
+    for dataset in {cell.dataset for cell in able}:
+        data.load(dataset, data_folder)  # read, or downloaded, before any clock runs
+
+    scratch = results / "work"
+    scratch.mkdir(parents=True, exist_ok=True)
+    bars = Bars()
+    bars.console.stderr = True  # the answer is all that a script finds on stdout
+    with bars:
+        bars.total(len(able))
+        for cell in able:
+            try:
+                record = measure(cell, engine, data_folder, scratch)
+            except Exception as error:  # what one cell cannot do, the others may
+                answer.failed += 1
+                bars.over(cell, "failed", describe(error))
+            else:
+                keep(record, results)
+                bars.over(cell, "measured", f"{record.live.images_per_second:,.0f} images/s")
+
+    there = [record for record in records(results) if record.environment.key == here]
+    if there:
+        write(folder(results) / here / "throughput.md", page(there).encode())
+    answer.records = [record for record in there if record.id in cells]
+    return answer
+
+
+def _refused(cell: Cell, troubles: list[str]) -> bool:
+    if reason := unworkable(cell):
+        troubles.append(f"{cell.id} cannot work: {reason}")
+    return bool(reason)

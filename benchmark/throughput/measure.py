@@ -1,0 +1,170 @@
+"""How fast one cell trains: the real loop on its real method, recipe and data, driven against a clock.
+
+What is measured is the steady state of the main phase: no evaluation, no look at the training set before the first
+step. Nothing that is learned changes a speed, so the teacher need not be trained, and the learning rate is so small
+that nothing can diverge.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import torch
+
+from kdbench import methods
+from kdbench.benchmark import data, networks
+from kdbench.benchmark.data.dataset import Dataset
+from kdbench.benchmark.data.views import views_of_an_image
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.run import PeakMemory, load_data, parameters
+from kdbench.benchmark.throughput.peak import matmul_flops, synchronise
+from kdbench.benchmark.throughput.record import Pace, Throughput, measured
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import shown
+from kdbench.benchmark.training.loop import Live, training
+from kdbench.benchmark.training.memory import RememberingTeacher, limit, rememberable, size
+from kdbench.benchmark.training.recipe import Recipe
+from kdbench.benchmark.training.teacher import Answers
+from kdbench.methods.chain import Chain
+from kdbench.methods.method import Method
+
+WARM_UP = 5  # steps, before it is known how many make a window
+WINDOWS = 5  # that count; the one before them does not
+SECONDS = 0.5  # that a window lasts at least
+SURVEYED = 500  # images that a method is shown before the first step: what it finds there changes no speed
+
+
+@dataclass(frozen=True)
+class Learners:
+    """A student and a method that have learned nothing yet, and a teacher that knows nothing."""
+
+    student: Chain
+    teacher: Chain | None
+    method: Method
+
+    def steps(
+        self, dataset: Dataset, recipe: Recipe, engine: Engine, ask_teacher: Answers | None = None
+    ) -> Iterator[Live]:
+        """The real loop, without an end."""
+        endless = msgspec.structs.replace(recipe, epochs=10**9, milestones=(), schedule="constant", lr=1e-6)
+        unseen = replace(dataset, test=dataset.test[torch.arange(1)])  # evaluation is no part of a training's pace
+        return training(
+            self.student, self.teacher, self.method, unseen, endless, seed=0, engine=engine, ask_teacher=ask_teacher
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """As a record has them."""
+        return {
+            "method_parameters": parameters(self.method) + sum(buffer.numel() for buffer in self.method.buffers()),
+            "student_parameters": parameters(self.student),
+            "deployed_parameters": parameters(self.method.deployed(self.student)),
+            "student_macs": self.student.macs,
+            "teacher_macs": self.teacher.macs if self.teacher else 0,
+        }
+
+
+def learners(cell: Cell, dataset: Dataset, engine: Engine) -> Learners:
+    """Depths that a method would choose by looking at its teacher are its default ones."""
+    known = data.source(cell.dataset)
+    torch.manual_seed(0)
+    student = networks.build(cell.student, known.classes, known.image)
+    teacher = networks.build(cell.teacher.student, known.classes, known.image) if cell.teacher else None
+    facts = cell.training.facts(known.classes, dataset.train.labels)
+    facts = replace(facts, images=lambda rows: shown(dataset, engine, rows[:SURVEYED]))
+    method = methods.create(cell.method, student, teacher or student, facts, **cell.params)
+    method.phases = ()  # the main one alone
+    return Learners(student, teacher, method)
+
+
+def memory(taught: Learners, dataset: Dataset, recipe: Recipe, folder: Path) -> RememberingTeacher | None:
+    """A memory of the teacher's answers in this folder, where a run would have one."""
+    views, needs = len(dataset.train) * views_of_an_image(dataset, recipe.augment), taught.method.needs()
+    if taught.teacher is None or not rememberable(needs, taught.teacher):
+        return None
+    if size(needs, taught.teacher, views) > limit():
+        return None
+    return RememberingTeacher(taught.teacher, needs, views, folder)
+
+
+def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
+    """``scratch`` is a folder in which a memory is made, for as long as it is measured."""
+    cell, recipe = measured(cell), cell.training
+    dataset = load_data(cell.dataset, data_folder)
+    flops = matmul_flops(engine.device, recipe.precision)
+    fresh = partial(learners, cell, dataset, engine)
+    taught = fresh()
+    sizes, looks = taught.sizes(), len(taught.method.needs().views)
+    teacher_pass, student_passes = sizes["teacher_macs"], 3 * sizes["student_macs"]  # a backward pass costs two forward
+    images = len(dataset.train) / recipe.steps(len(dataset.train))  # a step, the epoch's last partial batch counted in
+
+    def pace(windows: list[float], peak_memory: int, macs: int) -> Pace:
+        seconds = statistics.median(windows)
+        return Pace(
+            images_per_second=round(images / seconds, 1),
+            step_ms=round(1000 * seconds, 4),
+            peak_memory_mb=round(peak_memory / 2**20, 1),
+            peak_share=round(2 * images * looks * macs / seconds / flops, 4),
+            windows_ms=[round(1000 * window, 4) for window in windows],
+        )
+
+    live = pace(*timed(taught.steps(dataset, recipe, engine), engine), student_passes + teacher_pass)
+    del taught  # its memory is not the next one's
+
+    # Twice over the same steps of one epoch, in which no view is seen twice: first nothing is known, then everything.
+    longest = (recipe.steps(len(dataset.train)) - WARM_UP - 1) // (WINDOWS + 1)
+    count = max(1, min(longest, math.ceil(SECONDS / (live.step_ms / 1000))))
+
+    def by_memory(folder: str, macs: int) -> Pace | None:
+        taught = fresh()
+        answers = memory(taught, dataset, recipe, Path(folder))
+        if answers is None:
+            return None
+        return pace(*timed(taught.steps(dataset, recipe, engine, answers), engine, count), macs)
+
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        cold = by_memory(folder, student_passes + teacher_pass)
+        remembered = by_memory(folder, student_passes)
+    return Throughput(
+        id=cell.id,
+        dataset=cell.dataset,
+        teacher=cell.teacher.student if cell.teacher else "",
+        student=cell.student,
+        method=cell.method,
+        params=cell.params,
+        recipe=cell.protocol,
+        batch=recipe.batch,
+        precision=recipe.precision,
+        environment=environment(engine),
+        live=live,
+        cold=cold,
+        remembered=remembered,
+        views=views_of_an_image(dataset, recipe.augment),
+        matmul_tflops=round(flops / 1e12, 4),
+        **sizes,
+    )
+
+
+def timed(steps: Iterator[Live], engine: Engine, count: int | None = None) -> tuple[list[float], int]:
+    """Seconds a step in each of several windows, and the most memory in use; ``count`` steps make a window."""
+
+    def walk(count: int) -> float:
+        synchronise(engine.device)
+        started = time.perf_counter()
+        for _ in range(count):
+            next(steps)
+        synchronise(engine.device)
+        return (time.perf_counter() - started) / count
+
+    with PeakMemory(engine) as memory:
+        walk(WARM_UP)
+        count = count or math.ceil(SECONDS / walk(1))
+        walk(count)
+        windows = [walk(count) for _ in range(WINDOWS)]
+    return windows, memory.peak

@@ -1,0 +1,85 @@
+"""The records of one environment as a page of tables: regenerated from them alone."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from kdbench import methods
+from kdbench.benchmark.experiments.parameters import shown
+from kdbench.benchmark.throughput.record import Pace, Throughput
+from kdbench.methods.method import SOURCES
+
+ABOUT = (
+    "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
+    "(live), with its answers remembered while none is known yet (cold), and while all are (remembered; – where they "
+    "cannot be). Cost: a step's time as a multiple of the labels' alone, live. Memory: the most in use, live. "
+    "Adapters: parameters that are thrown away after training. Of peak: the share of the device's own rate of matrix "
+    "products that the networks' work alone makes up, live."
+)
+COLUMNS = ["source", "method", "live", "cold", "remembered", "cost", "ms/step", "memory", "adapters", "of peak"]
+ALIGN = ("left", "left", *["right"] * (len(COLUMNS) - 2))
+
+Task = tuple[str, str, int, str]  # what those that are compared have in common, but for the pair
+
+
+def page(records: Iterable[Throughput]) -> str:
+    """Of records of one environment; a student without a teacher stands beside every teacher that it has had."""
+    ordered = sorted(records, key=lambda record: record.id)
+    sections: dict[tuple[Task, str], list[Throughput]] = {}
+    for record in ordered:
+        sections.setdefault((_task(record), record.pair), []).append(record)
+    lines = ["# Throughput", "", ABOUT]
+    if ordered:
+        lines += ["", _where(ordered)]
+    for (task, pair), members in sorted(sections.items()):
+        student = members[0].student
+        alone = [] if pair == student else sections.get((task, student), [])
+        if pair == student and any(of == task and other.endswith(f" → {student}") for of, other in sections):
+            continue
+        dataset, recipe, batch, precision = task
+        lines += ["", f"## {dataset} · {pair} · {recipe} · batch {batch} · {precision}", "", _table(alone + members)]
+    return "\n".join(lines) + "\n"
+
+
+def _task(record: Throughput) -> Task:
+    return record.dataset, record.recipe, record.batch, record.precision
+
+
+def _where(records: list[Throughput]) -> str:
+    """The environment and its measured peak, in each precision that was used."""
+    facts = ", ".join(f"{key} {value}" for key, value in sorted(records[0].environment.arithmetic.items()))
+    peaks = {record.precision: record.matmul_tflops for record in records}
+    rates = ", ".join(f"{tflops:.3g} TFLOP/s in {precision}" for precision, tflops in sorted(peaks.items()))
+    return f"Environment {records[0].environment.key}: {facts}. Matrix products: {rates}."
+
+
+def _table(members: list[Throughput]) -> str:
+    labels = [member.live.step_ms for member in members if shown(member.method, member.params) == "ce"]
+    rows = [_row(member, labels[0] if labels else None) for member in sorted(members, key=_place)]
+    return pd.DataFrame(rows, columns=COLUMNS).to_markdown(index=False, disable_numparse=True, colalign=ALIGN)
+
+
+def _place(record: Throughput) -> tuple[int, str, str]:
+    """Sources in their order, the fastest of each first."""
+    knowledge = methods.sources(record.method)
+    rank = [*SOURCES, knowledge].index(knowledge)
+    return rank, knowledge, f"{record.live.step_ms:020.4f}"
+
+
+def _row(record: Throughput, labels: float | None) -> list[str]:
+    return [
+        methods.sources(record.method),
+        shown(record.method, record.params),
+        _speed(record.live),
+        _speed(record.cold),
+        _speed(record.remembered),
+        f"{record.live.step_ms / labels:.2f}" if labels else "–",
+        f"{record.live.step_ms:.1f}",
+        f"{record.live.peak_memory_mb:,.0f} MB",
+        f"{record.method_parameters:,}",
+        f"{record.live.peak_share:.0%}",
+    ]
+
+
+def _speed(pace: Pace | None) -> str:
+    return f"{pace.images_per_second:,.0f}" if pace else "–"

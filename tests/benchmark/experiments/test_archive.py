@@ -1,0 +1,276 @@
+"""Records go from one person to another; nothing in an archive is believed that would not be in a results folder."""
+
+import random
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from kdbench.benchmark import networks
+from kdbench.benchmark.experiments import archive
+from kdbench.benchmark.experiments import store as store_module
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.run import digest, weights_of
+from kdbench.benchmark.experiments.store import Store
+
+MakeCell, MakeRecord, Command = Callable[..., Cell], Callable[..., Record], Callable[..., Any]
+
+
+@pytest.fixture
+def records(make_cell: MakeCell, make_record: MakeRecord) -> list[Record]:
+    return [make_record(make_cell(seed=seed), top1=50 + seed / 7) for seed in range(4)]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, records: list[Record]) -> Store:
+    store = Store(tmp_path / "mine")
+    for record in records:
+        store.finish(record)
+    return store
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Store:
+    return Store(tmp_path / "theirs")
+
+
+@pytest.fixture
+def file(tmp_path: Path, mine: Store) -> Path:
+    archive.export(mine, None, tmp_path / "records.zip", weights=False)
+    return tmp_path / "records.zip"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def zipped(file: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in entries.items():
+            made.writestr(name, content)
+    return file
+
+
+def lines(*records: Record) -> bytes:
+    return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+
+
+# -- out and in -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_imported_is_what_was_exported_byte_for_byte(mine: Store, theirs: Store, file: Path) -> None:
+    intake = archive.take_in(theirs, file, dry_run=False)
+    assert (intake.new, intake.same, intake.conflicts, intake.damaged) == (4, 0, [], [])
+    assert files(theirs.records_folder) == files(mine.records_folder)
+    again = archive.take_in(theirs, file, dry_run=False)
+    assert (again.new, again.same) == (0, 4)
+
+
+def test_the_same_records_are_the_same_bytes_packed_or_not(
+    mine: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+    monkeypatch.setattr(store_module, "PACK_FROM", 1)
+    mine.pack()
+    assert not list(mine.records_folder.glob("*.json"))
+    archive.export(mine, None, file, weights=False)
+    assert file.read_bytes() == before
+
+
+def test_a_grid_narrows_what_goes_out_to_its_cells_and_their_teachers(
+    kdbench: Command, tmp_path: Path, mine: Store
+) -> None:
+    assert "must hold records of quickstart" in kdbench(
+        "records", "export", "quickstart", "--to", tmp_path / "q.zip", "--results", mine.folder
+    ).sentence  # fmt: skip
+    assert not (tmp_path / "q.zip").exists()
+
+
+def test_what_a_newer_version_added_stays(theirs: Store, tmp_path: Path, records: list[Record]) -> None:
+    newer = msgspec.json.decode(msgspec.json.encode(records[0])) | {"mood": {"good": [1, 2.5]}}
+    archive.take_in(theirs, zipped(tmp_path / "a.zip", {archive.RECORDS: msgspec.json.encode(newer)}), dry_run=False)
+    kept = (theirs.records_folder / f"{records[0].id}.json").read_bytes()
+    assert msgspec.json.decode(kept)["mood"] == {"good": [1, 2.5]}
+
+
+def test_records_of_a_users_own_method_need_no_code(
+    kdbench: Command, theirs: Store, tmp_path: Path, make_cell: MakeCell, make_record: MakeRecord
+) -> None:
+    cell = msgspec.structs.replace(make_cell("kd", "big"), method="nobody_knows", code={"mine.py": "00"})
+    made = zipped(tmp_path / "a.zip", {archive.RECORDS: lines(make_record(cell))})
+    assert kdbench("records", "import", made, "--results", theirs.folder).code == 0
+    assert list(theirs.records()) == [cell.id]
+
+
+# -- conflicts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_conflict_is_shown_and_what_is_here_stays(
+    kdbench: Command, theirs: Store, file: Path, records: list[Record], make_record: MakeRecord
+) -> None:
+    theirs.finish(make_record(records[1].cell, top1=77.0, environment="there"))
+    before = files(theirs.records_folder)
+    answer = kdbench("records", "import", file, "--results", theirs.folder)
+    assert answer.code == 1
+    assert f"conflict  {records[1].id}: here 77.00 (environment there, " in answer.out
+    assert "3 imported, 0 were here already, 1 in conflict" in answer.out
+    assert files(theirs.records_folder).items() > before.items()
+
+
+def test_the_same_result_at_another_cost_is_no_conflict(
+    theirs: Store, file: Path, records: list[Record], make_record: MakeRecord
+) -> None:
+    theirs.finish(make_record(records[0].cell, top1=50.0, seconds=99.0))
+    intake = archive.take_in(theirs, file, dry_run=False)
+    assert (intake.new, intake.same, intake.conflicts) == (3, 1, [])
+
+
+def test_a_record_that_stands_in_an_archive_twice_is_not_written_over(
+    theirs: Store, tmp_path: Path, records: list[Record], make_record: MakeRecord
+) -> None:
+    other = make_record(records[0].cell, top1=99.0)
+    intake = archive.take_in(
+        theirs, zipped(tmp_path / "a.zip", {archive.RECORDS: lines(records[0], other)}), dry_run=False
+    )
+    assert (intake.new, len(intake.conflicts)) == (1, 1)
+    assert theirs.records()[records[0].id].result.top1 == 50.0
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(kdbench: Command, theirs: Store, file: Path) -> None:
+    answer = kdbench("records", "import", file, "--dry-run", "--results", theirs.folder)
+    assert answer.code == 0 and "4 would be imported" in answer.out
+    assert not theirs.folder.exists()
+
+
+# -- what is not believed ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_damaged_is_reported_and_the_others_come_in(
+    kdbench: Command, theirs: Store, tmp_path: Path, records: list[Record]
+) -> None:
+    first, second, third, _ = (msgspec.json.encode(record) for record in records)
+    forged = second.replace(b'"seed":1', b'"seed":8')
+    deep = first[:-1] + b',"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    made = zipped(tmp_path / "a.zip", {archive.RECORDS: b"\n".join([first, forged, b"\xff{", deep, third[:-9], third])})
+    answer = kdbench("records", "import", made, "--results", theirs.folder)
+    assert answer.code == 0 and "2 imported" in answer.out and "4 damaged" in answer.out
+    assert [f"record {n}, is not believed" in answer.err for n in range(1, 7)] == [False, True, True, True, True, False]
+    assert set(theirs.records()) == {records[0].id, records[2].id}
+
+
+def test_no_name_in_an_archive_decides_where_anything_is_written(
+    theirs: Store, tmp_path: Path, records: list[Record], make_cell: MakeCell, make_record: MakeRecord
+) -> None:
+    evil = make_record(make_cell(student="../../../evil", dataset=".."))
+    entries = {
+        archive.RECORDS: lines(records[0], evil),
+        "../evil.json": b"{}",
+        "/tmp/evil": b"",
+        "teachers/../../e": b"e",
+    }
+    archive.take_in(theirs, zipped(tmp_path / "a.zip", entries), dry_run=False)
+    assert set(files(theirs.folder)) == {f"records/{records[0].id}.json", f"records/{evil.id}.json"}
+    assert {f.name for f in tmp_path.iterdir()} == {"theirs", "a.zip"}
+
+
+def test_a_wrong_digit_in_an_archive_is_seen(theirs: Store, tmp_path: Path, records: list[Record]) -> None:
+    made = tmp_path / "a.zip"
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as whole:
+        whole.writestr(archive.RECORDS, lines(records[0]))
+    made.write_bytes(made.read_bytes().replace(b'"top1":50.0', b'"top1":90.0', 1))
+    with pytest.raises(ValueError, match="got something damaged: Bad CRC"):
+        archive.take_in(theirs, made, dry_run=False)
+    assert not theirs.folder.exists()
+
+
+def test_what_would_unpack_without_end_is_refused(
+    theirs: Store, file: Path, tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "LONGEST", 5000)
+    long = b" " * 20_000 + lines(records[0])
+    intake = archive.take_in(
+        theirs, zipped(tmp_path / "a.zip", {archive.RECORDS: long + lines(records[1])}), dry_run=False
+    )
+    assert (intake.new, len(intake.damaged)) == (1, 1) and "longer than 5,000 bytes" in intake.damaged[0]
+    monkeypatch.setattr(archive, "LARGEST", 100)
+    with pytest.raises(ValueError, match="must hold at most 100 bytes of records"):
+        archive.take_in(theirs, file, dry_run=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + b"\x00" * 30, None])
+def test_what_is_no_archive_is_refused(content: bytes | None, kdbench: Command, tmp_path: Path) -> None:
+    made = tmp_path / "a.zip"
+    if content is not None:
+        made.write_bytes(content)
+    assert str(made) in kdbench("records", "import", made, "--results", tmp_path / "theirs").sentence
+    zipped(made, {"something.txt": b""})
+    assert "one without records.jsonl" in kdbench("records", "import", made, "--results", tmp_path / "theirs").sentence
+
+
+def test_no_damage_to_an_archive_ends_in_a_traceback(theirs: Store, file: Path, tmp_path: Path) -> None:
+    """Bits flipped and ends cut off, wherever it may be: what still comes in is what was sent."""
+    whole, sent = file.read_bytes(), {record.id: record for record in Store(tmp_path / "mine").records().values()}
+    generator = random.Random(0)
+    for _ in range(150):
+        hurt = bytearray(whole)
+        for _ in range(generator.randint(1, 3)):
+            hurt[generator.randrange(len(hurt))] ^= 1 << generator.randrange(8)
+        (tmp_path / "hurt.zip").write_bytes(hurt[: generator.choice([None, generator.randrange(len(hurt))])])
+        shutil.rmtree(theirs.folder, ignore_errors=True)
+        try:
+            archive.take_in(theirs, tmp_path / "hurt.zip", dry_run=False)
+        except store_module.Refusal:
+            assert not theirs.folder.exists()
+        assert theirs.records().items() <= sent.items()
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def teacher(make_cell: MakeCell, make_record: MakeRecord) -> tuple[Record, bytes]:
+    torch.manual_seed(0)
+    network = networks.build("resnet8x0.25", 10, (1, 8, 8))
+    record = make_record(make_cell(seed=9))
+    record.result.weights = digest(network)
+    return record, weights_of(network)
+
+
+def test_weights_come_with_their_teacher_where_they_were_asked_for(
+    kdbench: Command, mine: Store, theirs: Store, tmp_path: Path, teacher: tuple[Record, bytes]
+) -> None:
+    record, weights = teacher
+    mine.finish(record, weights)
+    out = ("records", "export", "--to", tmp_path / "a.zip", "--results", mine.folder)
+    assert "5 records\n" in kdbench(*out).out
+    assert "5 records, the weights of 1 teachers" in kdbench(*out, "--weights").out
+    assert "the weights of 1 teachers imported" in kdbench(
+        "records", "import", tmp_path / "a.zip", "--results", theirs.folder
+    ).out  # fmt: skip
+    assert theirs.weights(record.cell).read_bytes() == weights
+
+
+@pytest.mark.parametrize("wrong", [b"", b"no weights", b"other"])
+def test_weights_that_are_not_the_records_are_left_out(
+    wrong: bytes, theirs: Store, tmp_path: Path, teacher: tuple[Record, bytes]
+) -> None:
+    record, weights = teacher
+    content = wrong if wrong != b"other" else weights[:-4] + b"\x00\x00\x00\x40"
+    entries = {archive.RECORDS: lines(record), f"teachers/{record.id}.safetensors": content}
+    intake = archive.take_in(theirs, zipped(tmp_path / "a.zip", entries), dry_run=False)
+    assert (intake.new, intake.weights, len(intake.damaged)) == (1, 0, 1)
+    assert not theirs.weights(record.cell).exists()
+
+
+def test_weights_that_are_here_stay(theirs: Store, tmp_path: Path, teacher: tuple[Record, bytes]) -> None:
+    record, weights = teacher
+    theirs.finish(record, b"mine")
+    entries = {archive.RECORDS: lines(record), f"teachers/{record.id}.safetensors": weights}
+    assert archive.take_in(theirs, zipped(tmp_path / "a.zip", entries), dry_run=False).weights == 0
+    assert theirs.weights(record.cell).read_bytes() == b"mine"

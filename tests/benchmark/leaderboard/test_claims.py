@@ -1,0 +1,130 @@
+"""What papers say, against verdicts that were worked out by hand."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.leaderboard.claims import Claim, claims, interval, report, weigh
+
+MakeCell, MakeRecord, Command = Callable[..., Cell], Callable[..., Record], Callable[..., Any]
+Series = Callable[..., list[Record]]
+
+CLAIM = Claim(says="one is better", paper="clkd", better="clkd", worse="kd")
+
+
+@pytest.fixture
+def series(make_cell: MakeCell, make_record: MakeRecord) -> Series:
+    """The records of one method, by seed."""
+
+    def make(method: str, top1: list[float], teacher: str | Cell = "big", **asked: Any) -> list[Record]:
+        return [
+            make_record(make_cell(method, teacher, seed=seed, **asked), top1=value) for seed, value in enumerate(top1)
+        ]
+
+    return make
+
+
+def test_of_one_pair_the_seeds_count_and_it_is_said(series: Series) -> None:
+    """Gains of 1, 2 and 3: 2 ± 4.303 / sqrt(3)."""
+    (row,) = weigh(CLAIM, series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50]))
+    assert (row.gain, row.half) == (2, pytest.approx(4.303 / 3**0.5, rel=1e-3))
+    assert (row.unit, row.pairs, row.runs, row.verdict) == ("seeds", 1, 3, "undecided")
+    assert row.note == "one pair speaks for no other"
+
+
+def test_of_several_pairs_each_counts_once(series: Series) -> None:
+    """Gains of 2 and 2 on one pair, 3 on another, 2.5 on a third: 2.5 ± 4.303 · 0.5 / sqrt(3)."""
+    records = series("clkd", [52, 53]) + series("kd", [50, 51])
+    records += series("clkd", [53], student="resnet8x0.5") + series("kd", [50], student="resnet8x0.5")
+    records += series("clkd", [52.5], teacher="bigger") + series("kd", [50], teacher="bigger")
+    (row,) = weigh(CLAIM, records)
+    assert (row.gain, row.half) == (2.5, pytest.approx(4.303 * 0.5 / 3**0.5, rel=1e-3))
+    assert (row.unit, row.pairs, row.runs, row.verdict) == ("pairs", 3, 4, "supported")
+    (turned,) = weigh(msgspec.structs.replace(CLAIM, better="kd", worse="clkd"), records)
+    assert (turned.gain, turned.verdict) == (-2.5, "contradicted")
+
+
+def test_two_seeds_of_a_teacher_are_one_pair(make_cell: MakeCell, series: Series) -> None:
+    first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
+    records = [r for t in (first, second) for r in series("clkd", [52], teacher=t) + series("kd", [50], teacher=t)]
+    (row,) = weigh(CLAIM, records)
+    assert (row.unit, row.pairs, row.runs) == ("seeds", 1, 2)
+
+
+def test_only_the_same_seed_of_the_same_teacher_is_compared(series: Series) -> None:
+    assert weigh(CLAIM, series("clkd", [50]) + series("kd", [50, 51])[1:])[0].verdict == "not tested"
+    assert weigh(CLAIM, series("clkd", [50]) + series("kd", [50], teacher="bigger"))[0].verdict == "not tested"
+    (row,) = weigh(CLAIM, series("clkd", [50, 51, 52]) + series("kd", [49]))
+    assert (row.runs, row.gain, row.half, row.verdict) == (1, 1, None, "undecided")
+
+
+def test_a_recipe_is_evidence_of_its_own_and_another_than_the_papers_is_marked(series: Series) -> None:
+    claim = msgspec.structs.replace(CLAIM, recipe="tiny")
+    short = {"recipe": msgspec.structs.replace(series("kd", [0])[0].cell.recipe, epochs=1), "protocol": "short"}
+    records = series("clkd", [51, 51.1]) + series("kd", [50, 50])
+    records += series("clkd", [40, 40], **short) + series("kd", [50, 50.1], **short)
+    rows = {row.recipe: row for row in weigh(claim, records)}
+    assert rows["tiny"].verdict == "supported"
+    assert rows["short"].verdict == "contradicted, by another recipe than tiny"
+
+
+def test_of_several_forms_the_first_that_was_run_counts(series: Series) -> None:
+    forms = [{"kd": {"temperature": 2}}, "kd"]
+    claim = msgspec.structs.replace(CLAIM, worse=forms)
+    records = series("clkd", [52]) + series("kd", [50])
+    assert weigh(claim, records)[0].gain == 2
+    assert weigh(claim, records + series("kd", [51.5], params={"temperature": 2}))[0].gain == 0.5
+    assert weigh(claim, records + series("kd", [10], params={"temperature": 8}))[0].gain == 2
+
+
+def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
+    """Embeddings of 16, 32 and 64: the gain of seed 0 grows by 1 with each doubling, that of seed 1 by 1.2."""
+    claim = msgspec.structs.replace(CLAIM, grows_with="embedding width")
+    records = []
+    for place, student in enumerate(("resnet8x0.25", "resnet8x0.5", "resnet8")):
+        records += series("clkd", [40 + place, 41 + 1.2 * place], student=student)
+        records += series("kd", [50, 50], student=student)
+    (row,) = weigh(claim, records)
+    assert (row.gain, row.half) == (pytest.approx(1.1), pytest.approx(12.706 * 0.1, rel=1e-3))
+    assert row.verdict == "undecided"
+    assert weigh(claim, [r for r in records if r.cell.student != "resnet8"])[0].verdict == "not tested"
+    flat = msgspec.structs.replace(claim, students=["resnet8"])
+    assert weigh(flat, records)[0].verdict == "not tested"
+
+
+def test_what_nothing_of_ours_can_test_says_why(series: Series) -> None:
+    (row,) = weigh(msgspec.structs.replace(CLAIM, lacks="no scale"), series("clkd", [51]) + series("kd", [50]))
+    assert (row.verdict, row.note) == ("not tested", "no scale")
+    assert weigh(msgspec.structs.replace(CLAIM, grid="clkd"), [])[0].note.endswith("run the grid clkd")
+
+
+def test_an_interval_of_one_gain_is_none() -> None:
+    assert interval([3.0]) == (3.0, None)
+
+
+def test_the_order_of_records_changes_no_byte(series: Series) -> None:
+    records = series("clkd", [51, 52, 52.7]) + series("kd", [50, 51, 50.3]) + series("blockwise", [51, 50, 53])
+    first = report(records)
+    for seed in range(3):
+        again = report(random.Random(seed).sample(records, len(records)))
+        assert (again.markdown(), again.csv()) == (first.markdown(), first.csv())
+
+
+def test_the_verb_says_of_every_claim_what_the_records_say(kdbench: Command, tmp_path: Path, series: Series) -> None:
+    for record in series("clkd", [51, 51.1]) + series("kd", [50, 50]):
+        Store(tmp_path).finish(record)
+    answer = kdbench("reproduce", "claims", "--results", tmp_path)
+    assert answer.code == 0 and answer.out == (tmp_path / "reproduce-claims.md").read_text() + "\n"
+    rows = json.loads(kdbench("reproduce", "claims", "--json", "--results", tmp_path).out)
+    assert [row["claim"] for row in rows] == [claim.says for claim in claims()]
+    verdicts = {row["claim"]: row["verdict"] for row in rows}
+    assert verdicts.pop("Class-aware logits teach more than logits") == "supported, by another recipe than cifar-240"
+    assert set(verdicts.values()) == {"not tested"}

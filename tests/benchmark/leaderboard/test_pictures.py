@@ -1,0 +1,182 @@
+"""Pictures: what they are drawn from, and that they can be read, told apart and drawn again."""
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Finding, Store, write
+from kdbench.benchmark.leaderboard import drawing, evidence, pictures
+from kdbench.benchmark.leaderboard.album import album
+from tests.benchmark.leaderboard.boards import board_of
+
+Study = Callable[..., list[Record]]
+SOURCES = ["labels", "logits", "features", "gradients", "relations", "relations+logits", "mine"]
+METHODS = [f"{source[:4]}-method" for source in SOURCES]
+
+GAINS = pd.DataFrame(
+    [
+        {"source": source, "method": method, "unit": unit, "gain": place * 0.3 + unit % 3 - 1}
+        for place, (source, method) in enumerate(zip(SOURCES, METHODS, strict=True))
+        for unit in range(4)
+    ]
+)
+SPEEDS = pd.DataFrame(
+    [
+        {"pair": pair, "source": source, "method": method, "top1": 70 + place * 0.3, "speed": 9000 - 700.0 * place}
+        for pair in ("a → b", "c → d")
+        for place, (source, method) in enumerate(zip(SOURCES, METHODS, strict=True))
+    ]
+)
+TIMES = pd.DataFrame(
+    [
+        {"pair": "a → b", "source": source, "method": method, "epoch": epoch, "mean": 60 + epoch + place, "std": 0.5}
+        for place, (source, method) in enumerate(zip(SOURCES, METHODS, strict=True))
+        for epoch in range(1, 9)
+    ]
+)
+WIDTHS = pd.DataFrame(
+    [
+        {"study": "t → s", "family": "s", "width": width, "source": source, "method": method, "mean": place, "half": 1}
+        for place, (source, method) in enumerate(zip(SOURCES, METHODS, strict=True))
+        for width in (0.5, 1, 2)
+    ]
+)
+QUALITIES = pd.DataFrame(
+    [
+        {"teacher": teacher, "layer": layer, "S": 0.1 * layer, "I": 1, "E": 1, "Q": 1, "chosen": layer > 2}
+        for teacher in ("one", "two")
+        for layer in range(6)
+    ]
+)
+ALL: dict[str, tuple[Callable[..., Figure | None], pd.DataFrame]] = {
+    "throughput": (pictures.accuracy_throughput, SPEEDS),
+    "sources": (lambda rows: pictures.gains_by_source(rows, "pair"), GAINS),
+    "gains": (lambda rows: pictures.gains(rows, "pair"), GAINS),
+    "curves": (pictures.learning_curves, TIMES),
+    "width": (pictures.width_study, WIDTHS),
+    "quality": (pictures.knowledge_quality, QUALITIES),
+    "tasks": (pictures.accuracy_by_task, TIMES.rename(columns={"epoch": "task"})),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_picture_can_be_printed_and_is_the_same_bytes_again(name: str) -> None:
+    draw, rows = ALL[name]
+    first, again = draw(rows), draw(rows.copy())
+    assert first is not None and again is not None
+    assert first.get_figwidth() in (drawing.COLUMN, drawing.PAGE)
+    svg = drawing.saved(first, "svg")
+    assert svg == drawing.saved(again, "svg")
+    sizes = {float(size) for size in re.findall(rb"([\d.]+)px", svg)}
+    assert sizes and min(sizes) >= 8  # a pixel of the file is a point of the paper
+    assert b"<dc:date>" not in svg
+
+
+def test_a_png_says_nothing_of_who_made_it_or_when() -> None:
+    draw, rows = ALL["sources"]
+    figure = draw(rows)
+    assert figure is not None
+    png = drawing.saved(figure, "png")
+    assert png == drawing.saved(figure, "png")
+    image: Any = Image.open(io.BytesIO(png))
+    assert image.text == {} and image.width == 300 * drawing.COLUMN
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_there_is_no_picture_of_nothing(name: str) -> None:
+    draw, rows = ALL[name]
+    assert draw(rows.iloc[:0]) is None
+
+
+def test_sources_are_told_apart_without_their_colours() -> None:
+    for looks in (drawing.COLOURS, drawing.MARKERS, drawing.DASHES):
+        assert len(set(looks.values())) == len(looks) == len({drawing.kind(source) for source in SOURCES})
+
+
+def test_what_a_method_is_called_is_drawn_as_it_is() -> None:
+    figure = pictures.gains(GAINS.assign(method=r"$\frac$ <b>&"), "pair")
+    assert figure is not None
+    assert rb"$\frac$ &lt;b>&amp;" in drawing.saved(figure, "svg").replace(b"&gt;", b">")
+
+
+def test_the_front_has_those_that_no_other_beats_in_both() -> None:
+    points = pd.DataFrame(
+        [("slow", 10, 90), ("same", 10, 90), ("worse", 10, 80), ("fast", 30, 70), ("beaten", 20, 70), ("mid", 20, 80)],
+        columns=["method", "speed", "top1"],
+    )
+    assert list(pictures.front(points)["method"]) == ["same", "mid", "fast"]
+
+
+def test_one_far_off_does_not_press_the_others_together() -> None:
+    low, high = drawing.within(pd.Series([0.9, -0.6, -51.0]))
+    assert -51 < low <= -0.6 and high == 0.9
+    assert drawing.within(pd.Series([1.0, 2.0, 3.0])) == (1, 3)
+
+
+def test_gains_are_over_pairs_or_where_there_is_one_over_seeds(study: Study) -> None:
+    one = board_of(study({"kd": [1, 2, 6]}))
+    assert list(evidence.gains(one.cells, one.series)["gain"]) == [1, 2, 6]
+    two = board_of(study({"kd": [1, 2, 6]}, students=("resnet8x0.25", "resnet8x0.5")))
+    assert list(evidence.gains(two.cells, two.series)["gain"]) == [3, 4]
+
+
+def test_a_mean_gain_has_the_interval_that_was_worked_out_by_hand() -> None:
+    """1, 2 and 6: mean 3, deviation √7, and t is 4.303 with two degrees of freedom."""
+    rows = evidence.intervals(pd.DataFrame({"of": "x", "gain": [1.0, 2, 6]}), ["of"])
+    assert (rows["mean"][0], rows["count"][0]) == (3, 3)
+    assert rows["half"][0] == pytest.approx(4.303 * math.sqrt(7) / math.sqrt(3), rel=1e-3)
+
+
+def test_curves_are_those_of_ce_and_of_each_sources_best(study: Study) -> None:
+    records = study({"kd": [1, 1], "dkd": [3, 1], "rkd": [-1, 0]})
+    found = board_of(records)
+    rows = evidence.curves(found.cells, found.series, {record.id: record for record in records})
+    assert set(rows["method"]) == {"ce", "dkd", "rkd"}
+    dkd = rows[rows["method"] == "dkd"]
+    assert list(dkd["epoch"]) == [1, 2] and list(dkd["mean"]) == [52.5, 52.5]
+    assert dkd["std"].iloc[0] == pytest.approx(math.sqrt(0.5))
+
+
+def test_a_width_study_needs_three_widths_of_one_family(study: Study) -> None:
+    students = ("resnet8x0.25", "resnet8", "resnet8x2", "resnet14x2")
+    rows = evidence.widths(board_of(study({"kd": [1, 2]}, students)).series)
+    assert list(rows["width"]) == [0.25, 1, 2] and set(rows["study"]) == {"big → resnet8, by width"}
+    assert list(rows["mean"]) == [1.5, 2.5, 3.5]
+    assert evidence.widths(board_of(study({"kd": [1, 2]}, students[1:])).series).empty
+
+
+def test_quality_is_that_of_the_teachers_weights_as_they_are_now(
+    tmp_path: Path, study: Study, make_cell: Any, make_record: Any
+) -> None:
+    store, teacher = Store(tmp_path), make_record(make_cell(student="big"))
+    store.finish(teacher)
+    layers = [[0.1 * layer, math.log(5), 1.0] for layer in range(6)]
+    for weights, drawn in ((teacher.result.weights, 6), ("of an earlier training", 0)):
+        file = tmp_path / "teachers" / f"{teacher.id}.quality-5000-500.json"
+        write(file, msgspec.json.encode(Finding(weights, layers)))
+        rows = evidence.qualities([teacher.id], store)
+        assert len(rows) == drawn
+        if drawn:
+            assert rows["Q"].tolist() == pytest.approx([1 + 0.1 * layer for layer in range(6)])
+            assert rows["layer"][rows["chosen"]].tolist() == [2, 3, 4, 5]
+
+
+def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, study: Study) -> None:
+    records = study({"kd": [1, 2], "rkd": [0, 3]})
+    known = {record.id: record for record in records}
+    for order in itertools.islice(itertools.permutations(records), 2):
+        found = album(board_of(list(order)), known, Store(tmp_path))
+        assert [picture.name.partition("-")[0] for picture in found] == ["sources", "gains", "throughput", "curves"]
+        assert all("digits · tiny. " in picture.caption for picture in found)
+        assert "2 seeds" in found[0].caption and "One pair: this says nothing of others." in found[0].caption

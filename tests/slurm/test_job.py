@@ -1,0 +1,38 @@
+"""What a job carries from the submission to the node."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kdbench.slurm import job, submit, verbs
+from kdbench.slurm.job import Job
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_job_asks_teachers_in_the_manner_of_its_submission(
+    live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = []
+
+    def worker(store: Any, engine: Any, data: Any) -> Any:
+        engines.append(engine)
+        raise StopIteration  # there is nothing to be done
+
+    monkeypatch.setattr(job, "Worker", worker)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(torch.get_num_threads()))
+    sent: Job = pickle.loads(pickle.dumps(Job([], tmp_path, tmp_path, teachers=False, live_teacher=live)))
+    with pytest.raises(StopIteration):
+        sent()
+    assert [engine.live_teacher for engine in engines] == [live]
+
+
+def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    manners = []
+    monkeypatch.setattr(submit, "submit", lambda *_, **how: manners.append(how["live_teacher"]))
+    for flag in ([], ["--live-teacher"]):
+        assert CliRunner().invoke(verbs.submit, ["quickstart", "--site", "any", *flag]).exit_code == 0
+    assert manners == [False, True]

@@ -1,0 +1,33 @@
+"""Throughput records of cells that were never measured; cells and the command are those of the benchmark's tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdbench.benchmark.experiments.record import Environment
+from kdbench.benchmark.throughput.record import Pace, Throughput
+from tests.benchmark.conftest import kdbench, make_cell, own_names  # noqa: F401
+
+MakeThroughput = Callable[..., Throughput]
+
+
+def pace(speed: float) -> Pace:
+    return Pace(images_per_second=speed, step_ms=64e3 / speed, peak_memory_mb=900.0, peak_share=0.25)
+
+
+@pytest.fixture
+def make() -> MakeThroughput:
+    """``make("kd", live=pace(500.0), environment="elsewhere")``."""
+
+    def make(method: str = "kd", environment: str = "here", **changes: Any) -> Throughput:
+        where = Environment(key=environment, arithmetic={}, machine={}, versions={}, git="", finished="2026-01-01")
+        basis = {
+            "id": f"cifar100-{method}", "dataset": "cifar100", "teacher": "big" if method != "ce" else "",
+            "student": "small", "params": {}, "recipe": "cifar-240", "batch": 64, "precision": "fp32",
+            "live": pace(1000.0), "matmul_tflops": 0.17, "method_parameters": 0, "student_parameters": 10,
+            "deployed_parameters": 10, "teacher_macs": 5, "student_macs": 2,
+        }  # fmt: skip
+        return Throughput(method=method, environment=where, **(basis | changes))
+
+    return make

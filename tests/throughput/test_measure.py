@@ -1,0 +1,224 @@
+"""What a pace is made of, that it is the real loop's, and how the verb keeps what was measured."""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from kdbench.benchmark import networks
+from kdbench.benchmark.data import load
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.throughput import grid as of_grid
+from kdbench.benchmark.throughput import measure as measuring
+from kdbench.benchmark.throughput import peak
+from kdbench.benchmark.throughput.measure import learners, measure, memory, timed
+from kdbench.benchmark.throughput.record import Throughput, folder, keep, measured, records
+from kdbench.benchmark.throughput.table import page
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.loop import Live
+from tests.conftest import CPU
+from tests.throughput.conftest import MakeThroughput
+
+Command, MakeCell = Callable[..., Any], Callable[..., Cell]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of a step, and a device that does a billion operations a second."""
+    monkeypatch.setattr(measuring, "SECONDS", 1e-9)
+    monkeypatch.setattr(measuring, "matmul_flops", lambda device, precision: 1e9)
+
+
+# -- the clock --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pace_is_that_of_windows_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five slow steps and one that shows how long they take now, then windows of five: the first is not counted."""
+    now, taken = 0.0, []
+
+    def steps() -> Iterator[Live]:
+        nonlocal now
+        for step in range(1000):
+            now += 10.0 if step < 5 else 3.0 if step < 11 else 0.2 if step == 13 else 0.1
+            taken.append(step)
+            yield Live("main", 1, 1, step, 1000)
+
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(measuring, "SECONDS", 15.0)
+    windows, peak_memory = timed(steps(), CPU)
+    assert windows == pytest.approx([0.12, 0.1, 0.1, 0.1, 0.1])
+    assert len(taken) == 5 + 1 + 5 + 5 * 5
+    assert peak_memory > 0
+
+
+def test_the_device_s_own_rate_is_its_products_operations_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at this clock is 1/128 s later: 39 products are to fill 0.1 s, at 1/384 s for one."""
+    looks = iter(range(10**6))
+    monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: next(looks) / 128))
+    monkeypatch.setattr(peak, "SIDE", 8)
+    assert peak.matmul_flops.__wrapped__(CPU.device, "bf16") == pytest.approx(2 * 8**3 * 39 * 128)
+
+
+# -- a cell -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_path: Path) -> None:
+    cell = make_cell("crd", teacher="resnet14x0.5", seed=7)
+    record = measure(cell, CPU, Path(), tmp_path)
+    student, teacher = (networks.form(name, 10, (1, 8, 8)) for name in ("resnet8x0.25", "resnet14x0.5"))
+    assert (record.student_macs, record.teacher_macs) == (student.macs, teacher.macs)
+    assert (record.pair, record.method, record.params) == (cell.pair, "crd", cell.params)
+    assert (record.batch, record.precision, record.recipe) == (20, "fp32", "tiny")
+    assert record.environment.key == environment(CPU).key
+    assert record.method_parameters > 2 * 300 * 128  # a bank of embeddings for each network, and the projectors
+    assert record.student_parameters == record.deployed_parameters == 5142
+
+    live, seconds = record.live, record.live.step_ms / 1000
+    assert sorted(live.windows_ms)[len(live.windows_ms) // 2] == live.step_ms
+    assert live.images_per_second == pytest.approx(20 / seconds, rel=1e-3)
+    # Forward and, at twice its cost, backward through the student; forward through the teacher.
+    assert live.peak_share == pytest.approx(2 * 20 * (3 * student.macs + teacher.macs) / seconds / 1e9, abs=1e-3)
+
+
+@pytest.mark.parametrize(("method", "can"), [("kd", True), ("crd", True), ("fitnet", False), ("ce", False)])
+def test_a_memory_is_measured_empty_and_full_where_there_can_be_one(
+    make_cell: MakeCell, quick: None, tmp_path: Path, method: str, can: bool
+) -> None:
+    record = measure(make_cell(method, teacher=None if method == "ce" else "resnet14x0.5"), CPU, Path(), tmp_path)
+    assert (record.cold is not None, record.remembered is not None, record.views) == (can, can, 9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_comes_second_finds_every_answer(make_cell: MakeCell, tmp_path: Path) -> None:
+    dataset, cell = load("digits", Path()), make_cell("kd", teacher="resnet14x0.5")
+    shares = []
+    for _ in range(2):
+        taught = learners(cell, dataset, CPU)
+        answers = memory(taught, dataset, cell.training, tmp_path)
+        assert answers is not None
+        list(islice(taught.steps(dataset, cell.training, CPU, answers), 10))
+        shares.append(answers.share)
+    assert shares == [0, 1]
+
+
+def test_a_method_s_initial_phases_are_passed_by(make_cell: MakeCell) -> None:
+    dataset = load("digits", Path())
+    cell = make_cell("ab", teacher="resnet14x0.5")
+    steps = learners(cell, dataset, CPU).steps(dataset, cell.training, CPU)
+    seen = list(islice(steps, 16))
+    assert {live.phase for live in seen} == {"main"}
+    assert [live.epoch for live in seen] == [1] * 15 + [2]
+
+
+def test_cells_that_differ_in_no_speed_are_one(make_cell: MakeCell) -> None:
+    def id_of(*what: Any, **how: Any) -> str:
+        return measured(make_cell(*what, **how)).id
+
+    other = make_cell(student="resnet14x0.5", seed=3, protocol="other", recipe=make_cell().training.for_network("x"))
+    one = id_of("kd", "resnet14x0.5")
+    assert one == id_of("kd", "resnet14x0.5", seed=4) == id_of("kd", other, seed=1)
+    assert one != id_of("kd", "resnet14x0.5", params={"temperature": 2.0}) != id_of("kd", "resnet8")
+
+
+# -- the verb ---------------------------------------------------------------------------------------------------------
+
+GRID = """\
+datasets: digits
+pairs: resnet14x0.5 -> resnet8x0.25
+methods: [ce, kd]
+recipe: quick
+seeds: 2
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text(GRID)
+    return "grid.yaml"
+
+
+@pytest.fixture
+def never_slow(monkeypatch: pytest.MonkeyPatch, make: MakeThroughput) -> list[str]:
+    """Whoever is measured is listed, and as fast as all others."""
+    asked: list[str] = []
+
+    def pretend(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
+        asked.append(cell.method)
+        return make(cell.method, id=cell.id, params=cell.params, environment=environment(engine).key)
+
+    monkeypatch.setattr(of_grid, "measure", pretend)
+    return asked
+
+
+def test_a_grid_is_measured_once_and_answers_with_its_table(kdbench: Command, grid: str, quick: None) -> None:
+    first = kdbench("throughput", grid)
+    assert first.code == 0
+    found = records(Path("results"))
+    assert [(record.method, record.pair) for record in found] == [
+        ("kd", "resnet14x0.5 → resnet8x0.25"), ("ce", "resnet8x0.25")
+    ]  # fmt: skip
+    assert first.out == page(found) + "\n"
+    assert next(folder(Path("results")).glob("*/throughput.md")).read_text() == page(found)
+    assert first.err.count("measured  digits-") == 2
+
+    again = kdbench("throughput", grid)
+    assert (again.code, again.out, again.err) == (0, first.out, "")
+
+
+def test_what_has_a_record_in_this_environment_is_measured_anew_only_if_asked(
+    kdbench: Command, grid: str, never_slow: list[str]
+) -> None:
+    kdbench("throughput", grid)
+    kdbench("throughput", grid)
+    assert never_slow == ["ce", "kd"]
+    kdbench("throughput", grid, "--again")
+    assert never_slow == ["ce", "kd"] * 2
+    for record in records(Path("results")):
+        elsewhere = msgspec.structs.replace(record.environment, key="elsewhere")
+        keep(msgspec.structs.replace(record, environment=elsewhere), Path("results"))
+        (folder(Path("results")) / record.environment.key / f"{record.id}.json").unlink()
+    kdbench("throughput", grid)
+    assert never_slow == ["ce", "kd"] * 3
+
+
+def test_scripts_are_answered_with_the_records_alone(kdbench: Command, grid: str, never_slow: list[str]) -> None:
+    answer = kdbench("throughput", grid, "--json")
+    assert json.loads(answer.out) == msgspec.to_builtins(records(Path("results")))
+
+
+def test_a_cell_that_fails_leaves_the_others_alone(
+    kdbench: Command, grid: str, never_slow: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = of_grid.measure
+
+    def burst(cell: Cell, *rest: Any) -> Throughput:
+        if cell.method == "ce":
+            raise torch.OutOfMemoryError("2 GiB")
+        return kind(cell, *rest)
+
+    monkeypatch.setattr(of_grid, "measure", burst)
+    answer = kdbench("throughput", grid)
+    assert answer.code == 1
+    assert "failed  digits-resnet8x0.25-ce" in answer.err
+    assert "ran out of memory: 2 GiB" in " ".join(answer.err.split())
+    assert [record.method for record in records(Path("results"))] == ["kd"]
+
+
+def test_a_cell_that_cannot_work_is_named_and_a_grid_of_them_is_refused(
+    kdbench: Command, grid: str, never_slow: list[str]
+) -> None:
+    impossible = "feature_only: {teacher_depths: [3, 2]}"
+    Path(grid).write_text(GRID.replace("[ce, kd]", f"[ce, {impossible}]"))
+    answer = kdbench("throughput", grid)
+    assert (answer.code, never_slow) == (0, ["ce"])
+    assert "cannot work: feature_only: teacher_depths must be layers" in answer.err
+    Path(grid).write_text(GRID.replace("[ce, kd]", f"[{impossible}]"))
+    assert "no cell can work" in kdbench("throughput", grid).sentence
