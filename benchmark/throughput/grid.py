@@ -1,6 +1,6 @@
 """The verb ``throughput``: measure all of a grid that has no record in this environment yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdbench.benchmark import data
@@ -13,7 +13,8 @@ from kdbench.benchmark.experiments.plan import unworkable
 from kdbench.benchmark.experiments.store import write
 from kdbench.benchmark.throughput.measure import measure
 from kdbench.benchmark.throughput.record import Throughput, folder, keep, measured, records
-from kdbench.benchmark.throughput.table import page
+from kdbench.benchmark.throughput.table import pages
+from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
 from kdbench.methods.refusal import Refusal
 
@@ -31,8 +32,10 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
     troubles = answer.troubles
     cells = {cell.id: cell for cell in map(measured, load(name).cells)}
     engine = Engine.best()
-    here = environment(engine).key
-    known = {record.id for record in records(results, troubles) if record.environment.key == here}
+    here = {
+        environment(replace(engine, compile=compile)).key for compile in ("off", "on")
+    }  # each run decides for itself
+    known = {record.id for record in records(results, troubles) if record.environment.key in here}
     todo = [cell for cell in cells.values() if again or cell.id not in known]
     able = [cell for cell in todo if not _refused(cell, troubles)]
     if todo and len(todo) == len(cells) and not able:
@@ -48,7 +51,10 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
         bars.total(len(able))
         for cell in able:
             try:
-                record = measure(cell, engine, data_folder, scratch)
+                try:
+                    record = measure(cell, engine, data_folder, scratch)
+                except Uncompilable:  # then it runs as it is
+                    record = measure(cell, replace(engine, compile="off"), data_folder, scratch)
             except Exception as error:  # what one cell cannot do, the others may
                 answer.failed += 1
                 bars.over(cell, "failed", describe(error))
@@ -56,14 +62,14 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
                 keep(record, results)
                 bars.over(cell, "measured", f"{record.live.images_per_second:,.0f} images/s")
 
-    there = [record for record in records(results) if record.environment.key == here]
-    if there:
-        write(folder(results) / here / "throughput.md", page(there).encode())
+    there = [record for record in records(results) if record.environment.key in here]
+    for key, text in pages(there).items():
+        write(folder(results) / key / "throughput.md", text.encode())
     answer.records = [record for record in there if record.id in cells]
     return answer
 
 
 def _refused(cell: Cell, troubles: list[str]) -> bool:
-    if reason := unworkable(cell):
+    if reason := "its setting is not measured" if cell.incremental else unworkable(cell):
         troubles.append(f"{cell.id} cannot work: {reason}")
     return bool(reason)

@@ -100,7 +100,8 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     flops = matmul_flops(engine.device, recipe.precision)
     fresh = partial(learners, cell, dataset, engine)
     taught = fresh()
-    sizes, looks = taught.sizes(), len(taught.method.needs().views)
+    sizes, needs = taught.sizes(), taught.method.needs()
+    engine = engine.settled(recipe.steps(len(dataset.train)) * recipe.epochs, needs)  # compiled where a run would be
     teacher_pass, student_passes = sizes["teacher_macs"], 3 * sizes["student_macs"]  # a backward pass costs two forward
     images = len(dataset.train) / recipe.steps(len(dataset.train))  # a step, the epoch's last partial batch counted in
 
@@ -110,7 +111,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
             images_per_second=round(images / seconds, 1),
             step_ms=round(1000 * seconds, 4),
             peak_memory_mb=round(peak_memory / 2**20, 1),
-            peak_share=round(2 * images * looks * macs / seconds / flops, 4),
+            peak_share=round(2 * images * len(needs.views) * macs / seconds / flops, 4),
             windows_ms=[round(1000 * window, 4) for window in windows],
         )
 

@@ -22,6 +22,14 @@ ALIGN = ("left", "left", *["right"] * (len(COLUMNS) - 2))
 Task = tuple[str, str, int, str]  # what those that are compared have in common, but for the pair
 
 
+def pages(records: Iterable[Throughput]) -> dict[str, str]:
+    """A page for each environment, by its key: speeds of two have nothing to say to one another."""
+    alike: dict[str, list[Throughput]] = {}
+    for record in records:
+        alike.setdefault(record.environment.key, []).append(record)
+    return {key: page(alike[key]) for key in sorted(alike)}
+
+
 def page(records: Iterable[Throughput]) -> str:
     """Of records of one environment; a student without a teacher stands beside every teacher that it has had."""
     ordered = sorted(records, key=lambda record: record.id)

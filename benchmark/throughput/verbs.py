@@ -33,10 +33,14 @@ def throughput(grid: str, again: bool, data: Path, results: Path, files: tuple[P
     import msgspec
 
     from kdbench.benchmark.throughput.grid import measure_grid
-    from kdbench.benchmark.throughput.table import page
+    from kdbench.benchmark.throughput.table import pages
 
     load_files(files)
     answer = measure_grid(grid, results, data, again)
-    say([msgspec.to_builtins(record) for record in answer.records], as_json, lambda: page(answer.records))
+    say(
+        [msgspec.to_builtins(record) for record in answer.records],
+        as_json,
+        lambda: "\n".join(pages(answer.records).values()),
+    )
     warn(answer.troubles)
     sys.exit(int(answer.failed > 0))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +86,12 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_p
     assert live.images_per_second == pytest.approx(20 / seconds, rel=1e-3)
     # Forward and, at twice its cost, backward through the student; forward through the teacher.
     assert live.peak_share == pytest.approx(2 * 20 * (3 * student.macs + teacher.macs) / seconds / 1e9, abs=1e-3)
+
+
+def test_what_a_run_would_not_compile_is_measured_as_it_is(make_cell: MakeCell, quick: None, tmp_path: Path) -> None:
+    """Second derivatives; the environment says so."""
+    record = measure(make_cell("jacobian", teacher="resnet14x0.5"), replace(CPU, compile="on"), Path(), tmp_path)
+    assert record.environment.key == environment(CPU).key != environment(replace(CPU, compile="on")).key
 
 
 @pytest.mark.parametrize(("method", "can"), [("kd", True), ("crd", True), ("fitnet", False), ("ce", False)])

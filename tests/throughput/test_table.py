@@ -1,6 +1,6 @@
 """The page of tables, against numbers that were worked out by hand."""
 
-from kdbench.benchmark.throughput.table import page
+from kdbench.benchmark.throughput.table import page, pages
 from tests.throughput.conftest import MakeThroughput, pace
 
 
@@ -37,3 +37,8 @@ def test_other_precisions_batches_and_recipes_are_compared_with_their_own_labels
 def test_the_page_depends_on_the_records_alone(make: MakeThroughput) -> None:
     kept = [make("ce"), make(), make("crd"), make("fitnet", teacher="bigger")]
     assert page(kept) == page(kept[::-1])
+
+
+def test_environments_have_pages_of_their_own(make: MakeThroughput) -> None:
+    here, there = [make("ce"), make()], [make("ce", environment="there")]
+    assert pages(here + there) == {"here": page(here), "there": page(there)}
