@@ -93,6 +93,8 @@ def paragraphs(row: Row, indent: str = "") -> str:
     for key, value in row.items():
         if isinstance(value, dict) and value:
             lines += [f"{indent}{key}:", paragraphs(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            lines += [f"{indent}{key}:", *(f"{indent}  {'  '.join(map(_brief, line))}" for line in value)]
         elif isinstance(value, str) and "\n" in value:
             lines += [f"{indent}{key}:", *(f"{indent}  {line}".rstrip() for line in value.splitlines())]
         else:
@@ -164,3 +166,8 @@ def _typed(annotation: Any) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _brief(value: Any) -> str:
+    """In a matrix, numbers stand below one another."""
+    return f"{value:6.2f}" if isinstance(value, float) else _text(value)

@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,11 +15,11 @@ from kdbench.benchmark.options import (
     data,
     files,
     grid,
-    live_teacher,
     load_files,
     planned,
     results,
     say,
+    settings,
     warn,
 )
 from kdbench.benchmark.throughput.verbs import throughput
@@ -116,7 +117,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @click.option("--cell", type=A_PATH, metavar="FILE", help="Run the cell of this record anew, and compare.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
-@live_teacher
+@settings
 @data
 @results
 @files
@@ -125,7 +126,7 @@ def run(
     cell: Path | None,
     workers: int | None,
     retry: str | None,
-    live_teacher: bool,
+    settings: dict[str, Any],
     data: Path,
     results: Path,
     files: tuple[Path, ...],
@@ -148,10 +149,9 @@ def run(
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     load_files(files)
     if grid is not None:
-        how = {"retry_failed": retry == "failed", "live_teacher": live_teacher}
-        sys.exit(local.run_grid(load(grid), results, data, workers, **how))
+        sys.exit(local.run_grid(load(grid), results, data, workers, retry_failed=retry == "failed", **settings))
     elif cell is not None:
-        sys.exit(local.run_again(cell, results, data, live_teacher))
+        sys.exit(local.run_again(cell, results, data, **settings))
 
 
 @app.command()

@@ -1,10 +1,11 @@
 """What the verbs have in common: their options, and how they answer."""
 
+import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -38,10 +39,21 @@ def files(verb: F) -> F:
     )(verb)  # fmt: skip
 
 
-def live_teacher(verb: F) -> F:
-    return click.option(
+def settings(verb: F) -> F:
+    """How the arithmetic is done: the settings of an engine."""
+
+    @click.option(
         "--live-teacher", is_flag=True, help="Ask teachers at every step, and neither use nor keep what they said."
-    )(verb)
+    )
+    @click.option(
+        "--compile", type=click.Choice(["auto", "on", "off"]), default="auto", envvar="KDBENCH_COMPILE",
+        show_default=True, help="Compile the training step. auto: where the run is long and the device a GPU.",
+    )  # fmt: skip
+    @functools.wraps(verb)
+    def told(*args: Any, live_teacher: bool, compile: str, **others: Any) -> Any:
+        return verb(*args, settings={"live_teacher": live_teacher, "compile": compile}, **others)
+
+    return cast(F, told)
 
 
 def as_json(verb: F) -> F:

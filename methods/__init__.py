@@ -22,6 +22,11 @@ def members(name: str) -> dict[str, type[Method]]:
     return {part: METHODS[part] for part in parts}
 
 
+def taught(name: str) -> bool:
+    """Does anything of it learn from a teacher?"""
+    return any(method.taught for method in members(name).values())
+
+
 def sources(name: str) -> str:
     """The knowledge that a method draws on; a combination draws on all of its members'."""
     try:

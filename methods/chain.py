@@ -133,6 +133,13 @@ class Chain(nn.Module):
                 feature = link(feature)
         return _lifted(feature)
 
+    def answering(self, classes: int) -> "Chain":
+        """The same network, heard on its first ``classes`` classes alone."""
+        links = [*self.links[:-1], First(self.classifier, classes)]
+        chain = Chain(self.network, links, stages=self.stages, image=self.image, norms=self._norms)
+        chain.prefix_tokens, chain.precision = self.prefix_tokens, self.precision
+        return chain
+
     def norm_at(self, depth: int) -> _BatchNorm | None:
         """The batch norm that the value at this depth has just passed (a shortcut may have been added since, but no
         activation applied)."""
@@ -212,6 +219,19 @@ class Chain(nn.Module):
                 return Form("vector", channels)
             case shape:
                 raise Refusal(f"a value in a chain must be a map, tokens or a vector, got the shape {shape}")
+
+
+class First(nn.Module):
+    """A classifier's answers for the first classes."""
+
+    def __init__(self, classifier: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.classes = classes
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(embedding)
+        return logits[:, : self.classes]
 
 
 def _lifted(value: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Facts:
     epochs: int  # of the main phase
     images: Callable[[Tensor], Iterator[Tensor]] = _not_yet  # those at some rows, in batches and not augmented
     remembered: Callable[[str, Callable[[], Any]], Any] = _afresh  # what was found before, by its name, of this teacher
+    continued: bool = False  # the teacher is the student as it was before: their features need no projector
 
     @property
     def size(self) -> int:

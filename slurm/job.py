@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import submitit
@@ -41,12 +42,12 @@ class Job:
         scratch: str | None = None,
         *,
         teachers: bool,
-        live_teacher: bool = False,
+        **settings: Any,
     ) -> None:
         self.cells = msgspec.json.encode(list(cells))
         self.results, self.data, self.scratch = str(results), str(data), scratch
         self.files = [file.name for file in extensions.files()]
-        self.teachers, self.live_teacher = teachers, live_teacher
+        self.teachers, self.settings = teachers, settings
         self.world = max((cell.world for cell in cells), default=1)
 
     def __call__(self) -> dict[str, str]:
@@ -84,7 +85,7 @@ class Job:
 
     def _ranks(self) -> tuple[Engine, Ranks]:
         """This task's device, and its place among the tasks of the job."""
-        engine = replace(Engine.best(), live_teacher=self.live_teacher)
+        engine = Engine.best(**self.settings)
         if self.world == 1:
             return engine, ALONE
         rank = submitit.JobEnvironment().global_rank

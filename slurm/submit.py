@@ -46,7 +46,7 @@ class Array:
 
 def submit(
     grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool,
-    live_teacher: bool = False,
+    **settings: Any,
 ) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
     site, store = sites.load(site_name), Store(results.resolve())
@@ -80,7 +80,7 @@ def submit(
         data = data.resolve()
         numbers: list[str] = []
         for number, array in enumerate(parts):
-            how = {"teachers": array.teachers, "live_teacher": live_teacher}
+            how = {"teachers": array.teachers} | settings
             jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
             parameters = _parameters(submission, number, array, site, home, numbers)
             numbers.append(_send(jobs, home / str(number), parameters, site.python))

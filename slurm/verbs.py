@@ -1,10 +1,11 @@
 """The verbs that speak to a cluster. What they need is imported inside them: help answers at once."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from kdbench.benchmark.options import A_PATH, F, data, files, grid, live_teacher, load_files, planned, results
+from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, planned, results, settings
 
 
 def folder(verb: F) -> F:
@@ -20,7 +21,7 @@ def folder(verb: F) -> F:
 @click.option("--site", required=True, help="The cluster: the name of a site that ships, or a YAML file of your own.")
 @click.option("--dry-run", is_flag=True, help="Print what sbatch would be told; submit nothing.")
 @click.option("--retry", type=click.Choice(["failed"]), help="Submit the failed cells again too.")
-@live_teacher
+@settings
 @data
 @results
 @files
@@ -29,7 +30,7 @@ def submit(
     site: str,
     dry_run: bool,
     retry: str | None,
-    live_teacher: bool,
+    settings: dict[str, Any],
     data: Path,
     results: Path,
     files: tuple[Path, ...],
@@ -48,8 +49,7 @@ def submit(
     from kdbench.slurm.submit import submit
 
     load_files(files)
-    retry_failed = retry == "failed"
-    how = {"dry_run": dry_run, "retry_failed": retry_failed, "live_teacher": live_teacher}
+    how = {"dry_run": dry_run, "retry_failed": retry == "failed"} | settings
     print(submit(load(grid), site, results, data, **how))
 
 

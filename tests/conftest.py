@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from kdbench.benchmark.data import Dataset, load
-from kdbench.benchmark.experiments.run import shown
 from kdbench.benchmark.networks import build
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Epoch, train
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain

@@ -25,6 +25,7 @@ class Images(Protocol):
     def shape(self) -> Shape: ...  # of all images in one tensor: bytes, (N, C, H, W)
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Tensor) -> "Images": ...
+    def labelled(self, labels: Tensor) -> "Images": ...  # the same images with other labels
     def to(self, device: torch.device) -> "Images": ...
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # images and labels, to test on
 
@@ -43,6 +44,9 @@ class Split:
 
     def __getitem__(self, rows: Tensor) -> "Split":
         return Split(self.images[rows], self.labels[rows])
+
+    def labelled(self, labels: Tensor) -> "Split":
+        return Split(self.images, labels)
 
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))

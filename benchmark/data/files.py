@@ -48,6 +48,9 @@ class Files:
     def __getitem__(self, rows: Tensor) -> "Files":
         return replace(self, paths=self.paths[rows.cpu().numpy()], labels=self.labels[rows])
 
+    def labelled(self, labels: Tensor) -> "Files":
+        return replace(self, labels=labels)
+
     def to(self, device: torch.device) -> "Files":
         return replace(self, labels=self.labels.to(device))
 

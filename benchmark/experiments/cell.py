@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.refusal import Refusal
 
@@ -19,7 +20,8 @@ Seed = Annotated[int, Meta(ge=0)]
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """Defaults are resolved before a cell is made: ``params`` holds every hyper-parameter, ``recipe`` every setting."""
 
-    setting: Literal["compression"] = "compression"
+    setting: Literal["compression", "incremental"] = "compression"
+    incremental: Incremental | None = None
     dataset: str
     teacher: "Cell | None" = None  # a teacher is a cell too
     student: str
@@ -31,11 +33,16 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     world: Annotated[int, Meta(ge=1)] = 1  # processes that train it together, a device each
     code: dict[str, str] = {}  # files from outside kdbench that this cell needs, and their digests
 
+    def __post_init__(self) -> None:
+        if (self.incremental is not None) != (self.setting == "incremental"):
+            raise ValueError("a cell must say how its classes arrive in the incremental setting, and in no other")
+
     @cached_property
     def id(self) -> str:
         """A readable name and the digest of all that changes the numbers by intent."""
         digest = hashlib.blake2b(msgspec.json.encode(_meant(self), order="sorted"), digest_size=6).hexdigest()
-        words = [self.dataset, self.teacher.student if self.teacher else "", self.student, self.method]
+        before = f"{self.incremental.count}-tasks" if self.incremental else ""
+        words = [self.dataset, self.teacher.student if self.teacher else before, self.student, self.method]
         name = "-".join(_plain(word) for word in words if word)
         return f"{name[:120]}-s{self.seed}-{digest}"
 
@@ -54,8 +61,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def key(self) -> tuple[str, ...]:
         """What decides whether a cell can work: all but its seed and its recipe."""
         params = msgspec.json.encode(self.params, order="sorted").decode()
-        teacher = self.teacher.student if self.teacher else ""
-        return self.dataset, teacher, self.student, self.method, params, str(self.world)
+        before = self.teacher.student if self.teacher else str(self.incremental or "")
+        return self.dataset, before, self.student, self.method, params, str(self.world)
 
 
 @cache
@@ -67,10 +74,16 @@ def _meant(asked: msgspec.Struct) -> dict[str, Any]:
     """What was asked for, without names and defaults. A default must therefore never change, and that of a new field
     must say what was done before there was one: ids, and with them the records that are there, stay what they are."""
     return {
-        name: _meant(value) if isinstance(value, msgspec.Struct) else value
+        name: _common(type(value), msgspec.json.encode(value)) if isinstance(value, msgspec.Struct) else value
         for name, usual in _usual(type(asked))
         if (value := getattr(asked, name)) != usual
     }
+
+
+@lru_cache(maxsize=4096)
+def _common(kind: type[msgspec.Struct], said: bytes) -> dict[str, Any]:
+    """What is meant by a teacher, or a recipe: thousands of cells have it in common."""
+    return _meant(msgspec.json.decode(said, type=kind))
 
 
 @cache

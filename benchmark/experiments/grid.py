@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,9 +18,10 @@ from kdbench.benchmark.experiments.cell import Cell, Seed
 from kdbench.benchmark.experiments.conversion import Misfit, convert, shown
 from kdbench.benchmark.experiments.document import Document, read
 from kdbench.benchmark.experiments.parameters import complete
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.networks.registry import Image
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
-from kdbench.methods import members
+from kdbench.methods import members, taught
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal, nearest
 
@@ -30,6 +31,7 @@ MOST_CELLS = 100_000
 
 OneOrMore = str | Annotated[list[str], Meta(min_length=1)]
 WithParameters = Annotated[dict[str, dict[str, Any] | None], Meta(min_length=1)]
+Tasks = int | dict[str, Any]
 Seeds = Annotated[int, Meta(ge=1)] | Annotated[list[Seed], Meta(min_length=1)]
 
 
@@ -39,6 +41,8 @@ class Sheet(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     about: str = ""
     include: OneOrMore | None = None  # other grids, whose cells are added
     files: OneOrMore | None = None  # Python files that register methods, networks or data sets
+    setting: Literal["compression", "incremental"] = "compression"
+    tasks: Tasks | Annotated[list[Tasks], Meta(min_length=1)] | None = None  # incremental: 5, or {count: 5, memory: 20}
     datasets: OneOrMore | None = None
     pairs: OneOrMore | None = None  # "teacher -> student"; NETWORK@DIGEST is a teacher that was imported
     teachers: OneOrMore | None = None  # or every teacher with every student
@@ -108,6 +112,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
     datasets = [
         _dataset(document, *item) for item in _items(document, _required(document, sheet, "datasets"), "$.datasets")
     ]
+    settings = list(_settings(document, sheet))
     pairs = list(_pairs(document, sheet))
     methods = list(_methods(document, sheet))
     recipe, protocol = _recipe(document, _required(document, sheet, "recipe"), "$.recipe")
@@ -119,17 +124,22 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
             raise document.refusal("$.world", f"must divide the recipe's batch, got {sheet.world} and {batch}")
     seeds = _seeds(document, sheet.seeds, "$.seeds")
     teacher_seeds = _seeds(document, sheet.teacher_seeds, "$.teacher_seeds")
-    count = len(datasets) * len(pairs) * len(methods) * len(seeds) * len(teacher_seeds)
+    count = len(datasets) * len(settings) * len(pairs) * len(methods) * len(seeds) * len(teacher_seeds)
     if count > MOST_CELLS:
         raise document.refusal("$", f"a grid must not declare more than {MOST_CELLS:,} cells, got {count:,}")
     for dataset, pair in itertools.product(datasets, pairs):
         for place, name in filter(None, pair):
             _network(document, place, name.partition(imported.MARK)[0], dataset)
 
-    for dataset, (teacher, (_, student)) in itertools.product(datasets, pairs):
+    for dataset, (place, asked) in itertools.product(datasets, settings):
+        if asked:
+            with _placed(document, place):
+                asked.sizes(source(dataset).classes)
+
+    for dataset, (_, asked), (teacher, (_, student)) in itertools.product(datasets, settings, pairs):
         for (name, params), teacher_seed in itertools.product(methods, teacher_seeds):
             teacher_cell = None
-            if any(method.taught for method in members(name).values()):
+            if taught(name) and not asked:
                 if teacher is None:
                     raise document.refusal("$.students", f"'{name}' needs a teacher: name teachers, or pairs")
                 teacher_cell = imported.cell(dataset, teacher[1]) or Cell(
@@ -145,6 +155,8 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                 )
             for seed in seeds:
                 yield Cell(
+                    setting=sheet.setting,
+                    incremental=asked,
                     dataset=dataset,
                     teacher=teacher_cell,
                     student=student,
@@ -156,6 +168,23 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                     world=sheet.world,
                     code=extensions.needed(dataset, student, *members(name)),
                 )
+
+
+def _settings(document: Document, sheet: Sheet) -> Iterator[tuple[str, Incremental | None]]:
+    """How classes arrive, where they do not all come at once; ``sweep`` works here as in a method's parameters."""
+    if sheet.setting == "compression":
+        if sheet.tasks is not None:
+            raise document.refusal("$.tasks", "classes arrive in tasks in 'setting: incremental' alone")
+        yield "$.setting", None
+        return
+    for key in ("pairs", "teachers", "teacher_recipe", "teacher_seeds"):
+        if key in document.values:
+            raise document.refusal(
+                f"$.{key}", "in the incremental setting the network before a task is the teacher: name students alone"
+            )
+    for place, item in _items(document, _required(document, sheet, "tasks"), "$.tasks"):
+        for chosen in _swept(document, {"count": item} if isinstance(item, int) else item, place):
+            yield place, document.convert(Incremental, chosen, place)
 
 
 def _pairs(document: Document, sheet: Sheet) -> Iterator[tuple[Placed | None, Placed]]:

@@ -6,12 +6,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -24,7 +24,9 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import GRACE, Status
 from kdbench.benchmark.training.engine import Engine
 
-TOGETHER = 4  # cells of one pair that take turns in a process, and ask the teacher once
+# Cells of one pair that take turns in a process, and ask the teacher once. On a CPU: nobody has measured it on a GPU,
+# and what is compiled is compiled for one cell.
+TOGETHER = 4
 
 
 class Board(Protocol):
@@ -52,11 +54,12 @@ class Desk:
 
 
 class Launcher:
-    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board, live_teacher: bool = False) -> None:
+    def __init__(self, store: Store, data_folder: Path, workers: int, board: Board, **settings: Any) -> None:
+        """``settings`` are the engines'."""
         self.store, self.data_folder, self.board = store, data_folder, board
         self.context = multiprocessing.get_context("spawn")
         self.threads = max(1, torch.get_num_threads() // workers)
-        self.engines = [replace(engine, live_teacher=live_teacher) for engine in engines(workers)]
+        self.engines = engines(workers, **settings)
         self.desks: dict[int, Desk] = {}  # by the engine's place: a worker is started when there is a cell for it
         self.outcomes: Counter[str] = Counter()
 
@@ -71,8 +74,7 @@ class Launcher:
                     self._over(cell, "blocked", "its teacher is not there")
                 while (free := self._free()) and (fresh := agenda.next(len(free))):
                     place, *others = free[: fresh.world]
-                    most = min(TOGETHER - 1, len(agenda.waiting) // len(self.engines))  # a desk for everyone first
-                    cells = [fresh, *agenda.beside(fresh, most)]
+                    cells = [fresh, *agenda.beside(fresh, self._company(agenda))]
                     self._desk(place).give(cells, fresh.id in self.teachers, others, self.engines)
                 for place, desk in self._heard():
                     for cell, outcome in self._listen(place, desk):
@@ -84,6 +86,11 @@ class Launcher:
             self._close()
             self.store.tidy()
         return self.outcomes
+
+    def _company(self, agenda: Agenda) -> int:
+        """How many more may sit at a desk; there is one for everyone first."""
+        alone = any(engine.device.type == "cuda" or engine.compile == "on" for engine in self.engines)
+        return 0 if alone else min(TOGETHER - 1, len(agenda.waiting) // len(self.engines))
 
     def _settle(self, agenda: Agenda, cell: Cell, outcome: str) -> None:
         if outcome == "elsewhere":
@@ -188,8 +195,8 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def engines(workers: int) -> list[Engine]:
+def engines(workers: int, **settings: Any) -> list[Engine]:
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
-        return [Engine(torch.device("cuda", i % count)) for i in range(workers)]
-    return [Engine(torch.device("cpu")) for _ in range(workers)]
+        return [Engine(torch.device("cuda", i % count), **settings) for i in range(workers)]
+    return [Engine(torch.device("cpu"), **settings) for _ in range(workers)]

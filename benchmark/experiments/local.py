@@ -3,8 +3,8 @@
 import signal
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -23,13 +23,14 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import duration, plan_text, time_left
 from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Live
 from kdbench.methods.refusal import Refusal
 
 
 def run_grid(
     grid: Grid, results: Path, data_folder: Path, workers: int | None = None, *, retry_failed: bool = False,
-    live_teacher: bool = False,
+    **settings: Any,
 ) -> int:  # fmt: skip
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
@@ -53,7 +54,7 @@ def run_grid(
 
     print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
     with Bars() as bars:
-        outcomes = Launcher(store, data_folder, workers, bars, live_teacher).launch(made)
+        outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
     _warn(store)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
@@ -78,7 +79,9 @@ def _warn(store: Store) -> None:
     store.troubles.clear()
 
 
-def run_again(file: Path, results: Path, data_folder: Path, live_teacher: bool = False) -> int:
+def run_again(
+    file: Path, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
+) -> int:
     """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits;
     its teacher must be there."""
     try:
@@ -87,11 +90,13 @@ def run_again(file: Path, results: Path, data_folder: Path, live_teacher: bool =
         raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
     record, cell = _record_or_cell(content, file)
     store = Store(results)
-    places = engines(_places(cell.id, None, cell.world))[: cell.world]
-    if record:  # how sums are split over threads changes the last bits
-        torch.set_num_threads(min(record.environment.arithmetic.get("threads", 1), torch.get_num_threads()))
-        live_teacher |= record.environment.arithmetic.get("teacher") != "remembered"
-    engine, *others = (replace(engine, live_teacher=live_teacher) for engine in places)
+    if record:  # how sums are split over threads changes the last bits, and so does compilation
+        arithmetic = record.environment.arithmetic
+        torch.set_num_threads(min(arithmetic.get("threads", 1), torch.get_num_threads()))
+        live_teacher |= arithmetic.get("teacher") != "remembered"
+        compile = "on" if "compile" in arithmetic else "off"
+    places = _places(cell.id, None, cell.world)
+    engine, *others = engines(places, live_teacher=live_teacher, compile=compile)[: cell.world]
     with (
         tempfile.TemporaryDirectory() as scratch,
         crew(engine, others, results, data_folder, extensions.files()) as ranks,

@@ -22,12 +22,14 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     world: int
     seconds: float
     epochs: int  # none of a teacher that was imported
+    tasks: str  # how classes arrived, where they did not all come at once
 
     @classmethod
     def of(cls, record: Brief) -> "Outline":
         cell = record.cell
         epochs = cell.recipe.epochs if cell.recipe else 0
-        return cls(record.id, cell.dataset, cell.pair, cell.method, cell.world, record.cost.seconds, epochs)
+        tasks = str(cell.incremental or "")
+        return cls(record.id, cell.dataset, cell.pair, cell.method, cell.world, record.cost.seconds, epochs, tasks)
 
 
 class Kept(msgspec.Struct, array_like=True):
@@ -39,7 +41,8 @@ class Kept(msgspec.Struct, array_like=True):
 
 def likes(of: Cell | Outline) -> Likes:
     """What a cell's time may be judged by, the nearest first."""
-    where = (of.dataset, of.pair, str(of.world))
+    tasks = of.tasks if isinstance(of, Outline) else str(of.incremental or "")
+    where = (of.dataset, of.pair, str(of.world), tasks)
     return [(*where, of.method), where]
 
 

@@ -17,6 +17,7 @@ from kdbench.benchmark.experiments.memory import Outlook, outlook
 from kdbench.benchmark.experiments.outline import Outline, likes
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.incremental.rehearsal import rehearse
 from kdbench.methods.method import Needs
 from kdbench.methods.refusal import Refusal
 
@@ -116,13 +117,8 @@ def attempt(cell: Cell) -> Needs | str:
     """What a cell's method needs, or why it cannot work, in a sentence. Built on the meta device, at no cost."""
     if cell.method == IMPORT:
         return "it must be imported first, by 'kdbench teacher import'"
-    known = data.source(cell.dataset)
-    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
     try:
-        student = networks.form(cell.student, known.classes, known.image)
-        teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
-        with torch.device("meta"):
-            needs = methods.create(cell.method, student, teacher, facts, **cell.params).needs()
+        needs = rehearse(cell) if cell.incremental else _build(cell)
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule
@@ -130,6 +126,15 @@ def attempt(cell: Cell) -> Needs | str:
     if cell.world > 1 and needs.whole_batch and needs.input_grad:
         return f"it must have world 1, got {cell.world}: it relates images, and differentiates by them"
     return needs
+
+
+def _build(cell: Cell) -> Needs:
+    known = data.source(cell.dataset)
+    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
+    student = networks.form(cell.student, known.classes, known.image)
+    teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
+    with torch.device("meta"):
+        return methods.create(cell.method, student, teacher, facts, **cell.params).needs()
 
 
 def _because(cell: Cell, failures: dict[str, Failure]) -> str:

@@ -5,12 +5,13 @@ from typing import Any
 import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.incremental.metrics import Arrival
 
 FORMAT = 1
 
 
 class Curves(msgspec.Struct, kw_only=True):
-    """One value an epoch of the main phase."""
+    """One value an epoch of the main phase; of tasks, one after the other, tested on the classes seen by then."""
 
     lr: list[float]
     terms: dict[str, list[float]]
@@ -31,6 +32,7 @@ class Result(msgspec.Struct, kw_only=True):
     weights: str  # digest of the deployed network's weights
     teacher_weights: str | None = None
     teacher_top1: float | None = None
+    incremental: Arrival | None = None  # then top1 is the final accuracy, on all classes
 
 
 class Cost(msgspec.Struct, kw_only=True):

@@ -4,7 +4,8 @@ import hashlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+import warnings
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,20 +16,22 @@ import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench import methods
 from kdbench.benchmark import data, networks
-from kdbench.benchmark.data.dataset import Dataset
-from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.memory import listening
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.incremental.metrics import arrival
+from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Epoch, Live, drive, training
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.teacher import Answers
@@ -65,6 +68,29 @@ def running(
 ) -> Running:
     """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
     ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
+    if cell.incremental:
+        return (yield from running_tasks(cell, engine, data_folder, checkpoints)), None
+    try:
+        return (yield from learning(cell, store, engine, data_folder, checkpoints, together, ranks))
+    except Uncompilable as error:
+        if engine.compile == "on":
+            raise Refusal(f"compile must be auto or off for {cell.id}: torch cannot compile it: {error}") from error
+        warnings.warn(f"{cell.id} begins anew, not compiled: {error}", stacklevel=2)
+        if checkpoints:
+            checkpoints.clear()  # not half of it one way and half the other
+        eager = replace(engine, compile="off")
+        return (yield from learning(cell, store, eager, data_folder, checkpoints, together, ranks))
+
+
+def learning(
+    cell: Cell,
+    store: Store,
+    engine: Engine,
+    data_folder: Path,
+    checkpoints: Checkpoints | None,
+    together: Together | None,
+    ranks: Ranks,
+) -> Running:
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
@@ -83,6 +109,7 @@ def running(
     # A method without a teacher is given the student in its place, and never looks.
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
+    engine = engine.settled(facts.steps * facts.epochs, method.needs(), ranks.world)
 
     memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
     ask_teacher: Answers | None = memory
@@ -117,11 +144,42 @@ def running(
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
 
-def shown(dataset: Dataset, engine: Engine, rows: Tensor) -> Iterator[Tensor]:
-    """Training images as a network is tested on them: not augmented."""
-    normalise = Normalise(dataset, engine.device)
-    for images, _ in dataset.train[rows].batches(500):
-        yield normalise(images.to(engine.device))
+def running_tasks(
+    cell: Cell, engine: Engine, data_folder: Path, checkpoints: Checkpoints | None
+) -> Generator[Live, None, Record]:
+    """The same of a cell whose classes arrive task by task; it cannot teach others."""
+    assert checkpoints
+    started = time.perf_counter()
+    sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
+    with PeakMemory(engine) as space:
+        past = yield from sequence.run(checkpoints)
+
+    student = sequence.network(sequence.known.classes, past)
+    tasks = [[epoch for epoch in epochs if epoch.phase == "main"] for epochs in past.epochs]
+    main = [epoch for epochs in tasks for epoch in epochs]
+    result = _result(main, past.params, digest(student), None)
+    seen = [epochs[-1].score.top1 for epochs in tasks if epochs[-1].score]
+    last = result.curves.top1[-len(tasks[-1]) :]  # before, fewer classes were told apart
+    result.best_top1, result.best_epoch = max(last), len(main) - len(last) + last.index(max(last)) + 1
+    result.incremental = arrival(sequence.classes, past.matrix, seen)
+    return Record(
+        id=cell.id,
+        cell=cell,
+        result=result,
+        cost=Cost(
+            seconds=sum(epoch.seconds for epochs in past.epochs for epoch in epochs),
+            wall_seconds=time.perf_counter() - started,
+            images_per_second=statistics.median(
+                images / epoch.seconds for images, epochs in zip(past.images, tasks, strict=True) for epoch in epochs
+            ),
+            epoch_seconds=[round(epoch.seconds, 4) for epoch in main],
+            peak_memory_mb=round(space.peak / 2**20, 1),
+            student_parameters=parameters(student),
+            method_parameters=past.method_parameters,
+            deployed_parameters=parameters(student),
+        ),
+        environment=environment(engine),
+    )
 
 
 def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:
@@ -135,7 +193,7 @@ def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Re
         best_epoch=top1.index(max(top1)) + 1,
         curves=Curves(
             lr=[epoch.lr for epoch in main],
-            terms={name: [epoch.terms[name] for epoch in main] for name in main[0].terms},
+            terms={name: [epoch.terms.get(name, 0.0) for epoch in main] for name in main[-1].terms},
             top1=top1,
             test_loss=[score.loss for score in scores],
         ),

@@ -66,7 +66,8 @@ def status_text(plan: Plan, results: Path, sent: Sent = NOWHERE) -> str:
             lines.append(f"  running  {entry.cell.id}: starting")
         else:
             left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
-            lines.append(f"  running  {entry.cell.id}: epoch {status.epoch} of {status.epochs}{left}")
+            phase = "" if status.phase == "main" else f"{status.phase}, "
+            lines.append(f"  running  {entry.cell.id}: {phase}epoch {status.epoch} of {status.epochs}{left}")
     for name, cells in sent._asdict().items():
         lines += [f"  {name}  {cell_id}: {why}" for cell_id, why in list(cells.items())[:20]]
         lines += [f"  … and {len(cells) - 20} more {name}"] if len(cells) > 20 else []

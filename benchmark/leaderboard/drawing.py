@@ -44,6 +44,7 @@ DASHES = {
 }
 LOOK = sns.axes_style("ticks") | {
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # the first comes with matplotlib: the same everywhere
     **dict.fromkeys(["font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"], 8),
     **dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 8),
     **dict.fromkeys(["text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], INK),

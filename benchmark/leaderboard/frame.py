@@ -64,7 +64,6 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
         asked = msgspec.json.encode((cell.method, cell.params))
         if asked not in names:
             names[asked], sources[cell.method] = shown(cell.method, cell.params), methods.sources(cell.method)
-        tasks = getattr(cell, "incremental", None)
         learned = result.incremental or {}
         # Of cells that took turns, or heard their teacher from memory, time and space do not say what a method costs.
         own = cost.together == 1 and where.arithmetic.get("teacher") != "remembered"
@@ -78,7 +77,7 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
                 "setting": cell.setting,
                 "dataset": cell.dataset,
                 "recipe": cell.protocol,
-                "pair": cell.pair + (f", {tasks.count} tasks" if tasks else ""),
+                "pair": cell.pair + (f", {cell.incremental}" if cell.incremental else ""),
                 "source": sources[cell.method],
                 "method": names[asked],
                 "seed": cell.seed,

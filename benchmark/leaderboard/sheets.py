@@ -52,8 +52,8 @@ COSTS = [
     TIME,
     Column("training, s", "count", ("seconds",), "of one seed"),
     Column("memory, MB", "count", ("peak_memory_mb",), "peak, in training"),
-    Column("parameters deployed", "count", ("deployed_parameters",), "of the network that is used in the end"),
-    Column("parameters discarded", "count", ("discarded_parameters",), "of the method, thrown away after training"),
+    Column("parameters", "count", ("deployed_parameters",), "of the network that is used in the end"),
+    Column("discarded", "count", ("discarded_parameters",), "parameters of the method, thrown away after training"),
 ]
 OF_A_SEED = [
     Column("seed", "count", ("seed",)),

@@ -23,10 +23,11 @@ from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import views_of_an_image
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
-from kdbench.benchmark.experiments.run import PeakMemory, load_data, parameters, shown
+from kdbench.benchmark.experiments.run import PeakMemory, load_data, parameters
 from kdbench.benchmark.throughput.peak import matmul_flops, synchronise
 from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Live, training
 from kdbench.benchmark.training.memory import RememberingTeacher, limit, rememberable, size
 from kdbench.benchmark.training.recipe import Recipe

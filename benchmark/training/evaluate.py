@@ -1,13 +1,15 @@
 """How good a network is on a test set."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from kdbench.benchmark.data.dataset import Images
+from kdbench.benchmark.data.dataset import Dataset, Images
 from kdbench.benchmark.data.views import Normalise
+from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 
 
@@ -32,3 +34,10 @@ def evaluate(network: nn.Module, test: Images, normalise: Normalise, batch: int 
         rows.append(torch.stack([(ranks < 1).sum(), (ranks < 5).sum(), loss]))
     top1, top5, loss = (among.summed(torch.stack(rows).double().sum(0)) / len(test)).tolist()
     return Score(100 * top1, 100 * top5, loss)
+
+
+def shown(dataset: Dataset, engine: Engine, rows: Tensor) -> Iterator[Tensor]:
+    """Training images as a network is tested on them: not augmented."""
+    normalise = Normalise(dataset, engine.device)
+    for images, _ in dataset.train[rows].batches(500):
+        yield normalise(images.to(engine.device))

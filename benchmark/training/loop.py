@@ -17,6 +17,7 @@ from kdbench.benchmark.data.files import views as views_of
 from kdbench.benchmark.data.views import Normalise, draws, strong
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints, State
+from kdbench.benchmark.training.compilation import forward
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import Score, evaluate
 from kdbench.benchmark.training.optimizer import optimize
@@ -44,6 +45,11 @@ class Epoch:
     terms: dict[str, float]  # each loss term's mean over the epoch's steps
     seconds: float  # of training; evaluation is not in it
     score: Score | None  # on the test set; initial phases are not evaluated
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Epoch":
+        """As a checkpoint has it."""
+        return cls(**saved | {"score": saved["score"] and Score(**saved["score"])})
 
 
 @dataclass
@@ -135,7 +141,7 @@ def training(
     if saved:
         student.load_state_dict(saved["student"])
         method.load_state_dict(saved["method"])
-        history = [Epoch(**epoch | {"score": epoch["score"] and Score(**epoch["score"])}) for epoch in saved["history"]]
+        history = [Epoch.of(epoch) for epoch in saved["history"]]
         progress = Progress(**saved["progress"])
         progress.sums = {name: value.to(engine.device) for name, value in progress.sums.items()}
     else:
@@ -160,7 +166,7 @@ def training(
             optimizer.load_state_dict(saved["optimizer"])
             schedule.load_state_dict(saved["schedule"])
             saved = None
-        together = ranks.together(step)
+        terms_of = forward(engine, ranks.together(step), ask_teacher, recipe.batch)
 
         while progress.epoch <= phase.epochs:
             epoch = torch.tensor(float(progress.epoch), device=engine.device)
@@ -179,7 +185,7 @@ def training(
                 labels = data.train.labels[draw.index]
                 batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.number)
 
-                terms = together(batch, ask_teacher(batch), phase.task, draw.sizes)
+                terms = terms_of(batch, phase.task, draw.sizes)
                 step.zero_grad(set_to_none=True)
                 torch.stack(list(terms.values())).sum().backward()
                 progress.lr = optimizer.param_groups[0]["lr"]

@@ -73,5 +73,9 @@ RECIPES.register("feature-only")(
         augment=False,
     )
 )
+# A task of class-incremental learning on CIFAR-100, as published beside DFCIL (Smith et al. 2021).
+RECIPES.register("incremental-250")(
+    Recipe(epochs=250, batch=128, lr=0.1, weight_decay=2e-4, milestones=(100, 150, 200))
+)
 # For the embedded digits, seconds a cell.
 RECIPES.register("quick")(Recipe(epochs=40, batch=30, schedule="onecycle", lr=0.1))

@@ -35,7 +35,8 @@ class FeatureOnly(Method):
     the teacher's are the four of the highest knowledge quality Q on the training set (``quality``; ``samples``,
     ``class_samples`` and ``k0`` are its settings), t(l) in order. The paper never released that selection: how ours
     measures a layer is said there. The student's are the paper's for its four students; the rule that gives them for
-    any network (``standard``) is ours. Networks with fewer layers have fewer pairs.
+    any network (``standard``) is ours. Networks with fewer layers have fewer pairs. A student that the teacher once was
+    is compared with it as it is, without P.
     """
 
     source = "features"
@@ -69,7 +70,10 @@ class FeatureOnly(Method):
                 f" got {len(mine)} and {len(theirs)}"
             )
         forms = [(student.form(s), teacher.form(t)) for s, t in self.pairs]
-        self.project = nn.ModuleList(nn.Conv1d(s.channels, t.channels, 1, bias=False) for s, t in forms)
+        self.project = nn.ModuleList(
+            nn.Identity() if facts.continued and s == t else nn.Conv1d(s.channels, t.channels, 1, bias=False)
+            for s, t in forms
+        )
         self.forms = forms
         self.weight = weight
 

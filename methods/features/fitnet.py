@@ -46,7 +46,7 @@ class FitNet(Stagewise):
 
     Ours: at sizes that are neither equal nor in the ratio of two, a 1×1 convolution, and the larger of guess and hint
     is averaged (the field has one large kernel without padding there, or nothing). Tokens have either sign: where they
-    are the hint, the regressor ends with its norm.
+    are the hint, the regressor ends with its norm. A student that the teacher once was needs none.
     """
 
     def __init__(
@@ -65,7 +65,8 @@ class FitNet(Stagewise):
         pair = min(aligned(student, teacher), key=lambda pair: abs(number[pair[0]] - stage))
         super().__init__(student, teacher, facts, [pair], ce_weight=ce_weight)
         self.weight = weight
-        self.regressor = regressor(*self.forms[0])
+        source, target = self.forms[0]
+        self.regressor = nn.Identity() if facts.continued and source == target else regressor(source, target)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         [(mine, hint)] = self.maps(student, teacher)

@@ -111,7 +111,8 @@ function board(data) {
     if (!row.seeds) return [make("tr", {}, Object.assign(cell(data.columns[0], lead, "th"), { className: "first", scope: "row" }),
       ...rest.map((value, place) => cell(data.columns[place + 1], value)))];
     const open = state.open.has(row);
-    const button = make("button", { type: "button", "aria-expanded": String(open) }, lead);
+    const name = make("span", {}, ...lead.split(/(?<=[(,=_])/).flatMap((part) => [part, make("wbr")]));
+    const button = make("button", { type: "button", "aria-expanded": String(open) }, name);
     const tr = make("tr", {}, make("th", { scope: "row", className: "first" }, button), ...rest.map((value, place) => cell(data.columns[place + 1], value)));
     const below = () => make("tr", { className: "below" }, make("td", { colSpan: data.columns.length }, seeds(data.seeds, row.seeds)));
     button.addEventListener("click", () => {

@@ -15,17 +15,16 @@ from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, pretty
 from kdbench.benchmark.leaderboard import page as module
 from kdbench.benchmark.leaderboard.album import album
-from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.headline import headlines
 from kdbench.benchmark.leaderboard.page import page
 from kdbench.benchmark.leaderboard.publish import publish
-from kdbench.benchmark.leaderboard.table import board
+from tests.benchmark.leaderboard.boards import board_of
 
 Study = Callable[..., list[Record]]
 
 
 def made(records: list[Record], folder: Path) -> str:
-    known, found = {record.id: record for record in records}, board(frame(records))
+    known, found = {record.id: record for record in records}, board_of(records)
     return page(found, album(found, known, Store(folder)), known, "Leaderboard")
 
 
@@ -94,19 +93,19 @@ def test_every_row_has_its_seeds(tmp_path: Path, study: Study) -> None:
 
 def test_the_headline_says_who_leads_and_how_sure_that_is(study: Study) -> None:
     """rkd gains 1, 2 and 3: mean 2, deviation 1, half of the interval 4.303 / √3 = 2.48. kd's lead is 4, 4 and 4."""
-    ((said, notes),) = headlines(board(frame(study({"rkd": [1, 2, 3], "kd": [5, 6, 7]}))))
+    ((said, notes),) = headlines(board_of(study({"rkd": [1, 2, 3], "kd": [5, 6, 7]})))
     assert said == (
         "On digits, knowledge from logits gains most: +6.00 points of top-1 against labels alone "
         "(95% interval +3.52 to +8.48 over 3 seeds)."
     )
     assert "Next: relations, +2.00; on the same seeds 4.00 ± 0.00 behind." in notes
     assert "One pair speaks for no other." in notes and "chance" not in notes
-    ((said, notes),) = headlines(board(frame(study({"kd": [-3, 1, -4]}))))
+    ((said, notes),) = headlines(board_of(study({"kd": [-3, 1, -4]})))
     assert "knowledge from logits loses least: −2.00" in said and "chance may have made all of it" in notes
 
 
 def test_without_a_reference_nothing_is_claimed(study: Study) -> None:
-    ((said, _),) = headlines(board(frame(study({"kd": [1, 2]})[1::2])))
+    ((said, _),) = headlines(board_of(study({"kd": [1, 2]})[1::2]))
     assert said == "On digits there is no gain to speak of yet."
 
 

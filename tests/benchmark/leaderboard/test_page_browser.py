@@ -10,11 +10,13 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, pretty
-from kdbench.benchmark.leaderboard.album import album
-from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.experiments.store import pretty
+from kdbench.benchmark.leaderboard import evidence
+from kdbench.benchmark.leaderboard.album import Picture
+from kdbench.benchmark.leaderboard.drawing import saved
 from kdbench.benchmark.leaderboard.page import page
-from kdbench.benchmark.leaderboard.table import board
+from kdbench.benchmark.leaderboard.pictures import gains
+from tests.benchmark.leaderboard.boards import board_of
 
 Study = Callable[..., list[Record]]
 Open = Callable[..., Page]
@@ -41,13 +43,14 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     contexts = []
 
     def visit(records: list[Record], width: int = 1200, scheme: Any = "light", drawn: bool = False) -> Page:
-        known, found = {record.id: record for record in records}, board(frame(records))
-        pictures = album(found, known, Store(tmp_path)) if drawn else []
+        known, found = {record.id: record for record in records}, board_of(records)
+        figure = gains(evidence.gains(found.cells, found.series), "seed") if drawn else None
+        pictures = [Picture("gains", "Gains", "", saved(figure, "svg").decode(), b"", 3.5)] if figure else []
         file = tmp_path / "leaderboard.html"
         file.write_text(page(found, pictures, known, "Leaderboard"), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme))
         tab = contexts[-1].new_page()
-        tab.set_default_timeout(5000)
+        tab.set_default_timeout(3000)
         tab.on("request", lambda request: request.url == file.as_uri() or wrong.append(request.url))
         tab.on("console", lambda message: wrong.append(message.text))
         tab.on("pageerror", lambda error: wrong.append(str(error)))
@@ -94,10 +97,10 @@ def test_search_and_choice_leave_the_rows_that_are_meant(opened: Open, study: St
     assert count.inner_text() == "10 of 10 rows"
     part.get_by_label("Search").fill("KD")
     assert count.inner_text() == "6 of 10 rows"
-    part.get_by_label("Pair").select_option("big → resnet8")
-    part.get_by_label("Source").select_option("logits")
+    part.get_by_role("combobox", name="Pair").select_option("big → resnet8")
+    part.get_by_role("combobox", name="Source").select_option("logits")
     assert count.inner_text() == "1 of 10 rows" and column(table, 1) == ["kd"]
-    part.get_by_label("Source").select_option("labels")
+    part.get_by_role("combobox", name="Source").select_option("labels")
     assert table.get_by_text("No row is like that.").is_visible()
     part.get_by_label("Search").fill("")
     assert column(table, 1) == ["ce"]
@@ -141,7 +144,7 @@ def test_light_and_dark_follow_the_system_until_the_reader_chooses(opened: Open,
 
 @pytest.mark.parametrize("width", [360, 1400])
 def test_the_page_is_as_wide_as_the_window_and_tables_scroll_inside(opened: Open, study: Study, width: int) -> None:
-    long = study({"kd": [1, 2]}, params={"temperature": 2.5}, protocol="a-recipe-with-a-rather-long-name" * 3)
+    long = study({"kd": [1, 2]}, protocol="a-recipe-with-a-rather-long-name" * 3)
     tab = opened(study(GAINS, ("resnet8x0.25", "resnet8")) + long, width=width, drawn=True)
     sheet(tab).get_by_role("button", name="crd", exact=True).first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") == width

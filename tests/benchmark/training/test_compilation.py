@@ -1,0 +1,95 @@
+"""Steps that torch has compiled: the same run, the same bits again, and a way out where it cannot."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from kdbench.benchmark.experiments.launcher import Launcher
+from kdbench.benchmark.experiments.local import Bars, run_again
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.run import run, same_bits
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.loop import Live
+from kdbench.methods.method import Needs
+from kdbench.methods.refusal import Refusal
+
+Make = Callable[..., Any]
+CPU = Engine(torch.device("cpu"))
+COMPILED = replace(CPU, compile="on")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch compiles nothing, and every run is long enough to ask for it."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    def refuse(batch: object, task: bool, sizes: object) -> NoReturn:
+        raise TorchDynamoException("there is no compiler")
+
+    def settled(self: Engine, steps: int, needs: Needs, world: int) -> Engine:
+        return replace(self, compile="off" if self.compile == "off" else "on")
+
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: refuse)
+    monkeypatch.setattr(Engine, "settled", settled)
+
+
+def test_where_torch_cannot_compile_a_run_begins_anew_without_and_says_so(
+    refused: None, make_cell: Make, store: Store, tmp_path: Path
+) -> None:
+    cell = make_cell()
+    with pytest.warns(UserWarning, match=r"begins anew, not compiled: there is no compiler"):
+        fallen, _ = run(cell, store, CPU, Path(), Checkpoints(tmp_path / "a"))
+    plain, _ = run(cell, store, replace(CPU, compile="off"), Path(), Checkpoints(tmp_path / "b"))
+    assert same_bits(fallen.result, plain.result)
+    assert fallen.environment.key == plain.environment.key
+
+
+def test_who_insists_is_told_why_it_cannot_be(refused: None, make_cell: Make, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"^compile must be auto or off for .*: there is no compiler$"):
+        run(make_cell(), store, COMPILED, Path(), Checkpoints(tmp_path))
+
+
+def test_workers_compile_as_their_launcher_was_told(store: Store) -> None:
+    assert [engine.compile for engine in Launcher(store, Path(), 2, Bars(), compile="on").engines] == ["on", "on"]
+
+
+class Killed(BaseException): ...
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_run_and_ends_with_the_same_bits_when_it_was_killed(
+    make_cell: Make, store: Store, tmp_path: Path
+) -> None:
+    store.finish(*run(make_cell(student="resnet14x0.5"), store, CPU, Path(), Checkpoints(tmp_path / "teacher")))
+    cell = make_cell("kd", teacher="resnet14x0.5")
+
+    def kill(live: Live) -> None:
+        if (live.epoch, live.step) == (2, 40):
+            raise Killed
+
+    def once(engine: Engine, name: str, **how: Any) -> Record:
+        with warnings.catch_warnings(action="ignore"):  # torch's own
+            return run(cell, store, engine, Path(), Checkpoints(tmp_path / name, every=0), **how)[0]
+
+    whole, eager = once(COMPILED, "whole"), once(CPU, "eager")
+    with pytest.raises(Killed):
+        once(COMPILED, "killed", watch=kill)
+    assert same_bits(once(COMPILED, "killed").result, whole.result)
+    assert whole.environment.arithmetic == eager.environment.arithmetic | {"compile": "default"}
+    assert not same_bits(whole.result, eager.result)  # it was compiled
+    assert whole.result.curves.terms["kd"][0] == pytest.approx(eager.result.curves.terms["kd"][0], rel=1e-2)
+
+    store.finish(whole, None)
+    assert run_again(store.records_folder / f"{cell.id}.json", store.folder, Path()) == 0

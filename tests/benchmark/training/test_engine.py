@@ -1,0 +1,92 @@
+"""Where and how the arithmetic is done: the precision, what is compiled, and that no step waits for the device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdbench import methods
+from kdbench.benchmark.data import Dataset
+from kdbench.benchmark.training.engine import LONG, Compile, Engine
+from kdbench.benchmark.training.loop import train, training
+from kdbench.benchmark.training.recipe import Recipe
+from kdbench.methods.chain import Chain
+from kdbench.methods.method import Method, Needs
+
+Make = Callable[..., Chain]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def kd(student: Chain, teacher: Chain, dataset: Dataset, recipe: Recipe) -> Method:
+    return methods.create("kd", student, teacher, recipe.facts(4, dataset.train.labels))
+
+
+# -- what is compiled -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "steps", "settled"),
+    [
+        (GPU, "auto", LONG, "on"),
+        (GPU, "auto", LONG - 1, "off"),
+        (CPU, "auto", 100 * LONG, "off"),
+        (CPU, "on", 1, "on"),
+        (GPU, "off", 100 * LONG, "off"),
+    ],
+)
+def test_auto_compiles_long_runs_on_a_gpu(device: torch.device, asked: Compile, steps: int, settled: str) -> None:
+    assert Engine(device, compile=asked).settled(steps, Needs()).compile == settled
+
+
+def test_what_differentiates_by_the_images_is_never_compiled() -> None:
+    assert Engine(CPU, compile="on").settled(LONG, Needs(input_grad=True)).compile == "off"
+
+
+def test_a_run_that_is_compiled_is_in_another_environment_and_one_that_is_not_stays_in_its_own() -> None:
+    on, auto, off = (Engine(CPU, compile=asked).environment() for asked in ("on", "auto", "off"))
+    assert on == off | {"compile": "default"}
+    assert auto == off
+
+
+# -- precision --------------------------------------------------------------------------------------------------------
+
+
+def test_in_bf16_networks_compute_in_bf16_and_everything_else_stays_in_fp32(
+    make_student: Make, dataset: Dataset, recipe: Recipe
+) -> None:
+    student, teacher = make_student(0), make_student(1)
+    convolved: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    for network in (student, teacher):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda m, _, out: convolved[m.training].add(out.dtype))
+    recipe = msgspec.structs.replace(recipe, precision="bf16")
+    method = kd(student, teacher, dataset, recipe)
+    train(student, teacher, method, dataset, recipe, 0, engine=Engine(CPU))
+    assert convolved == {True: {torch.bfloat16}, False: {torch.bfloat16}}  # the test set and the teacher too
+    kept = [value for value in student.state_dict().values() if value.is_floating_point()]
+    assert {value.dtype for value in (*kept, *(p.grad for p in student.parameters()))} == {torch.float32}
+
+
+# -- no step waits for the device -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_no_step_within_an_epoch_waits_for_the_device(
+    optimizer: Any, make_student: Make, dataset: Dataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(self: Tensor, *_: object, **__: object) -> None:
+        raise AssertionError("a step asks for a number, and must wait until the device has it")
+
+    recipe = msgspec.structs.replace(recipe, optimizer=optimizer)
+    student, teacher = make_student(0), make_student(1)
+    steps = training(student, teacher, kd(student, teacher, dataset, recipe), dataset, recipe, 0, engine=Engine(CPU))
+    next(steps)
+    with monkeypatch.context() as within:
+        for name in ("item", "tolist", "__float__", "__int__", "__index__", "__bool__", "cpu", "numpy", "nonzero"):
+            within.setattr(Tensor, name, waits)
+        assert [next(steps).step for _ in range(3)] == [2, 3, 4]
+    assert next(steps).epoch == 2
