@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 
 .PHONY: test lint quickstart docs bench clean
 
-test: $(VENV)/ready  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(VENV)/ready  ## the whole suite, by a process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup
 
 lint: $(VENV)/ready  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -59,7 +59,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "account": self.account,
             "qos": self.qos,
             "constraint": self.constraint,
-            "ntasks_per_node": world if world > 1 else None,
+            "ntasks_per_node": world,
             "gpus_per_node": times(self.gpus, world) or None,
             "cpus_per_task": self.cpus,
             "mem": times(self.memory, world),

@@ -14,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from kdbench.benchmark import data, extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import crew
+from kdbench.benchmark.experiments.duration import duration
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, engines
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.run import run, same_bits
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.summary import duration, plan_text, time_left
+from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile

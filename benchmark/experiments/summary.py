@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from kdbench.benchmark.experiments.duration import duration
 from kdbench.benchmark.experiments.memory import in_words
 from kdbench.benchmark.experiments.plan import Entry, Plan, State
 from kdbench.benchmark.experiments.store import Store
@@ -91,12 +92,6 @@ def time_left(plan: Plan) -> str:
         return f"{missing} cells of unmeasured length"
     rest = f", and {unknown} cells of unmeasured length" if unknown else ""
     return f"about {duration(hours * 3600)}{rest}"
-
-
-def duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours} h {minute:02} min" if hours else f"{minute} min {second:02} s" if minute else f"{second} s"
 
 
 def _counts(plan: Plan, sent: Sent) -> dict[str, int]:

@@ -71,8 +71,8 @@ in_print = mpl.rc_context(LOOK)  # decorates whatever draws
 def saved(figure: Figure, form: str) -> bytes:
     """As ``svg`` or ``png``."""
     file = io.BytesIO()
-    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
-    figure.savefig(file, format=form, metadata=metadata, dpi=300, facecolor=PAPER)
+    nothing = {"svg": ["Date", "Creator", "Format", "Type"], "png": ["Software"]}[form]  # of who made it, and when
+    figure.savefig(file, format=form, metadata=dict.fromkeys(nothing), dpi=300, facecolor=PAPER)
     if form == "png":
         return file.getvalue()
     # A hundredth of a point is enough for a path.

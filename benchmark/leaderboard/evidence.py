@@ -116,7 +116,7 @@ def tasks(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Recor
     rows = [
         {"pair": row["pair"], "source": row["source"], "method": row["method"], "task": task, "top1": top1}
         for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
-        if row["id"] in records and (learned := getattr(records[row["id"]].result, "incremental", None))
+        if row["id"] in records and (learned := records[row["id"]].result.incremental)
         for task, top1 in enumerate(learned.seen, start=1)
     ]
     return _over_seeds(rows, "task")

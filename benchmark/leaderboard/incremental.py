@@ -61,7 +61,7 @@ def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
     for record in arrived:
         if _alike(figure, record):
             cell = record.cell
-            key = shown(cell.method, cell.params), str(_arrival(record)), cell.protocol
+            key = shown(cell.method, cell.params), str(record.cell.incremental), cell.protocol
             series.setdefault(key, []).append(record)
     about: dict[str, Any] = {
         "dataset": figure.dataset,
@@ -98,7 +98,8 @@ def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
 
 
 def _alike(figure: IncrementalFigure, record: Brief) -> bool:
-    cell, arrival, joint = record.cell, _arrival(record), figure.method == "UB"
+    cell, arrival, joint = record.cell, record.cell.incremental, figure.method == "UB"
+    assert arrival
     tasks, (method, _) = 1 if joint else figure.tasks, OURS.get(figure.method, ("", {}))
     theirs = figure.dataset, figure.network, method, tasks, figure.memory
     return theirs == (cell.dataset, cell.student, cell.method, arrival.count, arrival.memory)
@@ -106,15 +107,12 @@ def _alike(figure: IncrementalFigure, record: Brief) -> bool:
 
 def _same(figure: IncrementalFigure, record: Brief) -> bool:
     """By the table's protocol: one head for all classes from the start, plain cross-entropy, images kept at random."""
-    cell, arrival, (method, params) = record.cell, _arrival(record), OURS[figure.method]
+    cell, arrival, (method, params) = record.cell, record.cell.incremental, OURS[figure.method]
+    assert arrival
     alone = arrival.count == 1 or (arrival.classifier == "full" and arrival.task_loss == "cross_entropy")
     kept = not arrival.memory or (arrival.choice == "random" and not arrival.alignment)
     asked = shown(method, complete(method, params)), PROTOCOL
     return alone and kept and asked == (shown(cell.method, cell.params), cell.protocol)
-
-
-def _arrival(record: Brief) -> Any:
-    return getattr(record.cell, "incremental")  # noqa: B009
 
 
 COLUMNS: dict[str, Column] = {

@@ -52,7 +52,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
 def front(points: pd.DataFrame) -> pd.DataFrame:
     """The methods that no other beats in accuracy and in throughput, from the slowest to the fastest."""
     ranked = points.sort_values(["speed", "top1", "method"], ascending=[False, False, True], kind="stable")
-    better = ranked["top1"] > ranked["top1"].cummax().shift(fill_value=float("-inf"))
+    better = ~(ranked["top1"] <= ranked["top1"].cummax().shift())
     return ranked[better][::-1]
 
 

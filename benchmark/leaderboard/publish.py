@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.leaderboard.album import album
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
@@ -34,6 +33,8 @@ def publish(results: Path, grid: str | None) -> Published:
     store = Store(results)
     records, stem = store.briefs(), "leaderboard"
     if grid is not None:
+        from kdbench.benchmark.experiments.grid import load  # all networks and data sets come with it
+
         declared = load(grid)
         wanted = {cell.id for cell in declared.cells}
         records, stem = (record for record in records if record.id in wanted), f"leaderboard-{declared.name}"

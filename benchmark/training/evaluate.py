@@ -21,7 +21,7 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, test: Images, normalise: Normalise, batch: int = 500, among: Ranks = ALONE) -> Score:
+def evaluate(network: nn.Module, test: Images, normalise: Normalise, batch: int = 250, among: Ranks = ALONE) -> Score:
     """Top-1, top-5 and cross-entropy, in large batches and with one wait for the device; ranks share the images."""
     network.eval()
     rows = []

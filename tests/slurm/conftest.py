@@ -15,6 +15,13 @@ QUICK = Options(partitions=(Partition("low"), Partition("high", tier=10)), max_a
 T = TypeVar("T")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests, one of them has those of the cluster: there is one cluster."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 @pytest.fixture(scope="session")
 def slurm() -> None:
     """This machine can run a private cluster."""

@@ -22,7 +22,8 @@ from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import of_plan, plan_text
-from kdbench.benchmark.leaderboard.table import leaderboard
+from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.leaderboard.table import series
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
@@ -194,7 +195,7 @@ def test_a_plan_says_what_would_be_too_large(make_cell: Make, store: Store, monk
 
 def test_speeds_with_a_memory_stand_in_no_column(make_cell: Make, make_record: Make) -> None:
     records = [make_record(make_cell("ce")), make_record(make_cell("kd", teacher="resnet8"))]
-    assert list(leaderboard(records)["images_per_second"]) == [1000, 1000]
+    assert list(series(frame(records))["images_per_second"]) == [1000, 1000]
     records[1].environment.arithmetic["teacher"], records[1].environment.key = "remembered", "so"
-    speeds = leaderboard(records).set_index("method")["images_per_second"]
+    speeds = series(frame(records)).set_index("method")["images_per_second"]
     assert speeds["ce"] == 1000 and speeds.isna()["kd"]

@@ -14,71 +14,61 @@ import pytest
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, pretty
 from kdbench.benchmark.leaderboard import page as module
-from kdbench.benchmark.leaderboard.album import album
 from kdbench.benchmark.leaderboard.headline import headlines
-from kdbench.benchmark.leaderboard.page import page
 from kdbench.benchmark.leaderboard.publish import publish
-from tests.benchmark.leaderboard.boards import board_of
+from tests.benchmark.leaderboard.boards import board_of, page_of
 
 Study = Callable[..., list[Record]]
-
-
-def made(records: list[Record], folder: Path) -> str:
-    known, found = {record.id: record for record in records}, board_of(records)
-    return page(found, album(found, known, Store(folder)), known, "Leaderboard")
 
 
 def carried(text: str, name: str) -> Any:
     found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text)
     assert found
+    assert "\u2028" not in found[1] and "<" not in found[1]
     return json.loads(found[1])
 
 
-def test_the_order_of_records_changes_no_byte(tmp_path: Path, study: Study) -> None:
+def test_the_order_of_records_changes_no_byte(study: Study) -> None:
     records = study({"kd": [1, 2, 4], "rkd": [0, 1, 2]}, ("resnet8x0.25", "resnet8"))
-    assert made(records, tmp_path) == made(records[::-1], tmp_path)
+    assert page_of(records, drawn=True) == page_of(records[::-1], drawn=True)
 
 
-def test_nothing_is_loaded_from_anywhere(tmp_path: Path, study: Study) -> None:
-    text = made(study({"kd": [1, 2]}), tmp_path)
+def test_nothing_is_loaded_from_anywhere(study: Study) -> None:
+    text = page_of(study({"kd": [1, 2]}), drawn=True)
     assert set(re.findall(r'(?:src|href)="([^"#]*)', text)) <= {""}
     assert not re.search(r"@import|url\((?!#)", text)
     assert set(re.findall(r'"(http[^"]*)"', text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 
 
-def test_no_script_runs_but_the_pages_own(tmp_path: Path, hostile: list[Record]) -> None:
-    text = made(hostile, tmp_path)
+def test_no_script_runs_but_the_pages_own(hostile: list[Record]) -> None:
+    text = page_of(hostile, drawn=True)
     (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
-    assert text.count("<script") == 3 and "<img" not in text and "\u2028" not in text
+    assert text.count("<script") == 3 and "<img" not in text
     assert escape(hostile[0].origin)[:30] in text
 
 
-def test_a_record_is_carried_as_its_file_says_it(tmp_path: Path, hostile: list[Record]) -> None:
-    assert carried(made(hostile, tmp_path), "records") == {record.id: pretty(record).decode() for record in hostile}
+def test_a_record_is_carried_as_its_file_says_it(hostile: list[Record]) -> None:
+    assert carried(page_of(hostile), "records") == {record.id: pretty(record).decode() for record in hostile}
 
 
-@pytest.mark.parametrize(
-    ("room", "whole", "said"),
-    [(10**6, [50.0, 50.0], "All records are in"), (9_000, [], "every epoch is left out"), (100, None, "not in")],
-)
-def test_what_does_not_fit_is_left_out_and_the_page_says_so(
-    monkeypatch: pytest.MonkeyPatch, study: Study, room: int, whole: list[float] | None, said: str
-) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", room)
+def test_what_does_not_fit_is_left_out_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch, study: Study) -> None:
     records = {record.id: record for record in study({"kd": [1, 2]})}
-    texts, about = module.embedded(records, set(records))
-    found = json.loads(texts)
-    assert said in about
-    assert len(found) == (0 if whole is None else 4)
-    if whole is not None:
-        first = json.loads(found[next(id for id in found if id.startswith("digits-resnet8x0.25-ce-s0"))])
-        assert first["result"]["curves"]["top1"] == whole and first["result"]["top1"] == 50
+    whole, about = module.embedded(records, set(records))
+    assert len(json.loads(whole)) == 4 and about.startswith("All records are in this page:")
+    monkeypatch.setattr(module, "MOST_BYTES", len(whole) - 1)
+    brief, about = module.embedded(records, set(records))
+    first = json.loads(json.loads(brief)[min(records)])
+    assert (first["result"]["curves"]["top1"], first["result"]["top1"]) == ([], records[min(records)].result.top1)
+    assert "every epoch is left out" in about
+    monkeypatch.setattr(module, "MOST_BYTES", len(brief) - 1)
+    assert module.embedded(records, set(records))[0] == "{}"
+    assert module.embedded({}, set(records))[1].startswith("Records and their curves are not in this page")
 
 
-def test_every_row_has_its_seeds(tmp_path: Path, study: Study) -> None:
-    over_pairs, on_each, cost = carried(made(study({"kd": [1, 3]}, ("resnet8x0.25", "resnet8")), tmp_path), "tables")
+def test_every_row_has_its_seeds(study: Study) -> None:
+    over_pairs, on_each, cost = carried(page_of(study({"kd": [1, 3]}, ("resnet8x0.25", "resnet8"))), "tables")
     names = [column["name"] for column in on_each["columns"]]
     assert names == ["method", "source", "n", "top-1, %", "over ce", "over kd", "best epoch, %", "time × ce"]
     assert [group["names"] for group in on_each["groups"]] == [
@@ -109,7 +99,9 @@ def test_without_a_reference_nothing_is_claimed(study: Study) -> None:
     assert said == "On digits there is no gain to speak of yet."
 
 
-def test_the_page_and_its_pictures_are_published_beside_the_tables(tmp_path: Path, study: Study) -> None:
+def test_the_page_and_its_pictures_are_published_beside_the_tables(
+    tmp_path: Path, pictures: None, study: Study
+) -> None:
     for record in study({"kd": [1, 2], "rkd": [0, 3]}):
         Store(tmp_path).finish(record)
     published = publish(tmp_path, None)
@@ -118,4 +110,3 @@ def test_the_page_and_its_pictures_are_published_beside_the_tables(tmp_path: Pat
     assert {file.name for file in (tmp_path / "pictures").iterdir()} == {
         f"{name}-digits-tiny.{form}" for name in ("sources", "gains", "throughput", "curves") for form in ("svg", "png")
     }
-    assert publish(tmp_path, None).outdated() == []

@@ -11,12 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import pretty
-from kdbench.benchmark.leaderboard import evidence
-from kdbench.benchmark.leaderboard.album import Picture
-from kdbench.benchmark.leaderboard.drawing import saved
-from kdbench.benchmark.leaderboard.page import page
-from kdbench.benchmark.leaderboard.pictures import gains
-from tests.benchmark.leaderboard.boards import board_of
+from tests.benchmark.leaderboard.boards import page_of
 
 Study = Callable[..., list[Record]]
 Open = Callable[..., Page]
@@ -43,11 +38,8 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     contexts = []
 
     def visit(records: list[Record], width: int = 1200, scheme: Any = "light", drawn: bool = False) -> Page:
-        known, found = {record.id: record for record in records}, board_of(records)
-        figure = gains(evidence.gains(found.cells, found.series), "seed") if drawn else None
-        pictures = [Picture("gains", "Gains", "", saved(figure, "svg").decode(), b"", 3.5)] if figure else []
         file = tmp_path / "leaderboard.html"
-        file.write_text(page(found, pictures, known, "Leaderboard"), encoding="utf-8")
+        file.write_text(page_of(records, drawn), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(3000)

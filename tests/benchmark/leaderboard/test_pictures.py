@@ -1,7 +1,6 @@
 """Pictures: what they are drawn from, and that they can be read, told apart and drawn again."""
 
 import io
-import itertools
 import math
 import re
 from collections.abc import Callable
@@ -174,9 +173,11 @@ def test_quality_is_that_of_the_teachers_weights_as_they_are_now(
 
 def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, study: Study) -> None:
     records = study({"kd": [1, 2], "rkd": [0, 3]})
-    known = {record.id: record for record in records}
-    for order in itertools.islice(itertools.permutations(records), 2):
-        found = album(board_of(list(order)), known, Store(tmp_path))
+    known, drawn = {record.id: record for record in records}, []
+    for order in (records, records[::-1]):
+        found = album(board_of(order), known, Store(tmp_path))
+        drawn.append([(picture.svg, picture.png) for picture in found])
         assert [picture.name.partition("-")[0] for picture in found] == ["sources", "gains", "throughput", "curves"]
         assert all("digits · tiny. " in picture.caption for picture in found)
         assert "2 seeds" in found[0].caption and "One pair: this says nothing of others." in found[0].caption
+    assert drawn[0] == drawn[1]
