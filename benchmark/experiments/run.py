@@ -149,6 +149,7 @@ def running_tasks(
 ) -> Generator[Live, None, Record]:
     """The same of a cell whose classes arrive task by task; it cannot teach others."""
     assert checkpoints
+    engine = replace(engine, compile="off")  # every task would have to be compiled anew
     started = time.perf_counter()
     sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
     with PeakMemory(engine) as space:
