@@ -14,8 +14,8 @@ lint: $(VENV)/ready  ## format, lint, types
 	$(BIN)/mypy
 
 quickstart: $(VENV)/ready  ## the embedded digits: from a grid to a leaderboard
-	$(BIN)/kdbench run quickstart --workers 2
-	$(BIN)/kdbench leaderboard quickstart
+	$(BIN)/kdbench run quickstart --workers 2 --results build/quickstart
+	$(BIN)/kdbench leaderboard quickstart --results build/quickstart
 
 docs: $(VENV)/ready  ## the pages that are made from the code
 	$(BIN)/python -c "from kdbench.benchmark.catalogue import methods_page; print(end=methods_page())" > docs/methods.md

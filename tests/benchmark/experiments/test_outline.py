@@ -37,7 +37,7 @@ def test_outlines_are_those_of_the_records_and_a_pack_is_read_once(
 ) -> None:
     expected = {record.id: record.cost.seconds for record in records}
     assert seconds(results) == expected
-    monkeypatch.setattr(store_module, "_believed", None)  # whoever reads a record now falls
+    monkeypatch.setattr(store_module, "believed", None)  # whoever reads a record now falls
     assert seconds(results) == expected
     monkeypatch.undo()
     Store(results).finish(make_record(records[0].cell, seconds=99))

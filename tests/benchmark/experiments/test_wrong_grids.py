@@ -288,5 +288,5 @@ def test_what_only_the_method_knows_to_be_wrong_is_planned_as_invalid(kdbench: C
 
 def test_running_a_grid_of_which_no_cell_can_work_is_refused(kdbench: Command, write_grid: WriteGrid) -> None:
     answer = kdbench("run", write_grid(methods="[{kd: {temperature: 0}}]"))
-    assert answer.sentence.startswith("grid.yaml: no cell can work: digits-resnet14x0.5-resnet8x0.25-kd-s0-")
+    assert answer.sentence.startswith("grid: no cell can work: digits-resnet14x0.5-resnet8x0.25-kd-s0-")
     assert answer.sentence.endswith(": kd: temperature must be above 0, got 0.0")
