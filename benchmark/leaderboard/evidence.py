@@ -20,9 +20,17 @@ WIDTHS = 3  # of one family, from which on they are a study
 
 
 def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
-    """Each setting, data set and recipe, with its cells and its series."""
-    cells = dict(iter(board.cells.groupby(FIELD)))
-    return [([str(name) for name in names], cells[names], series) for names, series in board.series.groupby(FIELD)]
+    """Each setting, data set and recipe, with its cells and its series; ways for classes to arrive are no sample of
+    anything, and each is a field by itself."""
+    cells, found = dict(iter(board.cells.groupby(FIELD))), []
+    for key, series in board.series.groupby(FIELD):
+        names, own = [str(name) for name in key], cells[key]
+        if names[0] == "compression":
+            found.append((names, own, series))
+        else:
+            ways = series.groupby("pair")
+            found += [([*names, str(way)], own[own["pair"] == way], rows) for way, rows in ways]
+    return found
 
 
 def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:

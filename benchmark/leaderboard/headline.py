@@ -15,8 +15,8 @@ FIELDS = 3  # of which something is said
 def headlines(board: Board) -> list[tuple[str, str]]:
     """For the first data sets and recipes what was found, and what is to be known of it."""
     found = []
-    for (setting, dataset, recipe), cells, series in evidence.fields(board)[:FIELDS]:
-        where = f"On {dataset}" + (f", {setting}," if setting != "compression" else "")
+    for (_, dataset, recipe, *way), cells, series in evidence.fields(board)[:FIELDS]:
+        where = ", ".join([f"On {dataset}", *way]) + ("," if way else "")
         found.append(_said(where, recipe, evidence.gains(cells, series), series["pair"].nunique()))
     return found
 

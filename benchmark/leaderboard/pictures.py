@@ -174,7 +174,7 @@ def accuracy_by_task(rows: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     rows = rows.assign(kind=rows["source"].map(kind))
-    figure, panels = drawing.side_by_side(rows, "task", "top-1 over classes so far, %")
+    figure, panels = drawing.side_by_side(rows, "task", "top-1 so far, %")
     for panel, own in panels:
         for of, line in drawing.each(own, "kind").items():
             panel.plot(

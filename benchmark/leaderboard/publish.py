@@ -20,12 +20,17 @@ class Published:
     troubles: list[str]
 
     def outdated(self) -> list[Path]:
-        """The files that are not there, or not what the records give."""
-        return [file for file, content in self.files.items() if not file.is_file() or file.read_bytes() != content]
+        """The files that are not there, or not what the records give, and the pictures that they give no more."""
+        changed = [file for file, content in self.files.items() if not file.is_file() or file.read_bytes() != content]
+        folders = sorted({file.parent for file in self.files if file.suffix == ".svg"})
+        return changed + [file for folder in folders for file in sorted(folder.glob("*")) if file not in self.files]
 
     def write(self) -> None:
         for file in self.outdated():
-            write(file, self.files[file])
+            if file in self.files:
+                write(file, self.files[file])
+            else:
+                file.unlink()
 
 
 def publish(results: Path, grid: str | None) -> Published:

@@ -66,6 +66,17 @@ def test_check_names_what_is_not_the_records_and_writes_nothing(
     assert "leaderboard.md" in kdbench("leaderboard", "--results", results, "--check").err
 
 
+def test_a_picture_that_the_records_give_no_more_is_taken_away(results: Path) -> None:
+    found = publish(results, None)
+    found.files[results / "pictures" / "gains.svg"] = b"drawn"
+    found.write()
+    old = results / "pictures" / "of-another-day.svg"
+    old.write_bytes(b"drawn")
+    assert found.outdated() == [old]
+    found.write()
+    assert found.outdated() == [] and not old.exists()
+
+
 def test_what_is_damaged_cut_foreign_or_there_twice_is_reported_and_harms_nothing(
     results: Path, records: list[Record]
 ) -> None:
