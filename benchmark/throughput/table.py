@@ -13,9 +13,10 @@ EPOCHS = 240  # what nearly every published CIFAR-100 table trains for
 ABOUT = (
     "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
     "(live), with its answers remembered while none is known yet (cold), while all are (remembered; – where they "
-    f"cannot be), and over a run of {EPOCHS} epochs that begins with none (amortised). Cost: a step's time as a multiple of "
-    "the labels' alone, live. Memory: the most in use, live. Adapters: parameters that are thrown away after training. Of "
-    "peak: the share of the device's own rate of matrix products that the networks' work alone makes up, live."
+    f"cannot be), and over a run of {EPOCHS} epochs that begins with none (amortised). Cost: a step's time as a "
+    "multiple of the labels' alone, live. Memory: the most in use, live. Adapters: parameters that are thrown away after "
+    "training. Of peak: the share of the device's own rate of matrix products that the networks' work alone makes up, "
+    "live."
 )
 COLUMNS = [
     "source",
