@@ -14,23 +14,12 @@ ABOUT = (
     "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
     "(live), with its answers remembered while none is known yet (cold), while all are (remembered; – where they "
     f"cannot be), and over a run of {EPOCHS} epochs that begins with none (amortised). Cost: a step's time as a "
-    "multiple of the labels' alone, live. Memory: the most in use, live. Adapters: parameters that are thrown away after "
-    "training. Of peak: the share of the device's own rate of matrix products that the networks' work alone makes up, "
+    "multiple of the labels' alone, live. Memory: the most in use, live. Adapters: parameters that are thrown away "
+    "after training. Of peak: the share of the device's own rate of matrix products that the networks' work alone makes up, "
     "live."
 )
-COLUMNS = [
-    "source",
-    "method",
-    "live",
-    "cold",
-    "remembered",
-    "amortised",
-    "cost",
-    "ms/step",
-    "memory",
-    "adapters",
-    "of peak",
-]
+SPEEDS = ["live", "cold", "remembered", "amortised"]
+COLUMNS = ["source", "method", *SPEEDS, "cost", "ms/step", "memory", "adapters", "of peak"]
 ALIGN = ("left", "left", *["right"] * (len(COLUMNS) - 2))
 
 Task = tuple[str, str, int, str]  # what those that are compared have in common, but for the pair
