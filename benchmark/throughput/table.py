@@ -15,8 +15,8 @@ ABOUT = (
     "(live), with its answers remembered while none is known yet (cold), while all are (remembered; – where they "
     f"cannot be), and over a run of {EPOCHS} epochs that begins with none (amortised). Cost: a step's time as a "
     "multiple of the labels' alone, live. Memory: the most in use, live. Adapters: parameters that are thrown away "
-    "after training. Of peak: the share of the device's own rate of matrix products that the networks' work alone makes "
-    "up, live."
+    "after training. Of peak: the share of the device's own rate of matrix products that the networks' work alone "
+    "makes up, live."
 )
 SPEEDS = ["live", "cold", "remembered", "amortised"]
 COLUMNS = ["source", "method", *SPEEDS, "cost", "ms/step", "memory", "adapters", "of peak"]
