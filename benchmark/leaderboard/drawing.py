@@ -158,10 +158,7 @@ def legend(
 
 def name_points(panel: Axes, places: Sequence[tuple[float, float, str]]) -> None:
     """A name beside each point wherever it covers no other; who comes first has the choice, and who finds no place goes
-    without."""
-    figure = panel.get_figure()
-    assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
+    without. The figure must have been laid out."""
     corners = [panel.transData.transform((x, y)) for x, y, _ in places]
     taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in corners]
     for x, y, name in places[:NAMES]:

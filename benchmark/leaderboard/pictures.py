@@ -41,6 +41,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
         panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     line = Line2D([], [], color=FAINT, linewidth=0.8, label="Pareto front")
     drawing.legend(figure, rows["kind"], "o", [line])
+    figure.draw_without_rendering()
     for panel, points in panels:
         best_first = points.sort_values(["top1", "method"], ascending=[False, True])
         on_front = best_first.index.isin(front(points).index)
