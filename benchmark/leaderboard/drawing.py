@@ -9,6 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -104,12 +105,19 @@ def each(rows: pd.DataFrame, name: str) -> dict[str, pd.DataFrame]:
     return {str(value): own for value, own in rows.groupby(name, sort=False)}
 
 
+def blank(width: float, height: float) -> Figure:
+    """On a canvas that is asked a thousand times how wide a text is, and need not be made each time."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def side_by_side(rows: pd.DataFrame, x: str, y: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """A panel for each of the first pairs, with its rows; one alone is as wide as a column."""
     pairs = list(each(rows, "pair").items())[:PANELS]
     across = min(len(pairs), 3)
     down = -(-len(pairs) // across)
-    figure = Figure(figsize=(COLUMN if across == 1 else PAGE, 2.6 * down), layout="constrained")
+    figure = blank(COLUMN if across == 1 else PAGE, 2.6 * down)
     panels = []
     for number, (pair, own) in enumerate(pairs):
         panel = figure.add_subplot(down, across, number + 1)
@@ -122,7 +130,7 @@ def ladder(rungs: Iterable[str]) -> tuple[Figure, Axes]:
     """One panel with a rung a name, the first on top; long names take a page's width."""
     rungs = list(rungs)
     width = COLUMN if max(map(len, rungs)) < 20 else PAGE
-    figure = Figure(figsize=(width, 0.75 + 0.2 * len(rungs)), layout="constrained")
+    figure = blank(width, 0.75 + 0.2 * len(rungs))
     panel = figure.subplots()
     panel.set_ylim(len(rungs) - 0.4, -0.6)
     panel.set_yticks(range(len(rungs)), [short(name) for name in rungs])

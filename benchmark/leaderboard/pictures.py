@@ -128,7 +128,7 @@ def width_study(rows: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     studies = list(drawing.each(rows, "study").items())[: drawing.PANELS]
-    figure = Figure(figsize=(PAGE, 3.0 * len(studies)), layout="constrained")
+    figure = drawing.blank(PAGE, 3.0 * len(studies))
     for (study, own), panel in zip(studies, figure.subplots(len(studies), squeeze=False).flat, strict=True):
         methods, seen = drawing.each(own, "method"), list[str]()
         for place, (name, line) in enumerate(methods.items()):
@@ -155,7 +155,7 @@ def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     looks = [(INK, "logits"), *((COLOURS[of], of) for of in COLOURS)]
-    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+    figure = drawing.blank(PAGE, 2.5)
     for (letter, meaning), panel in zip(QUALITY.items(), figure.subplots(1, len(QUALITY)), strict=True):
         for (teacher, own), (colour, line) in zip(drawing.each(rows, "teacher").items(), looks, strict=False):
             panel.plot(own["layer"], own[letter], color=colour, linestyle=drawing.dashes(line), label=short(teacher))
