@@ -19,7 +19,11 @@ class Together:
         if needs.input_grad or needs.teacher_train:
             return LiveTeacher(chain, needs)
         shared = self.shared.setdefault(needs.views, SharedTeacher(chain, needs))
-        shared.needs = replace(shared.needs, teacher=shared.needs.teacher | needs.teacher)
+        shared.needs = replace(
+            shared.needs,
+            teacher=shared.needs.teacher | needs.teacher,
+            teacher_embedding=shared.needs.teacher_embedding or needs.teacher_embedding,
+        )
         return shared
 
 

@@ -110,3 +110,9 @@ def test_all_who_are_asked_to_stop_write_a_checkpoint_first(make_cell: Make, tea
         assert (store.work(cell.id) / "checkpoint.pt").exists()
         assert not list(store.work(cell.id).glob("lease.*"))
     assert outcomes(store, cells) == ["finished"] * 2
+
+
+def test_who_reads_the_embedding_hears_it_beside_those_who_do_not(make_cell: Make, teacher: Cell, store: Store) -> None:
+    cells = [make_cell(method, teacher, seed=1) for method in ("kd", "at", "rkd")]
+    live = Worker(store, Engine(torch.device("cpu"), live_teacher=True), store.folder.parent)
+    assert [outcome for _, outcome in live.work_on(cells)] == ["finished"] * 3
