@@ -9,10 +9,13 @@ ASK_AGAIN = 2.0  # seconds until a cell that another process runs is looked at a
 
 
 class Agenda:
-    """The cells of a plan that are still to be run, in its order."""
+    """The cells of a plan that are still to be run: teachers, then seed by seed, so that a grid which is stopped halfway
+    has every method on the same seeds."""
 
     def __init__(self, plan: Plan) -> None:
-        self.waiting = {e.cell.id: e.cell for e in plan.those(State.MISSING, State.RUNNING)}
+        teachers = {entry.cell.id for entry in plan.teachers}
+        cells = [entry.cell for entry in plan.those(State.MISSING, State.RUNNING)]
+        self.waiting = {cell.id: cell for cell in sorted(cells, key=lambda cell: (cell.id not in teachers, cell.seed))}
         self.unfinished = {e.cell.id for e in plan.teachers if e.state is not State.FINISHED}
         self.lost = {e.cell.id for e in plan.teachers if e.state in (State.FAILED, State.INVALID)}
         self.running: dict[str, Cell] = {}
