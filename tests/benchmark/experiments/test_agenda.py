@@ -92,7 +92,13 @@ def test_only_what_is_missing_or_running_elsewhere_is_done(make_agenda: MakeAgen
         (State.FINISHED, State.FINISHED),
         student0=State.FINISHED, student1=State.FAILED, student2=State.INVALID, student3=State.RUNNING,
     )  # fmt: skip
-    assert startable(agenda) == students[3:]
+    assert startable(agenda) == [students[4], students[3]]
+
+
+def test_a_grid_goes_on_seed_by_seed_behind_its_teachers(make_agenda: MakeAgenda, teachers: list[Cell]) -> None:
+    agenda = make_agenda((State.FINISHED, State.MISSING))
+    agenda.unfinished.clear()
+    assert [cell.seed for cell in startable(agenda)] == [teachers[1].seed, 0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.INVALID])
@@ -102,7 +108,7 @@ def test_a_teacher_that_will_never_be_there_blocks_its_own_students(
     agenda = make_agenda((State.FINISHED, state))
     assert agenda.blocked() == students[2:4]
     assert agenda.blocked() == []
-    assert startable(agenda) == [*students[:2], students[4]]
+    assert startable(agenda) == [students[0], students[4], students[1]]
 
 
 def test_a_teacher_that_fails_blocks_its_own_students(
@@ -133,7 +139,7 @@ def test_a_teacher_that_another_process_runs_keeps_its_students_waiting(
     make_agenda: MakeAgenda, teachers: list[Cell], students: list[Cell], clock: Clock
 ) -> None:
     agenda = make_agenda((State.RUNNING, State.FINISHED))
-    assert startable(agenda) == [teachers[0], *students[2:]]
+    assert startable(agenda) == [teachers[0], students[2], students[4], students[3]]
     agenda.elsewhere(teachers[0])
     clock.now += ASK_AGAIN
     assert startable(agenda) == [teachers[0]]
@@ -151,7 +157,7 @@ def test_cells_that_see_the_same_by_the_same_teacher_may_take_turns(
     assert first == students[0]  # kd, of seed 0
     assert agenda.beside(first, 2) == alike[:2]
     assert agenda.beside(first, 2) == alike[2:]  # not the other seed, nor the other teacher's
-    assert startable(agenda) == students[1:5]
+    assert startable(agenda) == [students[2], students[4], students[1], students[3]]
     assert agenda.beside(students[4], 3) == []  # who has no teacher has nothing to share
 
 
