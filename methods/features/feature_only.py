@@ -108,7 +108,7 @@ class FeatureOnly(Method):
 
 @METHODS.register("feature_with_ce")
 class FeatureWithCE(FeatureOnly):
-    """The counter-proof: feature-only's loss while cross-entropy trains the backbone too, and with ``+kd`` KL as well."""
+    """The counter-proof: feature-only with a backbone that cross-entropy trains too, and with ``+kd`` KL as well."""
 
     def needs(self) -> Needs:
         return replace(super().needs(), cut=None)
