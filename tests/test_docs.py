@@ -3,15 +3,18 @@
 import re
 import shlex
 from pathlib import Path
+from typing import get_type_hints
 
 import click
 import pytest
 
 from kdbench.benchmark.catalogue import methods_page
 from kdbench.benchmark.cli import app
+from kdbench.benchmark.experiments.record import Record
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RESULTS = (ROOT / "docs" / "results.md").read_text()
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -43,6 +46,15 @@ def test_commands_parse(page: Path) -> None:
 
 def test_the_pages_have_commands_at_all() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 10
+
+
+def test_the_fields_of_a_record_are_those_that_the_page_names() -> None:
+    named = re.findall(r"`([a-z_.0-9]+)`", "".join(re.findall(r"^\| (`.*?) \|", RESULTS, flags=re.MULTILINE)))
+    fields = [name.split(".") for name in named if name.split(".")[0] in Record.__struct_fields__]
+    assert len(fields) > 20
+    for first, *rest in fields:
+        kind = get_type_hints(Record)[first]
+        assert all(name in kind.__struct_fields__ for name in rest), (first, rest)
 
 
 def test_the_page_of_methods_is_what_methods_say_of_themselves() -> None:
