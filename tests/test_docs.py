@@ -1,7 +1,6 @@
 """What the pages say is so: links lead somewhere, commands parse, and what is made from the code is up to date."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import get_type_hints
 
@@ -11,18 +10,11 @@ import pytest
 from kdbench.benchmark.catalogue import methods_page
 from kdbench.benchmark.cli import app
 from kdbench.benchmark.experiments.record import Record
+from tests.pages import PAGES, ROOT, commands
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 RESULTS = (ROOT / "docs" / "results.md").read_text()
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-
-
-def commands(page: Path) -> list[str]:
-    """Those in blocks, without what explains them behind two spaces or more."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = (line for block in blocks for line in block.splitlines())
-    return [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("kdbench ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -34,7 +26,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_parse(page: Path) -> None:
     for command in commands(page):
-        words = shlex.split(command)[1:]
+        words = list(command)
         verb: click.Command = app
         while isinstance(verb, click.Group):
             name = words.pop(0)
