@@ -16,6 +16,7 @@ from kdbench.methods.features.reviewkd import Fusion, hierarchical
 from kdbench.methods.method import Facts
 from tests.benchmark.networks.test_pairs import step
 from tests.conftest import Golden, MakeBatch
+from tests.methods.golden_methods import heard, losses, maps, network
 from tests.pairs import STANDARD
 
 FACTS = Facts(classes=5, labels=torch.arange(5), batch=2, steps=1, epochs=1)
@@ -38,6 +39,17 @@ def test_fusion_by_attention_is_the_authors(golden: Golden) -> None:
     fused, handed = functional_call(fusion, given, (golden["x"], golden["y"], tuple(target.shape[2:])))
     assert handed.shape[2:] == target.shape[2:]
     golden.check(mse_loss(fused, target))
+
+
+@pytest.mark.golden("ReviewKD_total")
+def test_all_levels_together_are_the_authors(golden: Golden, make_batch: MakeBatch) -> None:
+    """The entry's last level is the embedding, as a map of one pixel."""
+    values = [[*levels[:-1], levels[-1].flatten(1)] for levels in (maps(golden, "s"), maps(golden, "t"))]
+    student, teacher = (network(levels[:-1], width=levels[-1].shape[1]) for levels in values)
+    method = create("reviewkd", student, teacher, FACTS, weight=1.0, warmup=1)
+    needs = method.needs()
+    traces = heard(needs.student, values[0]), heard(needs.teacher, values[1])
+    golden.check(losses(method, golden, *traces, make_batch())["reviewkd"])
 
 
 def test_the_term_grows_linearly_over_its_first_epochs(

@@ -12,10 +12,20 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts
 from kdbench.methods.refusal import Refusal
 from tests.benchmark.networks.test_pairs import step
-from tests.conftest import Learn
+from tests.conftest import Golden, Learn, MakeBatch
+from tests.methods.golden_methods import heard, losses, maps, network
 from tests.pairs import STANDARD
 
 FACTS = Facts(classes=5, labels=torch.arange(5), batch=2, steps=1, epochs=1)
+
+
+@pytest.mark.golden("SimKD")
+def test_projector_and_loss_are_the_authors(golden: Golden, make_batch: MakeBatch) -> None:
+    mine, theirs = maps(golden, "s"), maps(golden, "t")
+    method = create("simkd", network(mine), network(theirs), FACTS)
+    needs = method.needs()
+    traces = heard(needs.student, mine), heard(needs.teacher, theirs)
+    golden.check(losses(method, golden, *traces, make_batch())["simkd"])
 
 
 def test_what_is_shipped_is_backbone_projector_and_the_teachers_classifier(
