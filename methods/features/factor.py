@@ -39,8 +39,9 @@ class FactorTransfer(Stagewise):
     paraphraser stays as it is.
 
     The length of the phase and the weight are those of the field's reference codebases; factors are compared whole, as
-    in the paper (the codebases compare the mean of their squares over channels). Ours: the paraphraser's last layer is
-    linear, so that features of either sign can be rebuilt.
+    in the paper (the codebases compare the mean of their squares over channels, and weigh that with 200; the authors'
+    code compares them whole and has 500). Ours: batch norm in every layer, where the authors' code has none; and the
+    paraphraser's last layer is linear, so that features of either sign can be rebuilt.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class ReviewKD(Method):
     From deep to shallow, attention-based fusion (ABF) joins a level with what it was handed by the deeper one; the
     hierarchical context loss (HCL) compares the result with the teacher's level at several sizes. Levels are the
     aligned stages before their activation and, deepest, the embedding. Weight, warm-up and widths are those of the
-    reference code.
+    reference code; the authors' own counts epochs from 0, so that its first has no such term.
 
     Ours: a map that must shrink on its way is averaged; tokens lie down on their grid, without the class token.
     """

@@ -17,9 +17,7 @@ from tests.methods.golden_methods import FACTS, heard, losses, maps, network
 def test_the_phase_of_its_own_has_the_authors_loss(golden: Golden, make_batch: MakeBatch) -> None:
     mine, theirs = maps(golden, "s"), maps(golden, "t")
     method = ActivationBoundaries(network(mine), network(theirs), FACTS)
-    needs = method.needs()
-    traces = heard(needs.student, mine), heard(needs.teacher, theirs)
-    golden.check(losses(method, golden, *traces, make_batch(phase="ab"))["boundary"])
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch(phase="ab"))["boundary"])
 
 
 def test_only_what_is_not_beyond_the_margin_on_the_teachers_side_costs() -> None:

@@ -17,9 +17,7 @@ from tests.methods.golden_methods import FACTS, heard, losses, maps, network
 def test_factors_and_their_distance_are_the_published_codes(golden: Golden, make_batch: MakeBatch) -> None:
     mine, theirs = maps(golden, "s"), maps(golden, "t")
     method = FactorTransfer(network(mine), network(theirs), FACTS, weight=1.0)
-    needs = method.needs()
-    traces = heard(needs.student, mine), heard(needs.teacher, theirs)
-    golden.check(losses(method, golden, *traces, make_batch())["factor"])
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["factor"])
 
 
 def test_the_paraphraser_learns_first_and_stands_still_in_the_main_phase(

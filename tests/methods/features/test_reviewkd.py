@@ -47,9 +47,7 @@ def test_all_levels_together_are_the_authors(golden: Golden, make_batch: MakeBat
     values = [[*levels[:-1], levels[-1].flatten(1)] for levels in (maps(golden, "s"), maps(golden, "t"))]
     student, teacher = (network(levels[:-1], width=levels[-1].shape[1]) for levels in values)
     method = create("reviewkd", student, teacher, FACTS, weight=1.0, warmup=1)
-    needs = method.needs()
-    traces = heard(needs.student, values[0]), heard(needs.teacher, values[1])
-    golden.check(losses(method, golden, *traces, make_batch())["reviewkd"])
+    golden.check(losses(method, golden, heard(method, values[0], values[1]), make_batch())["reviewkd"])
 
 
 def test_the_term_grows_linearly_over_its_first_epochs(

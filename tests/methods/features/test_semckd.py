@@ -24,9 +24,7 @@ def test_attention_projectors_and_loss_are_the_authors(golden: Golden, make_batc
     mine, theirs = maps(golden, "s"), maps(golden, "t")
     facts = replace(FACTS, batch=golden.parameters["batch"])
     method = create("semckd", network(mine), network(theirs), facts, weight=1.0)
-    needs = method.needs()
-    traces = heard(needs.student, mine), heard(needs.teacher, theirs)
-    golden.check(losses(method, golden, *traces, make_batch())["semckd"])
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["semckd"])
 
 
 def test_a_student_layer_attends_most_to_the_teacher_layer_that_is_like_it() -> None:
