@@ -35,8 +35,9 @@ class Picture:
 Draw = Callable[[], Figure | None]
 
 
-def album(board: Board, records: Mapping[str, Record], store: Store) -> list[Picture]:
-    """For each data set and recipe, those pictures for which there is something to show."""
+def album(board: Board, records: Mapping[str, Record], store: Store) -> Iterator[Picture]:
+    """For each data set and recipe, those pictures for which there is something to show. They are drawn beside this
+    process, which can go on."""
     found: list[tuple[str, str, str, Draw]] = []
     for number, (names, cells, series) in enumerate(evidence.fields(board)[:FIELDS]):
         words = names[1:] if names[0] == "compression" else names
@@ -46,8 +47,10 @@ def album(board: Board, records: Mapping[str, Record], store: Store) -> list[Pic
         for kind, title, caption, draw in _sketched(cells, series, records, store):
             found.append((f"{kind}-{place}", title, f"{where}. {caption}", draw))
     deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # who interrupts this process hears from it alone
-    with ProcessPoolExecutor(PAINTERS, get_context("fork"), *deaf) as painters:
-        return [picture for picture in painters.map(_painted, found) if picture]
+    painters = ProcessPoolExecutor(PAINTERS, get_context("fork"), *deaf)
+    drawn = painters.map(_painted, found)
+    painters.shutdown(wait=False)  # they end when all is drawn
+    return (picture for picture in drawn if picture)
 
 
 def _painted(sketch: tuple[str, str, str, Draw]) -> Picture | None:
