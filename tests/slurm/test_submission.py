@@ -95,6 +95,13 @@ def test_arrays_share_what_may_run_at_once_or_wait_for_each_other(
     assert sum(arrays[number - 1].at_once for number in running) <= at_once
 
 
+def test_where_arrays_are_switched_off_each_job_is_submitted_by_itself(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "ask", lambda *_: "MaxArraySize            = 0\nMaxJobCount = 10000\n")
+    assert [len(array.jobs) for array in drawn(store, longest=queue.largest_array())] == [1] * 7
+
+
 # -- what is said ------------------------------------------------------------------------------------------------------
 
 
