@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
@@ -79,11 +80,15 @@ def submit(
         snapshot.freeze(home / "code.zip")
         data = data.resolve()
         numbers: list[str] = []
-        for number, array in enumerate(parts):
-            how = {"teachers": array.teachers} | settings
-            jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
-            parameters = _parameters(submission, number, array, site, home, numbers)
-            numbers.append(_send(jobs, home / str(number), parameters, site.python))
+        try:
+            for number, array in enumerate(parts):
+                how = {"teachers": array.teachers} | settings
+                jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
+                parameters = _parameters(submission, number, array, site, home, numbers)
+                numbers.append(_send(jobs, home / str(number), parameters, site.python))
+        except Refusal:  # what SLURM did not take is not looked for later
+            keep(msgspec.structs.replace(submission, arrays=submission.arrays[: len(numbers)]), store)
+            raise
     finally:
         desk.release()
     return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"

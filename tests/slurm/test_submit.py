@@ -54,7 +54,7 @@ def test_what_the_cluster_cannot_give_is_said_at_submission(bench: Bench, site: 
     with pytest.raises(Refusal, match=sentence):
         bench.submit()
     assert not bench.ask("squeue", "--noheader")
-    assert not list(bench.store.folder.rglob("*.pkl"))
+    assert not list(bench.store.folder.rglob("*.pkl")) and not watch.sent(bench.plan, bench.store).lost
 
 
 @pytest.mark.slow
