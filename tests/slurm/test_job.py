@@ -1,6 +1,8 @@
 """What a job carries from the submission to the node."""
 
+import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kdbench.slurm import job, submit, verbs
+import kdbench
+from kdbench.slurm import job, snapshot, submit, verbs
 from kdbench.slurm.job import Job
 
 
@@ -28,6 +31,16 @@ def test_a_job_asks_teachers_in_the_manner_of_its_submission(
     with pytest.raises(StopIteration):
         sent()
     assert [engine.live_teacher for engine in engines] == [live]
+
+
+def test_code_that_is_older_than_zip_archives_is_frozen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "__init__.py"
+    file.touch()
+    os.utime(file, (1, 1))
+    monkeypatch.setattr(kdbench, "__file__", str(file))
+    (tmp_path / "jobs").mkdir()
+    snapshot.freeze(tmp_path / "jobs" / "code.zip")
+    assert "kdbench/__init__.py" in zipfile.ZipFile(tmp_path / "jobs" / "code.zip").namelist()
 
 
 def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
