@@ -99,8 +99,9 @@ def drawn_up(
 ) -> tuple[Submission, list[Array]]:
     """The arrays that are to be sent, in their order. A student whose teacher will not be there is not sent."""
     alone = _alone(made, wanted, known)
+    students = sorted(made.students, key=lambda entry: entry.cell.seed)  # as on one machine: see Agenda
     first = bundles([e for e in made.teachers if e.state in wanted and e.cell.id not in known], site)
-    then = bundles([e for e in made.students if e.state in wanted and e.cell.id not in known.keys() | alone], site)
+    then = bundles([e for e in students if e.state in wanted and e.cell.id not in known.keys() | alone], site)
     earlier = sorted({known[entry.cell.id].job for entry in made.teachers if entry.cell.id in known})
 
     arrays = _laned(first, site, longest, teachers=True, start=0, after=[], after_jobs=[])

@@ -53,6 +53,11 @@ def test_students_wait_for_the_teachers_array(store: Store) -> None:
     assert [len(students.jobs), students.teachers, students.after] == [6, False, [0]]
 
 
+def test_a_submission_that_is_cancelled_halfway_has_every_method_on_the_same_seeds(store: Store) -> None:
+    cells = [cell for job in drawn(store)[1].jobs for cell in job.cells]
+    assert [(cell.seed, cell.method) for cell in cells] == [(s, m) for s in range(3) for m in ("ce", "kd")]
+
+
 def test_students_wait_for_a_teacher_that_is_in_the_queue_already(store: Store) -> None:
     teacher = planned(store).teachers[0].cell.id
     (students,) = drawn(store, {teacher: Queued("7_1", "PENDING", "Priority")})
