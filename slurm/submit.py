@@ -46,7 +46,7 @@ class Array:
 
 
 def submit(
-    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool,
+    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool = False, retry_failed: bool = False,
     **settings: Any,
 ) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""

@@ -64,10 +64,8 @@ class Bench:
         (self.folder / "grid.yaml").write_text(grid.replace("SLOW", str(self.slow)))
         (self.folder / "site.yaml").write_bytes(msgspec.yaml.encode(SITE | site))
 
-    def submit(self, retry_failed: bool = False, dry_run: bool = False) -> str:
-        return submit(
-            load("grid.yaml"), "site.yaml", self.results, Path("data"), dry_run=dry_run, retry_failed=retry_failed
-        )
+    def submit(self, **how: bool) -> str:
+        return submit(load("grid.yaml"), "site.yaml", self.results, Path("data"), **how)
 
     def command(self, *words: str | Path) -> "subprocess.Popen[str]":
         words = (sys.executable, "-m", "kdbench.benchmark.cli", *words, "--results", self.results)

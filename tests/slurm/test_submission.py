@@ -194,7 +194,7 @@ def test_a_damaged_submission_is_passed_over(store: Store, sent: Submission) -> 
 def refused(grid: str = GRID, results: str = "results") -> str:
     Path("grid.yaml").write_text(grid)
     with pytest.raises(Refusal) as caught:
-        submit(load("grid.yaml"), "site.yaml", Path(results), Path("data"), dry_run=False, retry_failed=False)
+        submit(load("grid.yaml"), "site.yaml", Path(results), Path("data"))
     assert not (Path(results) / "jobs").exists()
     return str(caught.value)
 
