@@ -162,7 +162,9 @@ def _differs(cell: Cell, asked: Cell | None) -> str:
         return cell.protocol
     if shown(cell.method, cell.params) != shown(asked.method, asked.params):
         return shown(cell.method, cell.params)
-    return "its teacher was trained in another way" if cell.teacher != asked.teacher else "code of a user's own"
+    if cell.world != asked.world:
+        return f"{cell.world} processes trained it together"
+    return "code of a user's own" if cell.code != asked.code else "its teacher was trained in another way"
 
 
 def _protocol(cell: Cell, asked: Cell) -> str:

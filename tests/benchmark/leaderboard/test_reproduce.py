@@ -119,6 +119,11 @@ def test_other_parameters_have_no_verdict(ran: Ran) -> None:
     assert found.verdict == "other protocol: dkd"
 
 
+def test_another_number_of_processes_has_no_verdict(ran: Ran) -> None:
+    found = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], world=2), "DKD")
+    assert found.verdict == "other protocol: 2 processes trained it together"
+
+
 def test_a_teacher_trained_in_another_way_has_no_verdict_and_an_imported_one_has(ran: Ran) -> None:
     (record, *_) = ran("dkd", SMALL, "dkd", [71.0])
     short = msgspec.structs.replace(record.cell.teacher, recipe=RECIPES["cifar-short"])
