@@ -186,7 +186,9 @@ def setup(site: Site, code: Path) -> list[str]:
         'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
         *site.setup,
-        f'export {CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX)',
+        # The folder for temporary files may be the login node's, which this one lacks.
+        f'{CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX || mktemp -d -p /tmp) || exit',
+        f"export {CODE}",
         f"trap 'rm -rf \"${CODE}\"' EXIT",
         f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',

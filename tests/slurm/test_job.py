@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 import kdbench
 from kdbench.slurm import job, snapshot, submit, verbs
 from kdbench.slurm.job import Job
+from kdbench.slurm.site import Site
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -41,6 +43,21 @@ def test_code_that_is_older_than_zip_archives_is_frozen_too(tmp_path: Path, monk
     (tmp_path / "jobs").mkdir()
     snapshot.freeze(tmp_path / "jobs" / "code.zip")
     assert "kdbench/__init__.py" in zipfile.ZipFile(tmp_path / "jobs" / "code.zip").namelist()
+
+
+def test_code_is_unpacked_where_the_login_nodes_folder_for_temporary_files_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    with zipfile.ZipFile("code.zip", "w") as archive:
+        archive.writestr("kdbench/__init__.py", "")
+    script = "\n".join([*submit.setup(Site(), tmp_path / "code.zip"), f'ls "${job.CODE}"; echo "${job.CODE}"'])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "kdbench"
+    assert not Path(done.stdout.splitlines()[1]).exists()  # nor does it stay there
+    assert [file.name for file in tmp_path.iterdir()] == ["code.zip"]
 
 
 def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
