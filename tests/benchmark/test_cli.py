@@ -198,8 +198,11 @@ def test_a_shell_is_given_its_script(kdbench: Command, shell: str, sign: str) ->
     assert sign in script and "_KDBENCH_COMPLETE" in script
 
 
-def test_the_shell_completes_the_names_of_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("verb", "begun", "names"), [("plan", "quick", ["quickstart"]), ("reproduce", "cl", ["claims", "clkd"])]
+)
+def test_the_shell_completes_the_names_of_grids_and_tables(verb: str, begun: str, names: list[str]) -> None:
     from click.shell_completion import ShellComplete
 
     completion = ShellComplete(cli.app, {}, "kdbench", "_KDBENCH_COMPLETE")
-    assert [item.value for item in completion.get_completions(["plan"], "quick")] == ["quickstart"]
+    assert [item.value for item in completion.get_completions([verb], begun)] == names
