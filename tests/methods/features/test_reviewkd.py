@@ -72,7 +72,7 @@ def test_deep_levels_learn_from_what_a_shallow_one_must_match(
     method = create("reviewkd", student, teacher, facts)
     needs, batch = method.needs(), make_batch()
     trace, handed = student.trace(batch.images, needs.student), None
-    for fusion, form, (one, _) in zip(method.fusions, method.student_forms, method.pairs, strict=True):
+    for fusion, (form, _), (one, _) in zip(method.fusions, method.forms, method.pairs, strict=True):
         value = trace[one] if form.kind == "map" else trace[one][:, :, None, None]
         fused, handed = fusion(value, handed, form.size)
     fused.square().mean().backward()
