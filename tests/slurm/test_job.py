@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import kdbench
+from kdbench.benchmark import extensions
 from kdbench.slurm import job, snapshot, submit, verbs
 from kdbench.slurm.job import Job
 from kdbench.slurm.site import Site
@@ -28,6 +29,7 @@ def test_a_job_asks_teachers_in_the_manner_of_its_submission(
         raise StopIteration  # there is nothing to be done
 
     monkeypatch.setattr(job, "Worker", worker)
+    monkeypatch.setattr(extensions, "files", list)  # other tests may have loaded some
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(torch.get_num_threads()))
     sent: Job = pickle.loads(pickle.dumps(Job([], tmp_path, tmp_path, teachers=False, live_teacher=live)))
     with pytest.raises(StopIteration):
