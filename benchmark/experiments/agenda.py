@@ -9,7 +9,7 @@ ASK_AGAIN = 2.0  # seconds until a cell that another process runs is looked at a
 
 
 class Agenda:
-    """The cells of a plan that are still to be run: teachers, then seed by seed, so that a grid which is stopped halfway
+    """The cells of a plan that are still to be run: teachers, then seed by seed, so that a grid that is stopped halfway
     has every method on the same seeds."""
 
     def __init__(self, plan: Plan) -> None:
