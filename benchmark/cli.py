@@ -1,5 +1,6 @@
 """The command. Rooms are imported inside the verb that needs them: ``kdbench --help`` answers at once."""
 
+import errno
 import sys
 import time
 from pathlib import Path
@@ -338,9 +339,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _refuse(f"{error.filename}: {error.strerror}")  # no right to write, no space left, too long a name
+        where = f"{error.filename}: " if error.filename else ""  # which file did not fit is not told
+        _refuse(f"{where}{error.strerror}")
     except ValueError as error:
         if type(error).__name__ != "Refusal":  # by name: the class comes with torch, and help must not wait for it
             raise

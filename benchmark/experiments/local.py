@@ -95,7 +95,8 @@ def run_again(
         arithmetic = record.environment.arithmetic
         torch.set_num_threads(min(arithmetic.get("threads", 1), torch.get_num_threads()))
         live_teacher |= arithmetic.get("teacher") != "remembered"
-        compile = "on" if "compile" in arithmetic else "off"
+        if compile == "auto":
+            compile = "on" if "compile" in arithmetic else "off"
     places = _places(cell.id, None, cell.world)
     engine, *others = engines(places, live_teacher=live_teacher, compile=compile)[: cell.world]
     with (
@@ -127,10 +128,10 @@ def _record_or_cell(content: bytes, file: Path) -> tuple[Record | None, Cell]:
     try:
         record: Record = decode(content, type=Record)
         return record, record.cell
-    except msgspec.MsgspecError:
+    except ValueError:  # msgspec's, and those of text
         try:
             return None, decode(content, type=Cell)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise Refusal(f"{file} must be a record or a cell: {error}") from None
 
 

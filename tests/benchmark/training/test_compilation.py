@@ -61,6 +61,16 @@ def test_who_insists_is_told_why_it_cannot_be(refused: None, make_cell: Make, st
         run(make_cell(), store, COMPILED, Path(), Checkpoints(tmp_path))
 
 
+def test_a_record_is_run_again_in_its_manner_unless_another_is_asked_for(
+    refused: None, make_cell: Make, store: Store, tmp_path: Path
+) -> None:
+    store.finish(*run(cell := make_cell(), store, replace(CPU, compile="off"), Path(), Checkpoints(tmp_path)))
+    file = store.records_folder / f"{cell.id}.json"
+    assert run_again(file, store.folder, Path()) == 0
+    with pytest.raises(Refusal, match="torch cannot compile it"):
+        run_again(file, store.folder, Path(), compile="on")
+
+
 def test_workers_compile_as_their_launcher_was_told(store: Store) -> None:
     assert [engine.compile for engine in Launcher(store, Path(), 2, Bars(), compile="on").engines] == ["on", "on"]
 

@@ -265,6 +265,8 @@ def test_its_size_is_that_of_its_files(views: Views, teacher: Chain, tmp_path: P
 def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDBENCH_MEMORY_GB", "0.5")
     assert limit() == 500_000_000
+    monkeypatch.setenv("KDBENCH_MEMORY_GB", "inf")
+    assert limit() > 10**18
     monkeypatch.setenv("KDBENCH_MEMORY_GB", "much")
     with pytest.raises(Refusal, match="KDBENCH_MEMORY_GB must be a number of gigabytes, got 'much'"):
         limit()
