@@ -68,7 +68,7 @@ class Normalise:
 def strong(images: Tensor, seed: int) -> Tensor:
     """Each image under a RandAugment of its own: the second view of multi-level distillation."""
     augment = v2.RandAugment(num_ops=2, magnitude=10)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):  # of this GPU alone, if there are several
         torch.manual_seed(seed)
         return torch.stack([augment(image) for image in images])
 

@@ -21,7 +21,7 @@ from torch import nn
 from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.environment import commit, environment
 from kdbench.benchmark.experiments.memory import listening
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
 from kdbench.benchmark.experiments.store import Store
@@ -68,6 +68,7 @@ def running(
 ) -> Running:
     """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
     ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
+    commit()  # asked now and remembered: when the run ends, the files may be others
     if cell.incremental:
         return (yield from running_tasks(cell, engine, data_folder, checkpoints)), None
     try:
@@ -245,22 +246,22 @@ class PeakMemory:
     """The most memory in use while a block runs: the device's own count, or samples of the process on a CPU."""
 
     def __init__(self, engine: Engine) -> None:
-        self.cuda = engine.device.type == "cuda"
+        self.gpu = engine.device if engine.device.type == "cuda" else None  # which need not be the process's first
         self.process = psutil.Process()
         self.peak = 0
         self._over = threading.Event()
 
     def __enter__(self) -> "PeakMemory":
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+        if self.gpu:
+            torch.cuda.reset_peak_memory_stats(self.gpu)
         else:
             threading.Thread(target=self._sample, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
-        if self.cuda:
-            self.peak = torch.cuda.max_memory_allocated()
+        if self.gpu:
+            self.peak = torch.cuda.max_memory_allocated(self.gpu)
         else:
             self._look()
 

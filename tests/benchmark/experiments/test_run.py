@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,6 +142,26 @@ def test_the_peak_of_memory_is_seen_even_in_a_block_that_is_over_at_once() -> No
     with PeakMemory(CPU) as memory:
         pass
     assert memory.peak > 2**20
+
+
+def test_the_peak_of_memory_is_that_of_the_engines_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = {torch.device("cuda", 1): 7}
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", used.__getitem__)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", used.__getitem__)
+    with PeakMemory(Engine(torch.device("cuda", 1))) as memory:
+        pass
+    assert memory.peak == 7
+
+
+def test_a_record_names_the_code_that_was_there_when_its_run_began(
+    make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = SimpleNamespace(stdout="before")
+    monkeypatch.setattr(environment_module.subprocess, "run", lambda *_, **__: git)
+    environment_module.commit.cache_clear()
+    record = once(make_cell(), store, watch=lambda _: vars(git).update(stdout="after"))
+    environment_module.commit.cache_clear()
+    assert record.environment.git.startswith("before")
 
 
 def test_a_checkout_that_kdbench_only_lies_in_is_not_named_as_its_code(
