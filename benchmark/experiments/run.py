@@ -23,8 +23,8 @@ from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import commit, environment
 from kdbench.benchmark.experiments.memory import listening
-from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
+from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.incremental.metrics import arrival
 from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
@@ -71,6 +71,9 @@ def running(
     commit()  # asked now and remembered: when the run ends, the files may be others
     if cell.incremental:
         return (yield from running_tasks(cell, engine, data_folder, checkpoints)), None
+    eager = replace(engine, compile="off")
+    if engine.compile == "auto" and checkpoints and checkpoints.eager.exists():
+        engine = eager
     try:
         return (yield from learning(cell, store, engine, data_folder, checkpoints, together, ranks))
     except Uncompilable as error:
@@ -79,7 +82,7 @@ def running(
         warnings.warn(f"{cell.id} begins anew, not compiled: {error}", stacklevel=2)
         if checkpoints:
             checkpoints.clear()  # not half of it one way and half the other
-        eager = replace(engine, compile="off")
+            write(checkpoints.eager, b"")
         return (yield from learning(cell, store, eager, data_folder, checkpoints, together, ranks))
 
 
@@ -113,6 +116,9 @@ def learning(
     engine = engine.settled(facts.steps * facts.epochs, method.needs(), ranks.world)
 
     memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
+    manner = {"teacher": "remembered"} if memory else {}
+    if checkpoints:
+        checkpoints.here = environment(engine, **manner).key
     ask_teacher: Answers | None = memory
     if memory is None and together and teacher:
         ask_teacher = together.teacher(teacher, method.needs())
@@ -140,7 +146,7 @@ def learning(
             together=together.most if together else 1,
             remembered=round(memory.share, 4) if memory else 0.0,
         ),
-        environment=environment(engine, teacher="remembered") if memory else environment(engine),
+        environment=_environment(engine, checkpoints, **manner),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
@@ -151,6 +157,7 @@ def running_tasks(
     """The same of a cell whose classes arrive task by task; it cannot teach others."""
     assert checkpoints
     engine = replace(engine, compile="off")  # every task would have to be compiled anew
+    checkpoints.here = environment(engine).key
     started = time.perf_counter()
     sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
     with PeakMemory(engine) as space:
@@ -180,8 +187,15 @@ def running_tasks(
             method_parameters=past.method_parameters,
             deployed_parameters=parameters(student),
         ),
-        environment=environment(engine),
+        environment=_environment(engine, checkpoints),
     )
+
+
+def _environment(engine: Engine, checkpoints: Checkpoints | None, **manner: str) -> Environment:
+    """Where a run ended and, if that is another, where it was before: its bits are then those of neither."""
+    if checkpoints and checkpoints.elsewhere:
+        manner["elsewhere"] = ", ".join(checkpoints.elsewhere)
+    return environment(engine, **manner)
 
 
 def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:

@@ -178,6 +178,26 @@ def test_a_checkout_that_kdbench_only_lies_in_is_not_named_as_its_code(
     assert environment_module.commit.__wrapped__() == ""
 
 
+def test_a_run_that_went_on_in_another_environment_has_the_name_of_neither(
+    make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(live: Live) -> None:
+        if live.epoch == 2:
+            raise Stopped
+
+    class Stopped(Exception): ...
+
+    whole = once(make_cell(), store)
+    for _ in range(2):  # where it began, a kill changes nothing
+        with pytest.raises(Stopped):
+            once(make_cell(), store, "stopped", every=0, watch=stop)
+    assert once(make_cell(), store, "stopped").environment.key == whole.environment.key
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    moved = once(make_cell(), store, "stopped").environment
+    assert moved.arithmetic == whole.environment.arithmetic | {"threads": 7, "elsewhere": whole.environment.key}
+    assert moved.key not in (whole.environment.key, once(make_cell(), store).environment.key)
+
+
 # -- the same bits ----------------------------------------------------------------------------------------------------
 
 
