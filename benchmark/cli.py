@@ -336,8 +336,6 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         print("kdbench: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -50,9 +50,6 @@ class Views:
         """Each step with the bytes that it sees."""
         return ((draw, self.bytes(draw.index, draw.view)) for draw in draws)
 
-    def __call__(self, index: Tensor, view: Tensor) -> Tensor:
-        return self.normalise(self.bytes(index, view))
-
 
 class Normalise:
     """Bytes to floats of mean 0 and deviation 1, channel by channel."""

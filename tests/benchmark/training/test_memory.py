@@ -46,7 +46,7 @@ def batches(data: Dataset, views: Views, size: int = 16, *seed: int) -> list[Bat
 
 
 def batch(data: Dataset, views: Views, draw: Draw) -> Batch:
-    images, labels = views(draw.index, draw.view), data.train.labels[draw.index]
+    images, labels = views.normalise(views.bytes(draw.index, draw.view)), data.train.labels[draw.index]
     return Batch((images,), labels, draw.index, torch.ones(()), Generator(), view=draw.number)
 
 
