@@ -148,6 +148,8 @@ def run(
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
+    if cell is not None and (workers or retry):
+        raise click.UsageError("--workers and --retry are for a grid, got --cell")
     load_files(files)
     if grid is not None:
         sys.exit(local.run_grid(load(grid), results, data, workers, retry_failed=retry == "failed", **settings))

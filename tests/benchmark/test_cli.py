@@ -91,6 +91,7 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
         (["status", "quickstrat"], "unknown grid 'quickstrat'; did you mean 'quickstart'?"),
         (["run"], "run needs a grid or --cell, got neither"),
         (["run", "quickstart", "--cell", "x.json"], "run needs a grid or --cell, got both"),
+        (["run", "--cell", "x.json", "--retry", "failed"], "--workers and --retry are for a grid, got --cell"),
         (["run", "--cell", "x.json"], "x.json: cannot be read: No such file or directory"),
         (["run", "quickstart", "--workers", "0"], "Invalid value for '--workers': 0 is not in the range"),
         (["run", "quickstart", "--retry", "all"], "Invalid value for '--retry': 'all' is not 'failed'"),
