@@ -156,7 +156,7 @@ def assert_resumable(mine: Any) -> None:
     (folder,) = mine.store.folder.glob("work/*")
     assert {file.name for file in folder.iterdir()} <= {"checkpoint.pt", "checkpoint.before.pt"}  # and no lease
     saved = Checkpoints(folder).load()
-    assert saved and saved["progress"]["epoch"] > 1
+    assert saved and (saved["progress"]["epoch"], saved["progress"]["step"]) > (1, 0)
 
 
 @WORLDS
