@@ -65,7 +65,7 @@ def described(name: str, results: Path) -> Row:
             "cells": len(grid.cells),
             "teachers": len(grid.teachers),
         }
-    if record := Store(results).record(name):
+    if "/" not in name and (record := Store(results).record(name)):
         return dict(msgspec.to_builtins(record))
     try:
         chain = grids.formed(name, *SHOWN_FOR)

@@ -1,5 +1,6 @@
 """The command. Rooms are imported inside the verb that needs them: ``kdbench --help`` answers at once."""
 
+import errno
 import sys
 import time
 from pathlib import Path
@@ -147,6 +148,8 @@ def run(
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
+    if cell is not None and (workers or retry):
+        raise click.UsageError("--workers and --retry are for a grid, got --cell")
     load_files(files)
     if grid is not None:
         sys.exit(local.run_grid(load(grid), results, data, workers, retry_failed=retry == "failed", **settings))
@@ -378,12 +381,11 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         print("kdbench: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _refuse(f"{error.filename}: {error.strerror}")  # no right to write, no space left, too long a name
+        where = f"{error.filename}: " if error.filename else ""  # which file did not fit is not told
+        _refuse(f"{where}{error.strerror}")
     except ValueError as error:
         if type(error).__name__ != "Refusal":  # by name: the class comes with torch, and help must not wait for it
             raise

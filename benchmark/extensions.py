@@ -6,19 +6,20 @@ They come from files that a user names, or from installed plugins: packages with
 
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from kdbench.benchmark import networks
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.data.dataset import HELD_OUT
+from kdbench.benchmark.networks.registry import FAMILIES
 from kdbench.methods.method import METHODS
 from kdbench.methods.refusal import Refusal
 
 _loaded: dict[Path, str] = {}  # file → digest
-_owner: dict[str, Path] = {}  # name → the file that registered it
+_owner: dict[str, Path] = {}  # name, or pattern of names → the file that registered it
 _installed: set[Path] = set()  # those that are plugins'
 
 
@@ -73,7 +74,7 @@ def _digest(path: Path) -> str:
 
 def needed(*names: str) -> dict[str, str]:
     """The files that these names came from, and their digests."""
-    files = {_owner[name] for name in (name.removesuffix(HELD_OUT) for name in names) if name in _owner}
+    files = {file for file in map(_owner_of, names) if file}
     return {file.name: _loaded[file] for file in sorted(files)}
 
 
@@ -83,11 +84,17 @@ def files() -> list[Path]:
 
 
 def origin(name: str) -> str:
-    return str(_owner[name]) if name in _owner else "kdbench"
+    return str(_owner_of(name) or "kdbench")
+
+
+def _owner_of(name: str) -> Path | None:
+    family = next((family.pattern for family in FAMILIES if re.fullmatch(family.pattern, name)), "")
+    return _owner.get(name.removesuffix(HELD_OUT)) or _owner.get(family)
 
 
 def _names() -> set[str]:
-    return {*METHODS, *DATASETS, *networks.names()}
+    """A family of networks goes by its pattern: not all of its names are listed."""
+    return {*METHODS, *DATASETS, *(family.pattern for family in FAMILIES)}
 
 
 _load_plugins()

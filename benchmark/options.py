@@ -16,27 +16,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 A_PATH = click.Path(path_type=Path)
 
 
-def results(verb: F) -> F:
-    where = click.option(
-        "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True,
-        help="The folder in which records are kept.",
-    )  # fmt: skip
-    return where(verb)
-
-
-def data(verb: F) -> F:
-    where = click.option(
-        "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
-        help="The folder in which data sets lie.",
-    )  # fmt: skip
-    return where(verb)
-
-
-def files(verb: F) -> F:
-    return click.option(
-        "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
-        help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
-    )(verb)  # fmt: skip
+results = click.option(
+    "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True,
+    help="The folder in which records are kept.",
+)  # fmt: skip
+data = click.option(
+    "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
+    help="The folder in which data sets lie.",
+)  # fmt: skip
+files = click.option(
+    "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
+    help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
+)  # fmt: skip
+as_json = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 
 def settings(verb: F) -> F:
@@ -54,10 +46,6 @@ def settings(verb: F) -> F:
         return verb(*args, settings={"live_teacher": live_teacher, "compile": compile}, **others)
 
     return cast(F, told)
-
-
-def as_json(verb: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="For scripts.")(verb)
 
 
 def _grid_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -73,6 +73,7 @@ class Decoder:
             self,  # type: ignore[arg-type]  # __getitem__ is all that is asked of a data set
             batch_sampler=self.steps,
             num_workers=WORKERS,
+            multiprocessing_context="fork" if WORKERS else None,  # a process that was spawned would spawn them
             collate_fn=collated,
             pin_memory=self.device.type == "cuda",
             persistent_workers=WORKERS > 0,

@@ -32,15 +32,18 @@ def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go of by whoever is killed
             if place.exists():
                 return place, f"{name} is read from {place}, where it was"
-            part = place.with_suffix(".part")
+            part = home / f"{place.name}.part"
             shutil.rmtree(part, ignore_errors=True)  # of one that was killed
             needed, free = sum(_sizes(files)), shutil.disk_usage(home).free
             if needed > 0.95 * free:
                 return folder, f"{name} is read from {folder}: it takes {needed:,} bytes, and {home} has {free:,} left"
-            for file in files:
-                _copy(file, part / file.relative_to(folder))
-            part.rename(place)
-    except OSError as error:
+            try:
+                for file in files:
+                    _copy(file, part / file.relative_to(folder))
+                part.rename(place)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)  # of a copy that failed: others need the room
+    except (OSError, tarfile.TarError) as error:
         return folder, f"{name} is read from {folder}: it could not be copied to {scratch} ({error})"
     return place, f"{name} is read from {place}, copied from {folder}"
 

@@ -49,9 +49,6 @@ class Views:
         """Each step with the bytes that it sees."""
         return ((draw, self.bytes(draw.index, draw.view)) for draw in draws)
 
-    def __call__(self, index: Tensor, view: Tensor) -> Tensor:
-        return self.normalise(self.bytes(index, view))
-
 
 class Normalise:
     """Bytes to floats of mean 0 and deviation 1, channel by channel."""
@@ -69,7 +66,7 @@ def strong(images: Tensor, seed: int) -> Tensor:
     from torchvision.transforms import v2  # takes a second, and few methods need it
 
     augment = v2.RandAugment(num_ops=2, magnitude=10)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):  # of this GPU alone, if there are several
         torch.manual_seed(seed)
         return torch.stack([augment(image) for image in images])
 

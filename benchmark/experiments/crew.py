@@ -67,7 +67,7 @@ def crew(
             (rank, world, meeting, engine, torch.get_num_threads(), results, data_folder, files)
             for rank, engine in enumerate(others, start=1)
         ]
-        processes = [context.Process(target=_member, args=place, daemon=True) for place in places]
+        processes = [context.Process(target=_member, args=place) for place in places]
         for process in processes:
             process.start()
         try:

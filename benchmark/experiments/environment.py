@@ -19,7 +19,7 @@ from kdbench.benchmark.training.engine import Engine
 
 def environment(engine: Engine, **facts: Any) -> Environment:
     """``facts`` are what else may change the last bits of this one run."""
-    arithmetic = engine.environment() | facts
+    arithmetic = engine.arithmetic() | facts
     key = hashlib.blake2b(msgspec.json.encode(arithmetic, order="sorted"), digest_size=4).hexdigest()
     return Environment(
         key=key,

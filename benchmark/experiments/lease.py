@@ -16,6 +16,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import time
 import uuid
 from functools import cache
 from pathlib import Path
@@ -129,9 +130,15 @@ def here() -> str:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock of whoever keeps the files: clocks of machines differ."""
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        return os.fstat(probe.fileno()).st_mtime
+    """The time by the clock of whoever keeps the files, as clocks of machines differ; by our own where we may only
+    read."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return time.time()
 
 
 def _leases(folder: Path) -> list[Path]:

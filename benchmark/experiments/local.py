@@ -1,7 +1,6 @@
 """The verb ``run``: a grid on this machine, or one cell anew."""
 
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from kdbench.benchmark.experiments.run import run, same_bits
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.worker import Status
+from kdbench.benchmark.options import warn
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Live
@@ -41,7 +41,8 @@ def run_grid(
         for entry in made.those(State.FAILED):
             store.forgive(entry.cell.id)
         made = plan(grid, store)
-    _warn(store)
+    warn(store.troubles)
+    store.troubles.clear()  # said once
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
         raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
     todo = made.those(State.MISSING, State.RUNNING)
@@ -56,7 +57,7 @@ def run_grid(
     print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
     with Bars() as bars:
         outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
-    _warn(store)
+    warn(store.troubles)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
 
@@ -71,13 +72,6 @@ def _places(name: str, workers: int | None, world: int) -> int:
         kind = "GPUs" if gpus else "workers"
         raise Refusal(f"{name}: a cell of world {world} must have as many {kind}, got {places}")
     return places
-
-
-def _warn(store: Store) -> None:
-    """Say what was found damaged, once."""
-    for trouble in store.troubles:
-        print(f"kdbench: {trouble}", file=sys.stderr)
-    store.troubles.clear()
 
 
 def run_again(
@@ -95,7 +89,8 @@ def run_again(
         arithmetic = record.environment.arithmetic
         torch.set_num_threads(min(arithmetic.get("threads", 1), torch.get_num_threads()))
         live_teacher |= arithmetic.get("teacher") != "remembered"
-        compile = "on" if "compile" in arithmetic else "off"
+        if compile == "auto":
+            compile = "on" if "compile" in arithmetic else "off"
     places = _places(cell.id, None, cell.world)
     engine, *others = engines(places, live_teacher=live_teacher, compile=compile)[: cell.world]
     with (
@@ -127,10 +122,10 @@ def _record_or_cell(content: bytes, file: Path) -> tuple[Record | None, Cell]:
     try:
         record: Record = decode(content, type=Record)
         return record, record.cell
-    except msgspec.MsgspecError:
+    except ValueError:  # msgspec's, and those of text
         try:
             return None, decode(content, type=Cell)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise Refusal(f"{file} must be a record or a cell: {error}") from None
 
 

@@ -36,7 +36,7 @@ def listening(
         views=views,
         moves=[dataset.crop, dataset.flip, *dataset.mean, *dataset.std],
         precision=cell.training.precision,
-        arithmetic=engine.environment(),
+        arithmetic=engine.arithmetic(),
     )
     return RememberingTeacher(teacher, needs, views, folder)
 
@@ -105,5 +105,5 @@ def in_words(memories: Iterable[Outlook]) -> list[str]:
     return lines
 
 
-def _shown(size: int) -> str:
+def _shown(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

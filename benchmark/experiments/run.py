@@ -21,10 +21,10 @@ from torch import nn
 from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.environment import commit, environment
 from kdbench.benchmark.experiments.memory import listening
-from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
+from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.incremental.metrics import arrival
 from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
@@ -68,8 +68,12 @@ def running(
 ) -> Running:
     """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
     ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
+    commit()  # asked now and remembered: when the run ends, the files may be others
     if cell.incremental:
         return (yield from running_tasks(cell, engine, data_folder, checkpoints)), None
+    eager = replace(engine, compile="off")
+    if engine.compile == "auto" and checkpoints and checkpoints.eager.exists():
+        engine = eager
     try:
         return (yield from learning(cell, store, engine, data_folder, checkpoints, together, ranks))
     except Uncompilable as error:
@@ -78,7 +82,7 @@ def running(
         warnings.warn(f"{cell.id} begins anew, not compiled: {error}", stacklevel=2)
         if checkpoints:
             checkpoints.clear()  # not half of it one way and half the other
-        eager = replace(engine, compile="off")
+            write(checkpoints.eager, b"")
         return (yield from learning(cell, store, eager, data_folder, checkpoints, together, ranks))
 
 
@@ -112,6 +116,9 @@ def learning(
     engine = engine.settled(facts.steps * facts.epochs, method.needs(), ranks.world)
 
     memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
+    manner = {"teacher": "remembered"} if memory else {}
+    if checkpoints:
+        checkpoints.here = environment(engine, **manner).key
     ask_teacher: Answers | None = memory
     if memory is None and together and teacher:
         ask_teacher = together.teacher(teacher, method.needs())
@@ -139,7 +146,7 @@ def learning(
             together=together.most if together else 1,
             remembered=round(memory.share, 4) if memory else 0.0,
         ),
-        environment=environment(engine, teacher="remembered") if memory else environment(engine),
+        environment=_environment(engine, checkpoints, **manner),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
@@ -150,6 +157,7 @@ def running_tasks(
     """The same of a cell whose classes arrive task by task; it cannot teach others."""
     assert checkpoints
     engine = replace(engine, compile="off")  # every task would have to be compiled anew
+    checkpoints.here = environment(engine).key
     started = time.perf_counter()
     sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
     with PeakMemory(engine) as space:
@@ -179,8 +187,15 @@ def running_tasks(
             method_parameters=past.method_parameters,
             deployed_parameters=parameters(student),
         ),
-        environment=environment(engine),
+        environment=_environment(engine, checkpoints),
     )
+
+
+def _environment(engine: Engine, checkpoints: Checkpoints | None, **manner: str) -> Environment:
+    """Where a run ended and, if that is another, where it was before: its bits are then those of neither."""
+    if checkpoints and checkpoints.elsewhere:
+        manner["elsewhere"] = ", ".join(checkpoints.elsewhere)
+    return environment(engine, **manner)
 
 
 def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:
@@ -245,22 +260,22 @@ class PeakMemory:
     """The most memory in use while a block runs: the device's own count, or samples of the process on a CPU."""
 
     def __init__(self, engine: Engine) -> None:
-        self.cuda = engine.device.type == "cuda"
+        self.gpu = engine.device if engine.device.type == "cuda" else None  # which need not be the process's first
         self.process = psutil.Process()
         self.peak = 0
         self._over = threading.Event()
 
     def __enter__(self) -> "PeakMemory":
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+        if self.gpu:
+            torch.cuda.reset_peak_memory_stats(self.gpu)
         else:
             threading.Thread(target=self._sample, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
-        if self.cuda:
-            self.peak = torch.cuda.max_memory_allocated()
+        if self.gpu:
+            self.peak = torch.cuda.max_memory_allocated(self.gpu)
         else:
             self._look()
 

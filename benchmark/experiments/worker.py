@@ -46,8 +46,8 @@ class Status(msgspec.Struct):
     phase: str
     epoch: int
     epochs: int
-    share: float  # of all its steps that are done
-    seconds_left: float | None
+    share: float  # of the phase's steps that are done
+    seconds_left: float | None  # of the phase
 
 
 class Worker:
@@ -149,8 +149,7 @@ class Pulse:
     def __init__(self, lease: Lease, folder: Path, tell: Callable[[Status], None] | None) -> None:
         self.lease, self.folder, self.tell = lease, folder, tell
         self.live: Live | None = None
-        self.began = time.monotonic()
-        self.first: float | None = None
+        self.phase, self.began, self.first = "", 0.0, 0.0  # and the share that was done when it was first seen
         self.lost = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -184,8 +183,8 @@ class Pulse:
             return None
         share = (live.epoch - 1 + live.step / live.steps) / live.epochs
         now = time.monotonic()
-        if self.first is None:  # a resumed cell begins in the middle: its pace counts from there
-            self.first, self.began = share, now
+        if live.phase != self.phase:  # each has a pace of its own; a resumed cell's counts from where it was left off
+            self.phase, self.began, self.first = live.phase, now, share
         gained = share - self.first
         left = (1 - share) * (now - self.began) / gained if gained > 0 else None
         return Status(live.phase, live.epoch, live.epochs, share, left)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from kdbench.benchmark.networks.initial import initialise
 from kdbench.benchmark.networks.registry import Image, family
 from kdbench.methods.chain import Chain
 
@@ -41,12 +42,9 @@ class VGG(nn.Module):
             self.add_module(f"block{number}", block)
             self.blocks.append(block)
         self.classifier = nn.Linear(WIDTHS[-1], classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
+        initialise(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)

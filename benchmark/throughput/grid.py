@@ -69,6 +69,10 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
 
 
 def _refused(cell: Cell, troubles: list[str]) -> bool:
-    if reason := "its setting is not measured" if cell.incremental else unworkable(cell):
+    if cell.incremental:
+        reason = "its setting is not measured"
+    else:
+        reason = "what several processes train is not measured" if cell.world > 1 else unworkable(cell)
+    if reason:
         troubles.append(f"{cell.id} cannot work: {reason}")
     return bool(reason)

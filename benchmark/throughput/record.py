@@ -93,11 +93,7 @@ def records(results: Path, troubles: list[str] | None = None) -> list[Throughput
             if (record.environment.key, record.id) != (file.parent.name, file.stem):
                 raise ValueError(f"it is of {record.id} in the environment {record.environment.key}")
             found.append(record)
-        except (
-            ValueError,
-            RecursionError,
-            OSError,
-        ) as error:  # all that msgspec and text can be wrong in is a ValueError
+        except (ValueError, RecursionError, OSError) as error:  # ValueError: msgspec's, and those of text
             if troubles is not None:
                 troubles.append(f"{file} is no throughput record: {error}")
     return found

@@ -19,12 +19,18 @@ State = dict[str, Any]
 
 
 class Checkpoints:
-    """The last two checkpoints of a run, in a folder; a new one is due every so many seconds."""
+    """The last two checkpoints of a run, in a folder; a new one is due every so many seconds.
+
+    ``here`` is the key of the environment that the run is in, ``elsewhere`` are those that it was in before.
+    """
 
     def __init__(self, folder: Path, every: float = 30.0) -> None:
         self.last = folder / "checkpoint.pt"
         self.before = folder / "checkpoint.before.pt"
+        self.eager = folder / "eager"  # there once torch has refused to compile the run
         self.every = every
+        self.here = ""
+        self.elsewhere: list[str] = []
         self._saved = time.monotonic()
 
     def due(self) -> bool:
@@ -32,7 +38,7 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(state | {"environments": [*self.elsewhere, self.here]}, buffer)
         body = buffer.getbuffer()
         self.last.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.last.with_suffix(f".{os.getpid()}.part")
@@ -53,7 +59,9 @@ class Checkpoints:
         for file in (self.last, self.before):
             if file.exists():
                 try:
-                    return read(file)
+                    state = read(file)
+                    self.elsewhere = [key for key in state.pop("environments", []) if key != self.here]
+                    return state
                 except ValueError as error:
                     aside = file.with_suffix(".damaged")
                     file.replace(aside)
@@ -61,6 +69,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
+        self.elsewhere = []
         self.last.unlink(missing_ok=True)
         self.before.unlink(missing_ok=True)
 

@@ -55,16 +55,16 @@ class Engine:
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
 
-    def environment(self) -> dict[str, str | int | bool]:
+    def arithmetic(self) -> dict[str, str | int | bool]:
         """All that may change a run's last bits; its digest is the environment key."""
         cuda = self.device.type == "cuda"
-        arithmetic: dict[str, str | int | bool] = {
+        facts: dict[str, str | int | bool] = {
             "device": torch.cuda.get_device_name(self.device) if cuda else torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "channels_last": self.channels_last,
             "torch": str(torch.__version__),
         }
-        return arithmetic | ({"compile": self.compile_mode} if self.compile == "on" else {})
+        return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
 
 
 def overruns(network: nn.Module) -> bool:

@@ -122,10 +122,10 @@ def size(needs: Needs, teacher: Chain, views: int) -> int:
     return 2 * views * width
 
 
-def limit() -> int:
+def limit() -> float:
     """The largest memory, in bytes, that is kept of a teacher for a method."""
     asked = os.environ.get("KDBENCH_MEMORY_GB", "4.5")
     try:
-        return int(float(asked) * GIGABYTE)
+        return float(asked) * GIGABYTE
     except ValueError:
         raise Refusal(f"KDBENCH_MEMORY_GB must be a number of gigabytes, got '{asked}'") from None

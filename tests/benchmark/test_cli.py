@@ -106,6 +106,7 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
         (["status", "quickstrat"], "unknown grid 'quickstrat'; did you mean 'quickstart'?"),
         (["run"], "run needs a grid or --cell, got neither"),
         (["run", "quickstart", "--cell", "x.json"], "run needs a grid or --cell, got both"),
+        (["run", "--cell", "x.json", "--retry", "failed"], "--workers and --retry are for a grid, got --cell"),
         (["run", "--cell", "x.json"], "x.json: cannot be read: No such file or directory"),
         (["run", "quickstart", "--workers", "0"], "Invalid value for '--workers': 0 is not in the range"),
         (["run", "quickstart", "--retry", "all"], "Invalid value for '--retry': 'all' is not 'failed'"),
@@ -142,8 +143,25 @@ def test_a_machine_that_refuses_is_quoted_in_a_sentence(
     assert kdbench("leaderboard").sentence.endswith(": Is a directory")
 
 
+def test_a_full_disk_is_no_mistake_of_ours(kdbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "planned", lambda *_: Path("/dev/full").write_bytes(b"too much"))
+    assert kdbench("plan", "quickstart").sentence == "No space left on device"
+
+
+def test_what_is_shown_stays_where_it_is(kdbench: Command) -> None:
+    Path("results/records").mkdir(parents=True)
+    Path("results/leaderboard.json").write_text("{}")
+    assert kdbench("show", "../leaderboard").sentence.startswith("nothing is called '../leaderboard'; known: ")
+    assert Path("results/leaderboard.json").exists()
+
+
 def test_a_file_that_is_neither_record_nor_cell_is_not_run(kdbench: Command) -> None:
-    for name, content in {"x.json": b"{}", "y.json": b"\xff\x00", "z.yaml": b"a: ["}.items():
+    for name, content in {
+        "x.json": b"{}",
+        "y.json": b"\xff\x00",
+        "text.json": b'{"id": "\xff"}',
+        "z.yaml": b"a: [",
+    }.items():
         Path(name).write_bytes(content)
         assert kdbench("run", "--cell", name).sentence.startswith(f"{name} must be a record or a cell: ")
 

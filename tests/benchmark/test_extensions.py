@@ -109,6 +109,16 @@ def test_ones_own_are_listed_and_shown_with_their_file(
     assert extensions.origin(name) == str(folder / file)
 
 
+def test_a_network_that_only_the_pattern_of_a_family_names_is_named_with_its_file(folder: Path) -> None:
+    (folder / "family.py").write_text(
+        "from kdbench.benchmark.networks import family\n"
+        'family(r"wide(?P<width>\\d+)", "wide8")(lambda name, classes, image: None)\n'
+    )
+    extensions.load(Path("family.py"))
+    assert list(extensions.needed("wide9", "kd")) == ["family.py"] and extensions.needed("resnet20") == {}
+    assert extensions.origin("wide9") == str(folder / "family.py")
+
+
 def test_ones_own_are_planned_and_named_in_the_cells_that_need_them(kdbench: Command) -> None:
     answer = kdbench("plan", "grid.yaml")
     assert answer.out.startswith("grid: 6 cells and 2 teachers: 8 missing\n")

@@ -227,5 +227,7 @@ def test_a_cell_that_cannot_work_is_named_and_a_grid_of_them_is_refused(
     answer = kdbench("throughput", grid)
     assert (answer.code, never_slow) == (0, ["ce"])
     assert "cannot work: feature_only: teacher_depths must be layers" in answer.err
+    Path(grid).write_text(GRID + "world: 2\n")
+    assert "cannot work: what several processes train is not measured" in kdbench("throughput", grid).sentence
     Path(grid).write_text(GRID.replace("[ce, kd]", f"[{impossible}]"))
     assert "no cell can work" in kdbench("throughput", grid).sentence

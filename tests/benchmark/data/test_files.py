@@ -1,5 +1,6 @@
 """Images in files: the same order, the same views and the same bits, whatever decodes them and wherever a run began."""
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,11 @@ def test_decoding_leaves_the_global_random_state_alone(data: Dataset) -> None:
 def test_workers_decode_the_same_bits(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = shown(data, 0, "main", 1)
     monkeypatch.setattr(files, "WORKERS", 2)
+    assert same(alone, shown(data, 0, "main", 1))
+    # A process that was spawned, as a launcher's worker is, spawns others: not these, which share its memory.
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
+    )
     assert same(alone, shown(data, 0, "main", 1))
 
 

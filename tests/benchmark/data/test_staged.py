@@ -70,6 +70,15 @@ def test_an_archive_beside_the_folder_is_unpacked(folder: Path, tmp_path: Path) 
     assert content(place) == ["train", "val"] and not (place / "tiny.tar").exists()
 
 
+def test_an_archive_that_is_damaged_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(folder / "tiny.tar", "w") as archive:
+        archive.add(folder / "tiny", "tiny")
+    whole = (folder / "tiny.tar").read_bytes()
+    (folder / "tiny.tar").write_bytes(whole[: whole.rindex(b"val") + 100])
+    place, why = staged("tiny", folder, tmp_path / "scratch")
+    assert place == folder and "could not be copied" in why and not list((tmp_path / "scratch").rglob("image"))
+
+
 def test_without_room_they_are_read_where_they_are(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,12 @@ def test_a_file_without_weights_is_refused_in_a_sentence(tmp_path: Path, content
         state_in(file)
 
 
+def test_weights_without_names_are_refused(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(2)}, tmp_path / "teacher.pth")
+    with pytest.raises(Refusal, match="must hold named weights"):
+        state_in(tmp_path / "teacher.pth")
+
+
 def test_another_networks_weights_are_refused_with_the_first_difference() -> None:
     chain = networks.build("resnet8", 10, (1, 8, 8))
     with pytest.raises(Refusal, match=r"resnet8: 'fc.weight' must be 10x64, got 100x64"):

@@ -1,5 +1,6 @@
 """``kdbench run`` with real worker processes: a cell that fails stops nobody, and whoever stops a run can go on."""
 
+import itertools
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from kdbench.benchmark.experiments.lease import held
 from kdbench.benchmark.training.checkpoint import Checkpoints
@@ -112,6 +114,19 @@ def test_a_cell_that_fails_in_whatever_way_leaves_its_reason_and_the_others_fini
     assert {key: after[key] for key in before} == before
 
 
+@pytest.mark.slow
+def test_folders_of_images_are_decoded_for_every_rank(command: MakeCommand) -> None:
+    mine = command(
+        grid_yaml="{datasets: 'imagefolder:images@16', students: resnet8x0.25, methods: ce, world: 2,"
+        " recipe: {epochs: 1, batch: 4, schedule: constant}}"
+    )
+    for part, number in itertools.product(("train", "val"), range(8)):
+        (folder := mine.folder / "images" / part / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(folder / f"{number}.png")
+    code, out, err = mine.run("grid.yaml")
+    assert (code, err) == (0, ""), out
+
+
 def test_a_teacher_that_fails_blocks_its_students_and_nobody_else(command: MakeCommand) -> None:
     grid = GRID.replace(", ".join(WICKED), "raises") + "teacher_recipe: {base: quick, epochs: 1, lr: 1.0e+15}\n"
     mine = command(grid_yaml=grid, mine_py=MINE)
@@ -141,7 +156,7 @@ def assert_resumable(mine: Any) -> None:
     (folder,) = mine.store.folder.glob("work/*")
     assert {file.name for file in folder.iterdir()} <= {"checkpoint.pt", "checkpoint.before.pt"}  # and no lease
     saved = Checkpoints(folder).load()
-    assert saved and saved["progress"]["epoch"] > 1
+    assert saved and (saved["progress"]["epoch"], saved["progress"]["step"]) > (1, 0)
 
 
 @WORLDS

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -106,6 +108,17 @@ def test_the_lease_of_another_machine_is_respected_while_its_heart_beats(folder:
     os.utime(file, (time.time() - PATIENCE - 1,) * 2)
     assert taken(folder).holds()
     assert names(folder) == ["lease.2"]
+
+
+def test_who_may_only_read_sees_whose_heart_beats_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> NoReturn:
+        raise PermissionError("a colleague's results")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    leave(folder, host="elsewhere", age=PATIENCE - 30)
+    assert held(folder)
+    leave(folder, host="elsewhere", age=PATIENCE + 30)
+    assert not held(folder)
 
 
 def test_a_beat_brings_the_lease_up_to_date(folder: Path) -> None:

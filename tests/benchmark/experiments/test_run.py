@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,6 +144,26 @@ def test_the_peak_of_memory_is_seen_even_in_a_block_that_is_over_at_once() -> No
     assert memory.peak > 2**20
 
 
+def test_the_peak_of_memory_is_that_of_the_engines_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = {torch.device("cuda", 1): 7}
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", used.__getitem__)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", used.__getitem__)
+    with PeakMemory(Engine(torch.device("cuda", 1))) as memory:
+        pass
+    assert memory.peak == 7
+
+
+def test_a_record_names_the_code_that_was_there_when_its_run_began(
+    make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = SimpleNamespace(stdout="before")
+    monkeypatch.setattr(environment_module.subprocess, "run", lambda *_, **__: git)
+    environment_module.commit.cache_clear()
+    record = once(make_cell(), store, watch=lambda _: vars(git).update(stdout="after"))
+    environment_module.commit.cache_clear()
+    assert record.environment.git.startswith("before")
+
+
 def test_a_checkout_that_kdbench_only_lies_in_is_not_named_as_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +176,26 @@ def test_a_checkout_that_kdbench_only_lies_in_is_not_named_as_its_code(
     installed.mkdir(parents=True)
     monkeypatch.setattr(environment_module, "__file__", str(installed / "environment.py"))
     assert environment_module.commit.__wrapped__() == ""
+
+
+def test_a_run_that_went_on_in_another_environment_has_the_name_of_neither(
+    make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(live: Live) -> None:
+        if live.epoch == 2:
+            raise Stopped
+
+    class Stopped(Exception): ...
+
+    whole = once(make_cell(), store)
+    for _ in range(2):  # where it began, a kill changes nothing
+        with pytest.raises(Stopped):
+            once(make_cell(), store, "stopped", every=0, watch=stop)
+    assert once(make_cell(), store, "stopped").environment.key == whole.environment.key
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    moved = once(make_cell(), store, "stopped").environment
+    assert moved.arithmetic == whole.environment.arithmetic | {"threads": 7, "elsewhere": whole.environment.key}
+    assert moved.key not in (whole.environment.key, once(make_cell(), store).environment.key)
 
 
 # -- the same bits ----------------------------------------------------------------------------------------------------

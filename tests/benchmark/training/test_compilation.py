@@ -56,9 +56,34 @@ def test_where_torch_cannot_compile_a_run_begins_anew_without_and_says_so(
     assert fallen.environment.key == plain.environment.key
 
 
+def test_who_goes_on_with_such_a_run_does_not_begin_anew(
+    refused: None, make_cell: Make, store: Store, tmp_path: Path
+) -> None:
+    def kill(live: Live) -> None:
+        if (live.epoch, live.step) == (2, 2):
+            raise Killed
+
+    with pytest.warns(UserWarning, match="begins anew"), pytest.raises(Killed):
+        run(make_cell(), store, CPU, Path(), Checkpoints(tmp_path, every=0), kill)
+    seen: list[Live] = []
+    with warnings.catch_warnings(action="error"):
+        run(make_cell(), store, CPU, Path(), Checkpoints(tmp_path), seen.append)
+    assert (seen[0].epoch, seen[0].step) == (2, 3)
+
+
 def test_who_insists_is_told_why_it_cannot_be(refused: None, make_cell: Make, store: Store, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"^compile must be auto or off for .*: there is no compiler$"):
         run(make_cell(), store, COMPILED, Path(), Checkpoints(tmp_path))
+
+
+def test_a_record_is_run_again_in_its_manner_unless_another_is_asked_for(
+    refused: None, make_cell: Make, store: Store, tmp_path: Path
+) -> None:
+    store.finish(*run(cell := make_cell(), store, replace(CPU, compile="off"), Path(), Checkpoints(tmp_path)))
+    file = store.records_folder / f"{cell.id}.json"
+    assert run_again(file, store.folder, Path()) == 0
+    with pytest.raises(Refusal, match="torch cannot compile it"):
+        run_again(file, store.folder, Path(), compile="on")
 
 
 def test_workers_compile_as_their_launcher_was_told(store: Store) -> None:

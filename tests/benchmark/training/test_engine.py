@@ -46,7 +46,7 @@ def test_what_differentiates_by_the_images_is_never_compiled() -> None:
 
 
 def test_a_run_that_is_compiled_is_in_another_environment_and_one_that_is_not_stays_in_its_own() -> None:
-    on, auto, off = (Engine(CPU, compile=asked).environment() for asked in ("on", "auto", "off"))
+    on, auto, off = (Engine(CPU, compile=asked).arithmetic() for asked in ("on", "auto", "off"))
     assert on == off | {"compile": "default"}
     assert auto == off
 

@@ -46,7 +46,7 @@ def batches(data: Dataset, views: Views, size: int = 16, *seed: int) -> list[Bat
 
 
 def batch(data: Dataset, views: Views, draw: Draw) -> Batch:
-    images, labels = views(draw.index, draw.view), data.train.labels[draw.index]
+    images, labels = views.normalise(views.bytes(draw.index, draw.view)), data.train.labels[draw.index]
     return Batch((images,), labels, draw.index, torch.ones(()), Generator(), view=draw.number)
 
 
@@ -265,6 +265,8 @@ def test_its_size_is_that_of_its_files(views: Views, teacher: Chain, tmp_path: P
 def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDBENCH_MEMORY_GB", "0.5")
     assert limit() == 500_000_000
+    monkeypatch.setenv("KDBENCH_MEMORY_GB", "inf")
+    assert limit() > 10**18
     monkeypatch.setenv("KDBENCH_MEMORY_GB", "much")
     with pytest.raises(Refusal, match="KDBENCH_MEMORY_GB must be a number of gigabytes, got 'much'"):
         limit()
