@@ -37,11 +37,6 @@ def as_map(value: Tensor, form: Form) -> Tensor:
             return value[:, :, None, None]
 
 
-def as_vector(value: Tensor, form: Form) -> Tensor:
-    """(B, C): the mean over all positions, the prefix left out."""
-    return as_map(value, form).mean((2, 3))
-
-
 def resized(value: Tensor, size: tuple[int, int]) -> Tensor:
     """A map at another size: averaged where it shrinks, its pixels repeated where it grows."""
     height, width = (min(now, then) for now, then in zip(value.shape[2:], size, strict=True))

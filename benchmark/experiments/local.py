@@ -37,15 +37,12 @@ def run_grid(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
     made = plan(grid, store)
-    if retry_failed:
-        for entry in made.those(State.FAILED):
-            store.forgive(entry.cell.id)
-        made = plan(grid, store)
+    again = made.those(State.FAILED) if retry_failed else []
     warn(store.troubles)
     store.troubles.clear()  # said once
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
         raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
-    todo = made.those(State.MISSING, State.RUNNING)
+    todo = [*made.those(State.MISSING, State.RUNNING), *again]
     if not todo:
         print(plan_text(made))
         print("Nothing is left to run.")
@@ -53,6 +50,10 @@ def run_grid(
     workers = _places(grid.name, workers, max(entry.cell.world for entry in todo))
     for dataset in {entry.cell.dataset for entry in todo}:
         data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
+    if again:  # only now, when nothing is refused any more
+        for entry in again:
+            store.forgive(entry.cell.id)
+        made = plan(grid, store)
 
     print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
     with Bars() as bars:

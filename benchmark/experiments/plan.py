@@ -17,7 +17,7 @@ from kdbench.benchmark.experiments.memory import Outlook, outlook
 from kdbench.benchmark.experiments.outline import Outline, likes
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.incremental.rehearsal import rehearse
+from kdbench.benchmark.incremental import feasibility
 from kdbench.methods.method import Needs
 from kdbench.methods.refusal import Refusal
 
@@ -118,7 +118,7 @@ def attempt(cell: Cell) -> Needs | str:
     if cell.method == IMPORT:
         return "it must be imported first, by 'kdbench teacher import'"
     try:
-        needs = rehearse(cell) if cell.incremental else _build(cell)
+        needs = feasibility.build(cell) if cell.incremental else _build(cell)
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule

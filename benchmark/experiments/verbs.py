@@ -1,11 +1,11 @@
-"""The verbs by which records come and go. What they need is imported inside them."""
+"""The verbs about records and teachers that are there. What they need is imported inside them."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from kdbench.benchmark.options import A_PATH, files, grid, load_files, results, warn
+from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, results, say, warn
 
 
 @click.group()
@@ -68,3 +68,88 @@ def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, 
     print(intake.text(dry_run))
     warn([*store.troubles, *intake.damaged])
     sys.exit(int(bool(intake.conflicts)))
+
+
+@click.group()
+def teacher() -> None:
+    """Teachers that others have trained.
+
+    \b
+    Examples:
+      kdbench teacher import resnet56.pth --network resnet56 --dataset cifar100
+    """
+
+
+@teacher.command("import")
+@click.argument("file", type=A_PATH)
+@click.option("--network", required=True, help="The network that the weights are of.")
+@click.option("--dataset", required=True, help="The data set that it was trained on.")
+@data
+@results
+@files
+def import_teacher(file: Path, network: str, dataset: str, data: Path, results: Path, files: tuple[Path, ...]) -> None:
+    """Store a checkpoint as a teacher, and say how good it is on the test set.
+
+    FILE is a .pth of the field's toolkits, a plain state dict or a .safetensors; nothing in it is run as code.
+
+    \b
+    Examples:
+      kdbench teacher import resnet56.pth --network resnet56 --dataset cifar100
+    """
+    from kdbench.benchmark.experiments import imported
+    from kdbench.benchmark.experiments.store import Store
+
+    load_files(files)
+    name, record = imported.take(file, network, dataset, Store(results), data)
+    print(f"{name}: top-1 {record.result.top1:.2f} on {dataset}")
+    print(f"In a grid: 'pairs: {name} -> STUDENT'.")
+
+
+def _drawable(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
+    if file and file.suffix not in (".png", ".pdf", ".svg"):
+        raise click.BadParameter(f"the file's name must end in .png, .pdf or .svg, got '{file}'.")
+    return file
+
+
+@click.command()
+@click.argument("teacher")
+@click.option("--dataset", required=True, help="The data set that it was trained on.")
+@click.option(
+    "--k0", type=click.FloatRange(min=1, min_open=True), default=5.0, show_default=True,
+    help="What I's entropy is measured against: log k0.",
+)  # fmt: skip
+@click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Draw it too: .png, .pdf or .svg.")
+@data
+@results
+@files
+@as_json
+def quality(
+    teacher: str,
+    dataset: str,
+    k0: float,
+    figure: Path | None,
+    data: Path,
+    results: Path,
+    files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """How much knowledge lies in each layer of a trained teacher: separation, information, efficiency and quality.
+
+    TEACHER is a network with one trained teacher in the results, the id of a teacher's record or its beginning, or
+    NETWORK@DIGEST. The layers with the highest quality are those that feature_only distils; what was measured is kept.
+
+    \b
+    Examples:
+      kdbench quality resnet56 --dataset cifar100
+      kdbench quality resnet56@0123456789ab --dataset cifar100 --figure quality.png
+    """
+    from kdbench.benchmark.experiments import quality as verb
+    from kdbench.benchmark.experiments.store import Store
+
+    load_files(files)
+    store = Store(results)
+    found = verb.measure(teacher, dataset, store, data, k0)
+    if figure:
+        verb.draw(found, figure)
+    say(found, as_json, lambda: verb.text(found))
+    warn(store.troubles)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.methods.forms import Adapter, Form, as_map, as_vector, resized
+from kdbench.methods.forms import Adapter, Form, as_map, resized
 
 FORMS = [
     *(Form("map", 3, (4, 4)), Form("map", 5, (2, 2)), Form("map", 5, (7, 3))),
@@ -41,7 +41,6 @@ def test_an_adapter_that_projects_nothing_changes_nothing(form: Form) -> None:
 def test_tokens_lie_down_row_by_row_without_their_prefix() -> None:
     tokens = torch.arange(5.0)[None, :, None]  # a class token and a grid of 2 by 2
     assert as_map(tokens, Form("tokens", 1, (2, 2), 1)).tolist() == [[[[1, 2], [3, 4]]]]
-    assert as_vector(tokens, Form("tokens", 1, (2, 2), 1)).tolist() == [[2.5]]
 
 
 def test_a_map_shrinks_by_averages_and_grows_by_repeating() -> None:

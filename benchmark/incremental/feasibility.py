@@ -10,7 +10,7 @@ from kdbench.methods.method import Needs
 from kdbench.methods.refusal import Refusal
 
 
-def rehearse(cell: Cell) -> Needs:
+def build(cell: Cell) -> Needs:
     """What the method needs in the second task, the first that has a teacher; refused where it cannot work."""
     assert cell.incremental
     known = data.source(cell.dataset)
