@@ -44,7 +44,7 @@ def app() -> None:
     """
 
 
-for _verb in (throughput, leaderboard, records, submit, cancel, logs, devcluster):
+for _verb in (records, teacher, quality, throughput, leaderboard, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 

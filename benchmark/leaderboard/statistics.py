@@ -27,10 +27,10 @@ def half_width(std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:
 
 
 def p_values(mean: pd.Series, std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:
-    """That a mean of n differences is as far from 0 by chance; none with fewer than ENOUGH."""
+    """That a mean of n differences is as far from 0 by chance; none with fewer than ENOUGH, nor where all are equal."""
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf((mean / (std / np.sqrt(n))).abs(), freedom.clip(lower=1))
-    return pd.Series(p, index=mean.index).where((n >= ENOUGH) & ((std > 0) | (mean != 0)))
+    return pd.Series(p, index=mean.index).where((n >= ENOUGH) & (std > 0))
 
 
 def over_pairs(gains: Floats) -> Floats:
