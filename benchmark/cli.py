@@ -78,18 +78,20 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
 @files
 @as_json
 def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """All about a method, network, data set, recipe, grid or finished cell.
+    """All about a method, network, data set, recipe, grid, site, or a cell that finished or failed.
 
     \b
     Examples:
       kdbench show kd
       kdbench show cifar-240
       kdbench show resnet8x4
+      kdbench show gpu-partition
     """
     from kdbench.benchmark import catalogue
+    from kdbench.slurm import site
 
     load_files(files)
-    found = catalogue.described(name, results)
+    found = site.described(name) if name in site.shipped() else catalogue.described(name, results)
     say(found, as_json, lambda: catalogue.paragraphs(found))
 
 
@@ -197,7 +199,7 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
 @files
 @as_json
 def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Write leaderboard.md, .csv, .tex and .json from the records, and print the tables.
+    """Write tables (.md, .csv, .tex, .json), pictures and an HTML page from the records, and print the tables.
 
     \b
     Examples:
@@ -218,6 +220,9 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
         print(f"What the records give: {', '.join(str(file) for file in found.files)}")
         return
     found.write()
+    warn(
+        [f"written: {next(file for file in found.files if file.suffix == '.html')}, and tables and pictures beside it"]
+    )
     say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
 
 
@@ -330,6 +335,9 @@ def main() -> None:
     """Bad input ends in one sentence and exit code 2; a traceback is always our mistake."""
     try:
         app(prog_name="kdbench", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         _refuse(error.format_message())
     except (KeyboardInterrupt, click.Abort):

@@ -58,6 +58,8 @@ def run_grid(
         outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
     _warn(store)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
+    if outcomes["failed"]:
+        print(f"Failures in full: {store.failures_folder}/; run them again with --retry failed.")
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
 
 
@@ -90,6 +92,7 @@ def run_again(
     except OSError as error:
         raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
     record, cell = _record_or_cell(content, file)
+    extensions.needs(cell.code)
     store = Store(results)
     if record:  # how sums are split over threads changes the last bits, and so does compilation
         arithmetic = record.environment.arithmetic
@@ -167,7 +170,11 @@ class Bars:
         if cell.id in self.rows:
             self.bars.remove_task(self.rows.pop(cell.id))
         self.bars.advance(self.whole)
-        self.console.print(f"{outcome}  {cell.id}{': ' + reason if reason else ''}", markup=False, highlight=False)
+        self._say(f"{outcome}  {cell.id}{': ' + reason if reason else ''}")
 
     def warn(self, text: str) -> None:
-        self.console.print(f"kdbench: {text}", markup=False, highlight=False)
+        self._say(f"kdbench: {text}")
+
+    def _say(self, line: str) -> None:
+        """As it is: a log's lines are as long as they are."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
