@@ -220,9 +220,8 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
         print(f"What the records give: {', '.join(str(file) for file in found.files)}")
         return
     found.write()
-    warn(
-        [f"written: {next(file for file in found.files if file.suffix == '.html')}, and tables and pictures beside it"]
-    )
+    page = next(file for file in found.files if file.suffix == ".html")
+    warn([f"{page} is the page; tables and pictures lie beside it"])
     say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
 
 
