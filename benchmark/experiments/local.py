@@ -50,6 +50,7 @@ def run_grid(
         print("Nothing is left to run.")
         return int(bool(made.those(State.FAILED)))
     workers = _places(grid.name, workers, max(entry.cell.world for entry in todo))
+    (results / "work").mkdir(parents=True, exist_ok=True)  # what cannot be written ends here, and not in a worker
     for dataset in {entry.cell.dataset for entry in todo}:
         data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
 

@@ -150,6 +150,11 @@ def test_a_machine_that_refuses_is_quoted_in_a_sentence(
     assert kdbench("leaderboard").sentence.endswith(": Is a directory")
 
 
+def test_results_that_cannot_be_made_end_a_run_at_once(kdbench: Command) -> None:
+    Path("results").symlink_to("nowhere/at/all")
+    assert kdbench("run", "quickstart").sentence == "results: File exists"
+
+
 def test_a_file_that_is_neither_record_nor_cell_is_not_run(kdbench: Command) -> None:
     for name, content in {"x.json": b"{}", "y.json": b"\xff\x00", "z.yaml": b"a: ["}.items():
         Path(name).write_bytes(content)
