@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kdbench.benchmark.experiments.verbs import records
-from kdbench.benchmark.leaderboard.verbs import reproduce
+from kdbench.benchmark.leaderboard.verbs import leaderboard
 from kdbench.benchmark.options import (
     A_PATH,
     as_json,
@@ -43,7 +43,7 @@ def app() -> None:
     """
 
 
-for _verb in (throughput, reproduce, records, submit, cancel, logs, devcluster):
+for _verb in (throughput, leaderboard, records, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 
@@ -192,37 +192,81 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
         time.sleep(10)
 
 
+OTHERS = "list", "claims", "incremental"  # what is reproduced besides papers' tables
+
+
+def _tables(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from kdbench.benchmark.leaderboard.published import papers
+
+    return [name for name in [*OTHERS, *papers()] if name.startswith(incomplete)]
+
+
 @app.command()
-@grid(required=False)
-@click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a file is not what the records give.")
+@click.argument("name", shell_complete=_tables)
+@click.option("--local", is_flag=True, help="First run, on this machine, the cells of the table that are missing.")
+@click.option("--site", help="Submit them to this cluster instead; then end.")
+@click.option("--seeds", type=click.IntRange(min=1), help="How many seeds to run.  [default: the grid's]")
+@data
 @results
 @files
 @as_json
-def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Write tables (.md, .csv, .tex, .json), pictures and an HTML page from the records, and print the tables.
+def reproduce(
+    name: str,
+    local: bool,
+    site: str | None,
+    seeds: int | None,
+    data: Path,
+    results: Path,
+    files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """A paper's table, theirs beside ours, with a verdict; written to reproduce-NAME.md and .csv in the results.
+
+    NAME is a table's, or `list`: which there are; `claims`: what papers say without a number, tested by the records;
+    `incremental`: what was published of classes that arrive task by task.
 
     \b
     Examples:
-      kdbench leaderboard
-      kdbench leaderboard quickstart --results my_results
-      kdbench leaderboard quickstart --check
+      kdbench reproduce list
+      kdbench reproduce crd
+      kdbench reproduce dkd --local --seeds 1
+      kdbench reproduce crd --site my_cluster.yaml --seeds 3
+      kdbench reproduce claims --json
     """
-    from kdbench.benchmark.leaderboard import formats, publish
+    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.leaderboard import claims, incremental, published, reproduce
 
     load_files(files)
-    found = publish.publish(results, grid)
-    warn(found.troubles)
-    if check:
-        if outdated := found.outdated():
-            names = ", ".join(str(file) for file in outdated)
-            warn([f"not what the records give: {names}; 'kdbench leaderboard{f' {grid}' if grid else ''}' writes them"])
-            sys.exit(1)
-        print(f"What the records give: {', '.join(str(file) for file in found.files)}")
+    paper = None if name in OTHERS else published.paper(name, *OTHERS)
+    if paper is None and (local or site or seeds):
+        raise click.UsageError(f"--local, --site and --seeds are for a paper's table, got '{name}'")
+    if as_json and (local or site):
+        raise click.UsageError("--json shows a table: it goes neither with --local nor with --site")
+    if local and site:
+        raise click.UsageError("a table is run either with --local or with --site, got both")
+    if seeds and not (local or site):
+        raise click.UsageError("--seeds says how many are run: it goes with --local or --site, got neither")
+
+    store, failed = Store(results), 0
+    if paper and site:
+        from kdbench.slurm.submit import submit
+
+        print(submit(reproduce.cells_of(name, paper, seeds), site, results, data))
         return
-    found.write()
-    page = next(file for file in found.files if file.suffix == ".html")
-    warn([f"{page} is the page; tables and pictures lie beside it"])
-    say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
+    if paper and local:
+        from kdbench.benchmark.experiments.local import run_grid
+
+        failed = run_grid(reproduce.cells_of(name, paper, seeds), results, data)
+    if name == "list":
+        rows = reproduce.tables(store.outlines())
+        say(rows, as_json, lambda: reproduce.tables_text(rows))
+    else:
+        other = claims if name == "claims" else incremental
+        report = reproduce.report(name, paper, store.briefs()) if paper else other.report(store.briefs())
+        report.save(results)
+        say(report.rows, as_json, report.markdown)
+    warn(store.troubles)
+    sys.exit(failed)
 
 
 @app.group()
@@ -270,12 +314,9 @@ def _drawable(context: click.Context, parameter: click.Parameter, file: Path | N
 @click.argument("teacher")
 @click.option("--dataset", required=True, help="The data set that it was trained on.")
 @click.option(
-    "--k0",
-    type=click.FloatRange(min=1, min_open=True),
-    default=5.0,
-    show_default=True,
+    "--k0", type=click.FloatRange(min=1, min_open=True), default=5.0, show_default=True,
     help="What I's entropy is measured against: log k0.",
-)
+)  # fmt: skip
 @click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Draw it too: .png, .pdf or .svg.")
 @data
 @results

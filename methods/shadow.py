@@ -1,9 +1,12 @@
 """A pass on the meta device: what shapes a network's values have and what they cost, at next to no cost itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 ATEN = torch.ops.aten
@@ -17,6 +20,25 @@ NORMS = {
 }
 
 
+def _sum(one: Tensor, other: Any, **_: Any) -> Tensor:
+    return one.new_empty(torch.broadcast_shapes(one.shape, getattr(other, "shape", ())))
+
+
+def _beside(parts: list[Tensor], dim: int = 0) -> Tensor:
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return parts[0].new_empty(shape)
+
+
+# What stands in for operators that on the meta device import torch's compiler, which takes a second.
+LIGHT: dict[Any, Callable[..., Tensor]] = {
+    ATEN.add.Tensor: _sum,
+    ATEN.addmm.default: lambda _, left, right, **__: ATEN.mm.default(left, right),
+    ATEN.cat.default: _beside,
+    ATEN.mean.dim: ATEN.sum.dim_IntList,
+}
+
+
 class Shadow(TorchDispatchMode):
     """Within it, tensors on the meta device pass by initial values, activations and norms, and ``macs`` counts what
     the rest costs: the multiply-accumulates of convolutions, matrix products and attention."""
@@ -24,6 +46,10 @@ class Shadow(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the compiler is kept out of here by not importing it
 
     @property
     def macs(self) -> int:
@@ -35,6 +61,8 @@ class Shadow(TorchDispatchMode):
             return args[0]
         if operator in NORMS and args[0].is_meta:
             return args[0], args[0], args[0]  # the statistics are not looked at
+        if func in LIGHT and all(value.is_meta for value in tree_leaves(args) if isinstance(value, Tensor)):
+            func = LIGHT[func]
         value = func(*args, **(kwargs or {}))
         if operator in flop_registry:
             self._flops += flop_registry[operator](*args, **(kwargs or {}), out_val=value)

@@ -31,8 +31,9 @@ def cancel(jobs: list[str]) -> None:
 
 
 def largest_array() -> int:
+    """Jobs; where arrays are switched off, one."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
-    return int(match.group(1)) if match else USUAL_ARRAY
+    return max(1, int(match[1])) if match else USUAL_ARRAY
 
 
 def gpu_types(partition: str | None) -> set[str]:

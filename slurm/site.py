@@ -71,7 +71,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             # srun does not inherit the number of cores since SLURM 22.05.
             "srun_args": [f"--cpus-per-task={self.cpus}", *self.srun],
         }
-        more = {key.lstrip("-").replace("-", "_"): value for key, value in self.sbatch.items()}
+        # A job that has been interrupted goes on, on clusters too that requeue only those that ask for it.
+        more: dict[str, Any] = {"requeue": True}
+        more |= {key.lstrip("-").replace("-", "_"): value for key, value in self.sbatch.items()}
         known = {key: more.pop(key) for key in list(more) if key in asked}
         extra = {key: value for key, value in more.items() if value is not None}
         if "gres" in extra:

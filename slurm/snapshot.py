@@ -12,7 +12,8 @@ WITHIN = "files"  # where a user's own files lie in the archive
 def freeze(archive: Path) -> None:
     """One file, which each job unpacks on its own node."""
     package = Path(kdbench.__file__).parent
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as frozen:
+    # Files as Guix and Nix install them are of 1970, older than the format knows.
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as frozen:
         for file in sorted(_files(package)):
             frozen.write(file, Path("kdbench") / file.relative_to(package))
         for file in extensions.files():

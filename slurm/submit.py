@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
@@ -45,7 +46,7 @@ class Array:
 
 
 def submit(
-    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool, retry_failed: bool,
+    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool = False, retry_failed: bool = False,
     **settings: Any,
 ) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
@@ -79,11 +80,15 @@ def submit(
         snapshot.freeze(home / "code.zip")
         data = data.resolve()
         numbers: list[str] = []
-        for number, array in enumerate(parts):
-            how = {"teachers": array.teachers} | settings
-            jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
-            parameters = _parameters(submission, number, array, site, home, numbers)
-            numbers.append(_send(jobs, home / str(number), parameters, site.python))
+        try:
+            for number, array in enumerate(parts):
+                how = {"teachers": array.teachers} | settings
+                jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
+                parameters = _parameters(submission, number, array, site, home, numbers)
+                numbers.append(_send(jobs, home / str(number), parameters, site.python))
+        except Refusal:  # what SLURM did not take is not looked for later
+            keep(msgspec.structs.replace(submission, arrays=submission.arrays[: len(numbers)]), store)
+            raise
     finally:
         desk.release()
     return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
@@ -94,8 +99,9 @@ def drawn_up(
 ) -> tuple[Submission, list[Array]]:
     """The arrays that are to be sent, in their order. A student whose teacher will not be there is not sent."""
     alone = _alone(made, wanted, known)
+    students = sorted(made.students, key=lambda entry: entry.cell.seed)  # as on one machine: see Agenda
     first = bundles([e for e in made.teachers if e.state in wanted and e.cell.id not in known], site)
-    then = bundles([e for e in made.students if e.state in wanted and e.cell.id not in known.keys() | alone], site)
+    then = bundles([e for e in students if e.state in wanted and e.cell.id not in known.keys() | alone], site)
     earlier = sorted({known[entry.cell.id].job for entry in made.teachers if entry.cell.id in known})
 
     arrays = _laned(first, site, longest, teachers=True, start=0, after=[], after_jobs=[])
@@ -180,7 +186,9 @@ def setup(site: Site, code: Path) -> list[str]:
         'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
         *site.setup,
-        f'export {CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX)',
+        # The folder for temporary files may be the login node's, which this one lacks.
+        f'{CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX || mktemp -d -p /tmp) || exit',
+        f"export {CODE}",
         f"trap 'rm -rf \"${CODE}\"' EXIT",
         f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',

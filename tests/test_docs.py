@@ -1,25 +1,20 @@
 """What the pages say is so: links lead somewhere, commands parse, and what is made from the code is up to date."""
 
 import re
-import shlex
 from pathlib import Path
+from typing import get_type_hints
 
 import click
 import pytest
 
 from kdbench.benchmark.catalogue import methods_page
 from kdbench.benchmark.cli import app
+from kdbench.benchmark.experiments.record import Record
+from tests.pages import PAGES, ROOT, commands
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-
-
-def commands(page: Path) -> list[str]:
-    """Those in blocks, without what explains them behind two spaces or more."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = (line for block in blocks for line in block.splitlines())
-    return [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("kdbench ")]
+RESULTS = (ROOT / "docs" / "results.md").read_text()
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -31,7 +26,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_parse(page: Path) -> None:
     for command in commands(page):
-        words = shlex.split(command)[1:]
+        words = list(command)
         verb: click.Command = app
         while isinstance(verb, click.Group):
             name = words.pop(0)
@@ -44,6 +39,15 @@ def test_commands_parse(page: Path) -> None:
 
 def test_the_pages_have_commands_at_all() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 10
+
+
+def test_the_fields_of_a_record_are_those_that_the_page_names() -> None:
+    named = re.findall(r"`([a-z_.0-9]+)`", "".join(re.findall(r"^\| (`.*?) \|", RESULTS, flags=re.MULTILINE)))
+    fields = [name.split(".") for name in named if name.split(".")[0] in Record.__struct_fields__]
+    assert len(fields) > 20
+    for first, *rest in fields:
+        kind = get_type_hints(Record)[first]
+        assert all(name in kind.__struct_fields__ for name in rest), (first, rest)
 
 
 def test_the_page_of_methods_is_what_methods_say_of_themselves() -> None:

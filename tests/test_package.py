@@ -48,6 +48,14 @@ def test_the_wheel_works_in_a_folder_that_has_rooms_of_the_same_names(wheel: Pat
     assert "standard-table" in done.stdout
 
 
+def test_rooms_depend_on_each_other_in_one_direction() -> None:
+    """The command alone knows all of them."""
+    for room, above in {"methods": ("benchmark", "slurm"), "benchmark": ("slurm",)}.items():
+        for file in (ROOT / room).rglob("*.py"):
+            known = file.read_text() if file != ROOT / "benchmark/cli.py" else ""
+            assert not [other for other in above if f"kdbench.{other}" in known], file
+
+
 def test_the_bare_names_of_the_rooms_are_forbidden(tmp_path: Path) -> None:
     """A bare import would find whatever folder of that name the user has."""
     file = tmp_path / "bare.py"

@@ -15,8 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from kdbench.benchmark.data.dataset import DATASETS, PREFIXES, Dataset, Shape, Source
 from kdbench.benchmark.data.views import Draw, Normalise, Views, views_of_an_image
@@ -65,9 +63,11 @@ class Decoder:
     """Workers that decode batches ahead of the one in use, and live as long as this does."""
 
     def __init__(self, files: Files) -> None:
+        from torchvision.transforms import v2  # takes a second, which a command that reads no data need not wait
+
         self.paths, self.device = files.paths, files.labels.device
-        self.whole = v2.Compose([v2.Resize(files.side * 256 // 224), v2.CenterCrop(files.side)])
-        self.random = v2.Compose([v2.RandomResizedCrop(files.side), v2.RandomHorizontalFlip()])
+        self.whole = v2.Compose([v2.Resize(files.side * 256 // 224), v2.CenterCrop(files.side), v2.PILToTensor()])
+        self.random = v2.Compose([v2.RandomResizedCrop(files.side), v2.RandomHorizontalFlip(), v2.PILToTensor()])
         self.steps: Steps = []
         self.loader: DataLoader[Tensor | Refusal] = DataLoader(
             self,  # type: ignore[arg-type]  # __getitem__ is all that is asked of a data set
@@ -89,10 +89,12 @@ class Decoder:
         except (OSError, SyntaxError, ValueError) as error:
             return Refusal(f"{file} must be an image: {error}")
         if view == WHOLE:
-            return v2.functional.pil_to_tensor(self.whole(image))
+            whole: Tensor = self.whole(image)
+            return whole
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(view)
-            return v2.functional.pil_to_tensor(self.random(image))
+            seen: Tensor = self.random(image)
+            return seen
 
     def decode(self, steps: Steps) -> Iterator[Tensor]:
         self.steps[:] = steps
@@ -143,6 +145,8 @@ def read(folder: Path, side: int) -> Dataset:
 
 
 def _listed(root: Path, side: int) -> tuple[Files, list[str]]:
+    from torchvision.datasets import ImageFolder
+
     try:
         found = ImageFolder(str(root))
     except OSError as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from kdbench.benchmark.data import packed
 from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, moves
@@ -19,11 +18,17 @@ Opener = Callable[[Path, bool], Any]
 
 
 def by_train(kind: str) -> Opener:
-    return lambda folder, train: getattr(datasets, kind)(str(folder), train=train, download=True)
+    return lambda folder, train: _class(kind)(str(folder), train=train, download=True)
 
 
 def by_split(kind: str) -> Opener:
-    return lambda folder, train: getattr(datasets, kind)(str(folder), split="train" if train else "test", download=True)
+    return lambda folder, train: _class(kind)(str(folder), split="train" if train else "test", download=True)
+
+
+def _class(kind: str) -> Any:
+    from torchvision import datasets  # takes a second, which a command that reads no data need not wait
+
+    return getattr(datasets, kind)
 
 
 @dataclass(frozen=True)

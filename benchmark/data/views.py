@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
 
 from kdbench.benchmark.data.dataset import Dataset, Images, Split, moves
 from kdbench.benchmark.randomness import stream
@@ -67,6 +66,8 @@ class Normalise:
 
 def strong(images: Tensor, seed: int) -> Tensor:
     """Each image under a RandAugment of its own: the second view of multi-level distillation."""
+    from torchvision.transforms import v2  # takes a second, and few methods need it
+
     augment = v2.RandAugment(num_ops=2, magnitude=10)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

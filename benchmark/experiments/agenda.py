@@ -9,8 +9,8 @@ ASK_AGAIN = 2.0  # seconds until a cell that another process runs is looked at a
 
 
 class Agenda:
-    """The cells of a plan that are still to be run: teachers, then seed by seed, so that a grid which is stopped
-    halfway has every method on the same seeds."""
+    """The cells of a plan that are still to be run: teachers, then seed by seed, so that a grid that is stopped halfway
+    has every method on the same seeds."""
 
     def __init__(self, plan: Plan) -> None:
         teachers = {entry.cell.id for entry in plan.teachers}

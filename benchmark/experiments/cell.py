@@ -81,9 +81,9 @@ def _meant(asked: msgspec.Struct) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4096)
-def _common(kind: type[msgspec.Struct], said: bytes) -> dict[str, Any]:
-    """What is meant by a teacher, or a recipe: thousands of cells have it in common."""
-    return _meant(msgspec.json.decode(said, type=kind))
+def _common(kind: type[msgspec.Struct], said: bytes) -> msgspec.Raw:
+    """What is meant by a teacher, or a recipe, as JSON: thousands of cells have it in common."""
+    return msgspec.Raw(msgspec.json.encode(_meant(msgspec.json.decode(said, type=kind)), order="sorted"))
 
 
 @cache

@@ -136,6 +136,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
             with _placed(document, place):
                 asked.sizes(source(dataset).classes)
 
+    labels_alone = complete("ce", {})
     for dataset, (_, asked), (teacher, (_, student)) in itertools.product(datasets, settings, pairs):
         for (name, params), teacher_seed in itertools.product(methods, teacher_seeds):
             teacher_cell = None
@@ -146,13 +147,14 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                     dataset=dataset,
                     student=teacher[1],
                     method="ce",
-                    params=complete("ce", {}),
+                    params=labels_alone,
                     recipe=teacher_recipe.for_network(teacher[1]),
                     protocol=teacher_protocol,
                     seed=teacher_seed,
                     world=sheet.world,
                     code=extensions.needed(dataset, teacher[1]),
                 )
+            trained, code = recipe.for_network(student), extensions.needed(dataset, student, *members(name))
             for seed in seeds:
                 yield Cell(
                     setting=sheet.setting,
@@ -162,11 +164,11 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                     student=student,
                     method=name,
                     params=params,
-                    recipe=recipe.for_network(student),
+                    recipe=trained,
                     protocol=protocol,
                     seed=seed,
                     world=sheet.world,
-                    code=extensions.needed(dataset, student, *members(name)),
+                    code=code,
                 )
 
 

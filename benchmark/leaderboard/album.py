@@ -1,8 +1,12 @@
 """All pictures that a board has, with what is to be said about each."""
 
 import re
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,6 +19,7 @@ from kdbench.benchmark.leaderboard.table import Board
 from kdbench.methods.features.layers import PAIRS
 
 FIELDS = 6  # data sets and recipes that are drawn
+PAINTERS = 2  # processes; copies of this one, to which nothing has to be imported anew
 
 
 @dataclass(frozen=True)
@@ -27,27 +32,39 @@ class Picture:
     inches: float  # wide
 
 
-def album(board: Board, records: Mapping[str, Record], store: Store) -> list[Picture]:
-    """For each data set and recipe, those pictures for which there is something to show."""
-    found: list[Picture] = []
+Draw = Callable[[], Figure | None]
+
+
+def album(board: Board, records: Mapping[str, Record], store: Store) -> Iterator[Picture]:
+    """For each data set and recipe, those pictures for which there is something to show. They are drawn beside this
+    process, which can go on."""
+    found: list[tuple[str, str, str, Draw]] = []
     for number, (names, cells, series) in enumerate(evidence.fields(board)[:FIELDS]):
         words = names[1:] if names[0] == "compression" else names
         where, place = " · ".join(words), re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")[:80]
-        if any(picture.name.endswith(f"-{place}") for picture in found):
+        if any(name.endswith(f"-{place}") for name, *_ in found):
             place = f"{place}-{number}"
-        for kind, title, caption, figure in _drawn(cells, series, records, store):
-            if figure is not None:
-                svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
-                found.append(Picture(f"{kind}-{place}", title, f"{where}. {caption}", svg, png, figure.get_figwidth()))
-    return found
+        for kind, title, caption, draw in _sketched(cells, series, records, store):
+            found.append((f"{kind}-{place}", title, f"{where}. {caption}", draw))
+    deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # who interrupts this process hears from it alone
+    painters = ProcessPoolExecutor(PAINTERS, get_context("fork"), *deaf)
+    drawn = painters.map(_painted, found)
+    painters.shutdown(wait=False)  # they end when all is drawn
+    return (picture for picture in drawn if picture)
 
 
-def _drawn(
-    cells: pd.DataFrame,
-    series: pd.DataFrame,
-    records: Mapping[str, Record],
-    store: Store,
-) -> Iterator[tuple[str, str, str, Figure | None]]:
+def _painted(sketch: tuple[str, str, str, Draw]) -> Picture | None:
+    name, title, caption, draw = sketch
+    if (figure := draw()) is None:
+        return None
+    svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
+    return Picture(name, title, caption, svg, png, figure.get_figwidth())
+
+
+def _sketched(
+    cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record], store: Store
+) -> Iterator[tuple[str, str, str, Draw]]:
+    """What each picture is called, what is to be said of it, and how it is drawn."""
     gained, pairs = evidence.gains(cells, series), series["pair"].nunique()
     unit = "pair" if pairs > 1 else "seed"
     count = gained["unit"].nunique()
@@ -59,14 +76,14 @@ def _drawn(
         "Gains by source",
         f"Gain in top-1 over ce, the same student trained on labels alone with the same seed, {units}. A bar is the "
         f"mean of a source's methods on one {unit}; {interval}.{scope}",
-        pictures.gains_by_source(gained, unit),
+        partial(pictures.gains_by_source, gained, unit),
     )
     yield (
         "gains",
         f"Gains over {unit}s",
         f"Gain in top-1 over ce, {units}. A bar is one {unit}; {interval}. ◂: too far off to be drawn to scale."
         f"{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
-        pictures.gains(gained, unit),
+        partial(pictures.gains, gained, unit),
     )
     yield (
         "throughput",
@@ -75,7 +92,7 @@ def _drawn(
         "inside one environment. The line joins the methods that no other beats in both. ↓: too far off to be drawn to "
         "scale."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
-        pictures.accuracy_throughput(series.rename(columns={"images_per_second": "speed"})),
+        partial(pictures.accuracy_throughput, series.rename(columns={"images_per_second": "speed"})),
     )
     of = {} if cells["setting"].iloc[0] == "incremental" else records  # where epochs begin anew with every task
     yield (
@@ -84,28 +101,28 @@ def _drawn(
         "Top-1 on the test set after every epoch: ce, and of each source the method that gains most; mean over seeds, "
         f"the band is ± one standard deviation. The first epochs may lie below the picture."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
-        pictures.learning_curves(evidence.curves(cells, series, of)),
+        partial(pictures.learning_curves, evidence.curves(cells, series, of)),
     )
     yield (
         "width",
         "Width study",
         f"Gain in top-1 over ce of students of one depth and growing width; bars are {LEVEL:.0%} t intervals over "
         "seeds, from the scatter of a method's gains on all pairs.",
-        pictures.width_study(evidence.widths(series)),
+        partial(pictures.width_study, evidence.widths(series)),
     )
     yield (
         "quality",
         "Knowledge in a teacher's layers",
         f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {evidence.K0:g}); points mark the "
         f"{PAIRS} layers with the highest Q, those that feature_only distils.",
-        pictures.knowledge_quality(evidence.qualities(sorted(set(cells["teacher"]) - {""}), store)),
+        partial(pictures.knowledge_quality, evidence.qualities(sorted(set(cells["teacher"]) - {""}), store)),
     )
     yield (
         "tasks",
         "Accuracy task by task",
         "Top-1 over all classes that were seen so far, after each task, mean over seeds: ce, and of each source the "
         f"method that gains most.{_more(pairs, drawing.PANELS, 'students')}",
-        pictures.accuracy_by_task(evidence.tasks(cells, series, records)),
+        partial(pictures.accuracy_by_task, evidence.tasks(cells, series, records)),
     )
 
 

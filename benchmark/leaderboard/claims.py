@@ -19,6 +19,8 @@ from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
 
+NOISE = 1e-9  # of rounding, in points
+
 Form = str | dict[str, dict[str, Any]]
 Seed = tuple[str, int]  # the teacher's id, and the seed
 
@@ -154,11 +156,13 @@ def _slopes(gains: Gains) -> tuple[str, list[float], str]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Their mean, and half of its t interval, if there is more than one."""
+    """Their mean, and half of its t interval. A single value has none, nor have values that agree by chance: nothing
+    tells how they scatter."""
     n = len(values)
-    if n < 2:
-        return values[0], None
-    return fmean(values), float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * stdev(values) / math.sqrt(n)
+    deviation = stdev(values) if n > 1 else 0.0
+    if deviation < NOISE:
+        return fmean(values), None
+    return fmean(values), float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
 
 
 def _verdict(gain: float, half: float | None) -> str:

@@ -43,16 +43,8 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
 
 
 def _rows(records: Iterable[Brief]) -> pd.DataFrame:
-    ids: dict[bytes, str] = {}  # of the few cells that many have in common
-
-    def common(cell: Cell) -> str:
-        key = msgspec.json.encode(cell)
-        if key not in ids:
-            ids[key] = cell.id
-        return ids[key]
-
-    names: dict[bytes, str] = {}
-    sources: dict[str, str] = {}
+    known: dict[bytes, dict[str, str]] = {}  # of the few series that many cells are of
+    teachers: dict[bytes, str] = {}  # their ids
     rows: list[dict[str, Any]] = []
     for record in records:
         cell, result, cost, where = record.cell, record.result, record.cost, record.environment
@@ -60,26 +52,18 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
             continue
         lineage = cell.teacher and msgspec.structs.replace(cell.teacher, seed=0)
         series = msgspec.structs.replace(cell, seed=0, teacher=lineage)
-        task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={})
-        asked = msgspec.json.encode((cell.method, cell.params))
-        if asked not in names:
-            names[asked], sources[cell.method] = shown(cell.method, cell.params), methods.sources(cell.method)
+        if (key := msgspec.json.encode(series)) not in known:
+            known[key] = _shared(series)
+        if (asked := msgspec.json.encode(cell.teacher)) not in teachers:
+            teachers[asked] = cell.teacher.id if cell.teacher else ""
         learned = result.incremental or {}
         # Of cells that took turns, or heard their teacher from memory, time and space do not say what a method costs.
         own = cost.together == 1 and where.arithmetic.get("teacher") != "remembered"
         rows.append(
             {
                 "id": record.id,
-                "task": common(task),
-                "lineage": common(lineage) if lineage else "",
-                "teacher": common(cell.teacher) if cell.teacher else "",
-                "series": common(series),
-                "setting": cell.setting,
-                "dataset": cell.dataset,
-                "recipe": cell.protocol,
-                "pair": cell.pair + (f", {cell.incremental}" if cell.incremental else ""),
-                "source": sources[cell.method],
-                "method": names[asked],
+                **known[key],
+                "teacher": teachers[asked],
                 "seed": cell.seed,
                 "top1": result.top1,
                 "best": result.best_top1,
@@ -96,6 +80,21 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
         )
     rows.sort(key=lambda row: str(row["id"]))  # in whatever order the records came
     return pd.DataFrame(rows)
+
+
+def _shared(series: Cell) -> dict[str, str]:
+    """What is the same for all cells that differ in nothing but seeds."""
+    return {
+        "task": msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id,
+        "lineage": series.teacher.id if series.teacher else "",
+        "series": series.id,
+        "setting": series.setting,
+        "dataset": series.dataset,
+        "recipe": series.protocol,
+        "pair": series.pair + (f", {series.incremental}" if series.incremental else ""),
+        "source": methods.sources(series.method),
+        "method": shown(series.method, series.params),
+    }
 
 
 def environment(key: str, machine: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """The verb ``leaderboard``: from the records in a folder to the files beside them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, write
-from kdbench.benchmark.leaderboard.album import album
+from kdbench.benchmark.leaderboard.album import Picture, album
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
@@ -47,7 +49,11 @@ def publish(results: Path, grid: str | None) -> Published:
     if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
     found = board(cells, throughput.records(results, store.troubles))
-    content = files(found, stem) | seen(found, store, stem)
+    shown = set(found.cells["id"])
+    whole = store.records(shown) if len(shown) <= MOST_RECORDS else {}
+    pictures = album(found, whole, store)
+    content = files(found, stem)  # while the pictures are drawn
+    content |= seen(found, list(pictures), whole, stem)
     named = {results / name: content for name, content in content.items()}
     return Published(found, named, store.troubles)
 
@@ -62,12 +68,10 @@ def files(board: Board, stem: str) -> dict[str, bytes]:
     }
 
 
-def seen(board: Board, store: Store, stem: str) -> dict[str, bytes]:
+def seen(board: Board, pictures: Sequence[Picture], records: Mapping[str, Record], stem: str) -> dict[str, bytes]:
     """The page, and the pictures that are in it."""
-    shown = set(board.cells["id"])
-    records = store.records(shown) if len(shown) <= MOST_RECORDS else {}
-    pictures, folder = album(board, records, store), stem.replace("leaderboard", "pictures", 1)
-    found = {f"{stem}.html": page(board, pictures, records, stem.replace("-", ": ", 1).capitalize()).encode()}
+    title, folder = stem.replace("-", ": ", 1).capitalize(), stem.replace("leaderboard", "pictures", 1)
+    found = {f"{stem}.html": page(board, pictures, records, title).encode()}
     for picture in pictures:
         found[f"{folder}/{picture.name}.svg"] = picture.svg.encode()
         found[f"{folder}/{picture.name}.png"] = picture.png

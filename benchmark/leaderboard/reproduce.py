@@ -162,7 +162,9 @@ def _differs(cell: Cell, asked: Cell | None) -> str:
         return cell.protocol
     if shown(cell.method, cell.params) != shown(asked.method, asked.params):
         return shown(cell.method, cell.params)
-    return "its teacher was trained in another way" if cell.teacher != asked.teacher else "code of a user's own"
+    if cell.world != asked.world:
+        return f"{cell.world} processes trained it together"
+    return "code of a user's own" if cell.code != asked.code else "its teacher was trained in another way"
 
 
 def _protocol(cell: Cell, asked: Cell) -> str:
@@ -212,21 +214,22 @@ def _row(figure: Figure, series: list[Brief], other: str) -> Row:
 def judged(theirs: float, std: float | None, runs: int | None, ours: Sequence[float]) -> tuple[float | None, str]:
     """The half width of a t interval around the difference of two means, and what it says.
 
-    Both sides' spread is used where both are known (Welch); where only one is, it stands for the other's too. How many
-    runs theirs is the mean of is taken as small as it can be where it was not said.
+    Both sides' spread is used where both are known (Welch); where only one is, it stands for the other's too. A spread
+    of 0 is not known: it was rounded away, or two runs agree by chance. How many runs theirs is the mean of is taken as
+    small as it can be where it was not said.
     """
     n, m = len(ours), runs or (2 if std else 1)
-    own, std = (stdev(ours) if n > 1 else None), (std if m > 1 else None)
-    if own is not None and std is not None:
+    own, std = (stdev(ours) if n > 1 else 0.0), (std if m > 1 else 0.0)
+    if own and std:
         mine, yours = own**2 / n, std**2 / m
-        freedom = (mine + yours) ** 2 / (mine**2 / (n - 1) + yours**2 / (m - 1)) if mine + yours else 1.0
+        freedom = (mine + yours) ** 2 / (mine**2 / (n - 1) + yours**2 / (m - 1))
         error = math.sqrt(mine + yours)
-    elif own is not None:
+    elif own:
         freedom, error = n - 1, own * math.sqrt(1 / n + 1 / m)
-    elif std is not None:
+    elif std:
         freedom, error = m - 1, std * math.sqrt(1 / n + 1 / m)
     else:
-        return None, "cannot say: one seed of ours, and their spread is not known"
+        return None, "cannot say: neither our spread nor theirs is known"
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     difference = fmean(ours) - theirs
     if abs(difference) > half + 1e-9:

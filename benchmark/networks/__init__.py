@@ -2,11 +2,11 @@
 
 from kdbench.benchmark.networks import (  # noqa: F401  (their names register themselves)
     feature_only,
-    from_timm,
     mobilenet,
     resnet,
     resnet50,
     shufflenet,
+    timms,
     vgg,
     wide_resnet,
 )

@@ -8,12 +8,8 @@ layers that the paper distils into its students are our ``stages``, the stem lef
 import re
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torchvision.models import MobileNetV2
-from torchvision.models.vgg import cfgs, make_layers
 
-from kdbench.benchmark.networks import from_timm
 from kdbench.benchmark.networks.initial import initialise
 from kdbench.benchmark.networks.registry import Image, family, network
 from kdbench.benchmark.networks.resnet import BasicBlock, ResNet, chained
@@ -28,6 +24,8 @@ class VGG(nn.Module):
     """The modules of torchvision's VGG with batch norm, its head for maps that are pooled to a single pixel."""
 
     def __init__(self, letter: str, classes: int, channels: int) -> None:
+        from torchvision.models.vgg import cfgs, make_layers
+
         super().__init__()
         self.features = make_layers(cfgs[letter], batch_norm=True)
         self.features[0] = nn.Conv2d(channels, 64, 3, padding=1)
@@ -66,6 +64,8 @@ def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
 @network("fo_mobilenetv2")
 def mobilenet(classes: int, image: Image) -> Chain:
     """Full width and ReLU6; the stem has no stride."""
+    from torchvision.models import MobileNetV2
+
     net = MobileNetV2(num_classes=classes)
     net.features[0][0] = initialise(nn.Conv2d(image[0], 32, 3, padding=1, bias=False))
     stem, *blocks, head = net.features
@@ -79,7 +79,7 @@ def mobilenet(classes: int, image: Image) -> Chain:
 @network("fo_vit_b")
 def vit_b(classes: int, image: Image) -> Chain:
     """ViT-B with patches of 4 pixels; it answers from its class token."""
-    return from_timm.chained(_vit(classes, image, embed_dim=768, depth=12, num_heads=12), image)
+    return _vit(classes, image, embed_dim=768, depth=12, num_heads=12)
 
 
 @network("fo_vit_ett")
@@ -90,10 +90,15 @@ def vit_ett(classes: int, image: Image) -> Chain:
     before the mean.
     """
     shape = {"embed_dim": 192, "depth": 8, "num_heads": 6, "mlp_ratio": 3, "class_token": False}
-    net = _vit(classes, image, **shape, global_pool="avg", fc_norm=False)
-    nn.init.zeros_(net.get_classifier().weight)
-    return from_timm.chained(net, image)
+    chain = _vit(classes, image, **shape, global_pool="avg", fc_norm=False)
+    nn.init.zeros_(chain.links[-1].get_parameter("weight"))
+    return chain
 
 
-def _vit(classes: int, image: Image, **shape: Any) -> VisionTransformer:
-    return VisionTransformer(img_size=image[1:], patch_size=4, in_chans=image[0], num_classes=classes, **shape)
+def _vit(classes: int, image: Image, **shape: Any) -> Chain:
+    from timm.models.vision_transformer import VisionTransformer
+
+    from kdbench.benchmark.networks.from_timm import chained
+
+    net = VisionTransformer(img_size=image[1:], patch_size=4, in_chans=image[0], num_classes=classes, **shape)
+    return chained(net, image)

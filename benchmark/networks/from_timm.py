@@ -4,7 +4,6 @@ A family that is not known here still offers its embedding and its logits: a cha
 """
 
 import copy
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,22 +23,9 @@ from timm.models.vgg import VGG
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from kdbench.benchmark.networks.registry import Image, family
+from kdbench.benchmark.networks.registry import Image
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal, nearest
-
-LISTED = (
-    *("resnet18", "resnet50", "vgg11_bn", "densenet121", "mobilenetv2_100", "mobilenetv3_small_100", "efficientnet_b0"),
-    *(
-        "convnext_atto",
-        "regnety_002",
-        "vit_tiny_patch16_224",
-        "deit_tiny_patch16_224",
-        "deit_tiny_distilled_patch16_224",
-    ),
-    *("swin_tiny_patch4_window7_224", "mixer_s16_224"),
-)
-
 
 # A block's last norm, and the activation behind it if there is one: an activation becomes a link of its own.
 ENDS: dict[type[nn.Module], tuple[str, str]] = {
@@ -137,19 +123,13 @@ class TwoHeads(nn.Module):
         return mean
 
 
-@family(r"timm:(?P<model>.+)", *(f"timm:{name}" for name in LISTED))
-def from_timm(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """``timm:NAME`` for any of timm's classifiers, untrained, at the data set's image size and number of classes."""
-    return chained(_create(name["model"], classes, image), image)
-
-
 def chained(model: nn.Module, image: Image) -> Chain:
     """A model of timm, cut as its family is."""
     cut = next((cut(model) for kind, cut in CUTS.items() if isinstance(model, kind)), None) or _whole(model)
     return Chain(model, cut.links, stages=cut.stages, image=image, prefix_tokens=cut.prefix_tokens, norms=cut.norms)
 
 
-def _create(model: str, classes: int, image: Image) -> nn.Module:
+def create(model: str, classes: int, image: Image) -> nn.Module:
     if not timm.is_model(model):
         raise Refusal(f"timm has no model '{model}'{nearest(model, timm.list_models())}")
     options: dict[str, Any] = {"num_classes": classes, "in_chans": image[0]}

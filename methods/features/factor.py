@@ -38,9 +38,10 @@ class FactorTransfer(Stagewise):
     factor: L = ce_weight · CE + weight · ‖ factor_t/‖factor_t‖₂ − factor_s/‖factor_s‖₂ ‖₁, the mean over elements; the
     paraphraser stays as it is.
 
-    The length of the phase and the weight are those of the field's reference codebases; factors are compared whole, as
-    in the paper (the codebases compare the mean of their squares over channels). Ours: the paraphraser's last layer is
-    linear, so that features of either sign can be rebuilt.
+    Factors are compared whole and weighed with 500, as in the authors' code; the field's reference codebases, whose
+    length of the first phase this is, compare the mean of their squares over channels and weigh that with 200. Ours:
+    batch norm in every layer, where the authors' code has none; and the paraphraser's last layer is linear, so that
+    features of either sign can be rebuilt.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class FactorTransfer(Stagewise):
         *,
         rate: float = 0.5,
         initial_epochs: int = 30,
-        weight: float = 200.0,
+        weight: float = 500.0,
         ce_weight: float = 1.0,
     ) -> None:
         if rate <= 0:

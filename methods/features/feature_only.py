@@ -2,6 +2,7 @@
 Knowledge Distillation" (2025, arXiv 2511.14981)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -103,6 +104,14 @@ class FeatureOnly(Method):
             for (s, t), forms, project in zip(self.pairs, self.forms, self.project, strict=True)
         ]
         return {"feature": self.weight * torch.stack(distances).mean()}
+
+
+@METHODS.register("feature_with_ce")
+class FeatureWithCE(FeatureOnly):
+    """The counter-proof: feature-only with a backbone that cross-entropy trains too, and with ``+kd`` KL as well."""
+
+    def needs(self) -> Needs:
+        return replace(super().needs(), cut=None)
 
 
 def distance(student: Tensor, teacher: Tensor, mine: Form, theirs: Form, project: nn.Module) -> Tensor:

@@ -25,10 +25,10 @@ class NormDirection(Method):
     its KD++, ``dkd+norm_direction`` its DKD++. Its code sets the weights of both per pair (this one's between 0.5 and
     4) and lets KD's grow over 20 epochs; the 1 here is that code's default.
 
-    Ours: the paper computes c_y beforehand, from the whole training set. Here it is the mean over the images of class y
-    as they came by in training, augmented, the present batch included: a rough estimate in the first steps, and after
-    an epoch one that differs from the paper's by the augmentation alone. And where the widths differ, the paper changes
-    the student's before its classifier; here a linear map, used by this term alone, leaves the student what it is.
+    Ours: the paper computes c_y beforehand, from the whole training set (its code from one augmented pass). Here it is
+    the mean over the images of class y as they came by in training, augmented, the present batch included: a rough
+    estimate in the first steps, and after an epoch as good a one. And where the widths differ, the authors' code leads
+    the student's embedding through batch norm, dropout and a linear map, for this term alone; here a linear map is all.
     """
 
     source = "features"

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.preactivation import preactivations
-from kdbench.methods.forms import as_map, resized
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.features.stages import Stagewise
+from kdbench.methods.forms import resized
+from kdbench.methods.method import METHODS, Batch, Facts
 
 Size = tuple[int, int]
 WIDEST = 512  # channels in which levels are fused
@@ -15,7 +16,7 @@ POOLED = (4, 2, 1)  # the sizes at which the hierarchical loss looks again
 
 
 @METHODS.register("reviewkd")
-class ReviewKD(Method):
+class ReviewKD(Stagewise):
     """Each of the teacher's levels, learned by the student's level and all deeper ones together.
 
     L = ce_weight · CE + weight · min(epoch/warmup, 1) · Σ_levels HCL(fused_s, F_t).
@@ -23,12 +24,10 @@ class ReviewKD(Method):
     From deep to shallow, attention-based fusion (ABF) joins a level with what it was handed by the deeper one; the
     hierarchical context loss (HCL) compares the result with the teacher's level at several sizes. Levels are the
     aligned stages before their activation and, deepest, the embedding. Weight, warm-up and widths are those of the
-    reference code.
+    reference code; the authors' own counts epochs from 0, so that its first has no such term.
 
     Ours: a map that must shrink on its way is averaged; tokens lie down on their grid, without the class token.
     """
-
-    source = "features"
 
     def __init__(
         self,
@@ -40,26 +39,20 @@ class ReviewKD(Method):
         warmup: int = 20,
         ce_weight: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        levels = [(len(student) - 1, len(teacher) - 1), *reversed(preactivations(student, teacher))]
+        super().__init__(student, teacher, facts, levels, ce_weight=ce_weight)
         self.weight = weight
         self.warmup = warmup
-        self.pairs = [(len(student) - 1, len(teacher) - 1), *reversed(preactivations(student, teacher))]
-        self.student_forms = [student.form(one) for one, _ in self.pairs]
         middle = min(WIDEST, student.embedding_width)
         self.fusions = nn.ModuleList(
-            Fusion(mine.channels, middle, teacher.form(other).channels, fuses=level > 0)
-            for level, (mine, (_, other)) in enumerate(zip(self.student_forms, self.pairs, strict=True))
+            Fusion(mine.channels, middle, theirs.channels, fuses=level > 0)
+            for level, (mine, theirs) in enumerate(self.forms)
         )
-
-    def needs(self) -> Needs:
-        student, teacher = zip(*self.pairs, strict=True)
-        return Needs(student=frozenset(student), teacher=frozenset(teacher))
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         total, handed = student.logits.new_zeros(()), None
-        for fusion, form, (one, other) in zip(self.fusions, self.student_forms, self.pairs, strict=True):
-            target = as_map(teacher[other], self.teacher.form(other))
-            fused, handed = fusion(as_map(student[one], form), handed, tuple(target.shape[2:]))
+        for fusion, (mine, target) in zip(self.fusions, self.maps(student, teacher), strict=True):
+            fused, handed = fusion(mine, handed, tuple(target.shape[2:]))
             total = total + hierarchical(fused, target)
         return {"reviewkd": self.weight * batch.warmed(self.warmup) * total}
 

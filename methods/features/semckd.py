@@ -26,9 +26,9 @@ class SemCKD(Method):
     1×1, 3×3 and 1×1 convolutions, and each pair meets at the smaller map's size. Weight, widths and the lack of a
     temperature are those of the authors' code; it adds KD, which is ``semckd+kd`` here.
 
-    Ours: layers are the networks' levels of resolution; a batch with fewer images than usual is as similar as nothing
-    to those that are missing; projectors are at most 1,024 wide, which the authors' largest teacher needs (a ResNet50
-    would take 0.8 billion parameters otherwise).
+    Ours: layers are the networks' levels of resolution; a batch with fewer images than usual, which the authors leave
+    out, is as similar as nothing to those that are missing; projectors are at most 1,024 wide, which the authors'
+    largest teacher needs (a ResNet50 would take 0.8 billion parameters otherwise).
     """
 
     source = "features"

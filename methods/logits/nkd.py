@@ -19,8 +19,8 @@ class NKD(Method):
     - ``target``: −p_t · log p_s of the labelled class, at temperature 1: cross-entropy, as far as the teacher agrees.
     - ``others``: −T² · Σ N(p_t) log N(p_s) over the other classes, softened with T and normalised (N) among themselves.
 
-    gamma 1.5 and T = 1 are what public codes run on ImageNet; we have not read them in the paper, and using them for
-    every data set is OURS.
+    gamma 1.5 and T = 1 are what the authors' code takes on ImageNet; we have not read them in the paper, and using them
+    for every data set is OURS: on CIFAR-100 that code takes 3.5 and 3.
     """
 
     source = "logits"

@@ -60,6 +60,9 @@ class Standardized(Method):
     def needs(self) -> Needs:
         return self.inner.needs()
 
+    def prepare(self) -> None:
+        self.inner.prepare()
+
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         terms = self.inner.losses(on_standardised(student), on_standardised(teacher), batch)
         if self.raw:

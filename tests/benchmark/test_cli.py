@@ -40,6 +40,21 @@ def test_help_does_not_wait_for_torch() -> None:
     assert answer.stderr == "set()\n"
 
 
+def test_status_waits_for_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    (tmp_path / "zoo.yaml").write_text(
+        "datasets: [cifar100, digits]\nmethods: [ce, kd]\nrecipe: cifar-240\n"
+        "pairs: [wrn_40_2 -> ShuffleV1, resnet32x4 -> ShuffleV2, vgg13 -> MobileNetV2, ResNet50 -> vgg8]\n"
+    )
+    look = (
+        "import sys; from kdbench.benchmark import cli; sys.argv = ['kdbench', 'status', 'zoo.yaml']; cli.main();"
+        "heavy = {'torchvision', 'timm', 'torch._dynamo', 'matplotlib', 'pandas', 'scipy', 'sklearn'};"
+        "print(heavy & set(sys.modules), file=sys.stderr)"
+    )
+    answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert "24 missing" in answer.stdout
+    assert answer.stderr == "set()\n"
+
+
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in cli.app.commands)], ids=" ".join)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_verb_explains_itself_by_examples(kdbench: Command, verb: list[str], flag: str) -> None:
@@ -211,8 +226,11 @@ def test_a_shell_is_given_its_script(kdbench: Command, shell: str, sign: str) ->
     assert sign in script and "_KDBENCH_COMPLETE" in script
 
 
-def test_the_shell_completes_the_names_of_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("verb", "begun", "names"), [("plan", "quick", ["quickstart"]), ("reproduce", "cl", ["claims", "clkd"])]
+)
+def test_the_shell_completes_the_names_of_grids_and_tables(verb: str, begun: str, names: list[str]) -> None:
     from click.shell_completion import ShellComplete
 
     completion = ShellComplete(cli.app, {}, "kdbench", "_KDBENCH_COMPLETE")
-    assert [item.value for item in completion.get_completions(["plan"], "quick")] == ["quickstart"]
+    assert [item.value for item in completion.get_completions([verb], begun)] == names

@@ -10,6 +10,7 @@ import pytest
 
 from kdbench.slurm.devcluster.cluster import DevCluster, missing_packages
 from kdbench.slurm.devcluster.options import Options, Partition
+from tests.slurm.bench import SLOW, Bench, Eventually
 
 QUICK = Options(partitions=(Partition("low"), Partition("high", tier=10)), max_array_size=11, kill_wait_seconds=1)
 T = TypeVar("T")
@@ -78,3 +79,21 @@ def lines(tmp_path: Path) -> Callable[[str], list[str]]:
         return file.read_text().splitlines() if file.exists() else []
 
     return read
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file for all tests: what it registers is registered once."""
+    file = tmp_path_factory.mktemp("slow") / "slow.py"
+    file.write_text(SLOW)
+    return file
+
+
+@pytest.fixture
+def bench(
+    cluster: DevCluster, eventually: Eventually, tmp_path: Path, slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> Bench:
+    monkeypatch.chdir(tmp_path)
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    return Bench(cluster, eventually, tmp_path, slow)

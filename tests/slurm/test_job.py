@@ -1,6 +1,9 @@
 """What a job carries from the submission to the node."""
 
+import os
 import pickle
+import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kdbench.slurm import job, submit, verbs
+import kdbench
+from kdbench.benchmark import extensions
+from kdbench.slurm import job, snapshot, submit, verbs
 from kdbench.slurm.job import Job
+from kdbench.slurm.site import Site
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -23,11 +29,37 @@ def test_a_job_asks_teachers_in_the_manner_of_its_submission(
         raise StopIteration  # there is nothing to be done
 
     monkeypatch.setattr(job, "Worker", worker)
+    monkeypatch.setattr(extensions, "files", list)  # other tests may have loaded some
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(torch.get_num_threads()))
     sent: Job = pickle.loads(pickle.dumps(Job([], tmp_path, tmp_path, teachers=False, live_teacher=live)))
     with pytest.raises(StopIteration):
         sent()
     assert [engine.live_teacher for engine in engines] == [live]
+
+
+def test_code_that_is_older_than_zip_archives_is_frozen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "__init__.py"
+    file.touch()
+    os.utime(file, (1, 1))
+    monkeypatch.setattr(kdbench, "__file__", str(file))
+    (tmp_path / "jobs").mkdir()
+    snapshot.freeze(tmp_path / "jobs" / "code.zip")
+    assert "kdbench/__init__.py" in zipfile.ZipFile(tmp_path / "jobs" / "code.zip").namelist()
+
+
+def test_code_is_unpacked_where_the_login_nodes_folder_for_temporary_files_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    with zipfile.ZipFile("code.zip", "w") as archive:
+        archive.writestr("kdbench/__init__.py", "")
+    script = "\n".join([*submit.setup(Site(), tmp_path / "code.zip"), f'ls "${job.CODE}"; echo "${job.CODE}"'])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "kdbench"
+    assert not Path(done.stdout.splitlines()[1]).exists()  # nor does it stay there
+    assert [file.name for file in tmp_path.iterdir()] == ["code.zip"]
 
 
 def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:

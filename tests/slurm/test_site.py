@@ -23,7 +23,7 @@ def told(site: str, world: int = 1) -> list[str]:
 @pytest.mark.parametrize("name", shipped())
 def test_every_site_that_ships_can_be_read_and_says_what_it_is_for(name: str) -> None:
     assert load(name).about
-    assert "--time=30" in told(name)
+    assert {"--time=30", "--requeue"} <= set(told(name))
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,10 @@ def test_minutes_are_written_as_slurm_writes_them(text: str, expected: int) -> N
 
 
 def test_what_a_site_adds_is_passed_on_and_null_takes_away(tmp_path: Path) -> None:
-    options = told(written(tmp_path, "gpus: 1\nsbatch: {gpus-per-node: null, gres: 'gpu:1', reservation: night}"))
+    more = "{gpus-per-node: null, requeue: null, gres: 'gpu:1', reservation: night}"
+    options = told(written(tmp_path, f"gpus: 1\nsbatch: {more}"))
     assert "--gres=gpu:1" in options and "--reservation=night" in options
-    assert not [option for option in options if option.startswith(("--gpus-per-node", "--wckey"))]
+    assert not [option for option in options if option.startswith(("--gpus-per-node", "--wckey", "--requeue"))]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ def test_students_wait_for_the_teachers_array(store: Store) -> None:
     assert [len(students.jobs), students.teachers, students.after] == [6, False, [0]]
 
 
+def test_a_submission_that_is_cancelled_halfway_has_every_method_on_the_same_seeds(store: Store) -> None:
+    cells = [cell for job in drawn(store)[1].jobs for cell in job.cells]
+    assert [(cell.seed, cell.method) for cell in cells] == [(s, m) for s in range(3) for m in ("ce", "kd")]
+
+
 def test_students_wait_for_a_teacher_that_is_in_the_queue_already(store: Store) -> None:
     teacher = planned(store).teachers[0].cell.id
     (students,) = drawn(store, {teacher: Queued("7_1", "PENDING", "Priority")})
@@ -93,6 +98,13 @@ def test_arrays_share_what_may_run_at_once_or_wait_for_each_other(
     assert [array.after for array in arrays] == after
     running = [number for number, array in enumerate(arrays, start=1) if array.after == [0]]
     assert sum(arrays[number - 1].at_once for number in running) <= at_once
+
+
+def test_where_arrays_are_switched_off_each_job_is_submitted_by_itself(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "ask", lambda *_: "MaxArraySize            = 0\nMaxJobCount = 10000\n")
+    assert [len(array.jobs) for array in drawn(store, longest=queue.largest_array())] == [1] * 7
 
 
 # -- what is said ------------------------------------------------------------------------------------------------------
@@ -182,7 +194,7 @@ def test_a_damaged_submission_is_passed_over(store: Store, sent: Submission) -> 
 def refused(grid: str = GRID, results: str = "results") -> str:
     Path("grid.yaml").write_text(grid)
     with pytest.raises(Refusal) as caught:
-        submit(load("grid.yaml"), "site.yaml", Path(results), Path("data"), dry_run=False, retry_failed=False)
+        submit(load("grid.yaml"), "site.yaml", Path(results), Path("data"))
     assert not (Path(results) / "jobs").exists()
     return str(caught.value)
 

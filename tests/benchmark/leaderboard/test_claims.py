@@ -106,8 +106,10 @@ def test_what_nothing_of_ours_can_test_says_why(series: Series) -> None:
     assert weigh(msgspec.structs.replace(CLAIM, grid="clkd"), [])[0].note.endswith("run the grid clkd")
 
 
-def test_an_interval_of_one_gain_is_none() -> None:
+def test_of_one_gain_and_of_gains_that_agree_by_chance_there_is_no_interval(series: Series) -> None:
     assert interval([3.0]) == (3.0, None)
+    (row,) = weigh(CLAIM, series("clkd", [52.3, 53.2]) + series("kd", [51.9, 52.8]))
+    assert (row.gain, row.half, row.verdict) == (pytest.approx(0.4), None, "undecided")
 
 
 def test_the_order_of_records_changes_no_byte(series: Series) -> None:

@@ -175,7 +175,7 @@ def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, st
     records = study({"kd": [1, 2], "rkd": [0, 3]})
     known, drawn = {record.id: record for record in records}, []
     for order in (records, records[::-1]):
-        found = album(board_of(order), known, Store(tmp_path))
+        found = list(album(board_of(order), known, Store(tmp_path)))
         drawn.append([(picture.svg, picture.png) for picture in found])
         assert [picture.name.partition("-")[0] for picture in found] == ["sources", "gains", "throughput", "curves"]
         assert all("digits · tiny. " in picture.caption for picture in found)

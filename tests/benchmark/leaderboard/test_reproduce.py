@@ -52,9 +52,15 @@ def test_where_ours_is_one_seed_their_spread_stands_for_both() -> None:
 
 
 def test_without_any_spread_and_with_too_much_of_it_nothing_can_be_said() -> None:
-    assert judged(70.0, None, 1, [70.0]) == (None, "cannot say: one seed of ours, and their spread is not known")
+    assert judged(70.0, None, 1, [70.0]) == (None, "cannot say: neither our spread nor theirs is known")
     assert judged(70.0, None, 1, [69.0, 71.0])[1] == "cannot say: the interval is wider than ± 1"
-    assert judged(70.0, None, 1, [70.0, 70.0, 70.0]) == (0.0, "reproduced")
+
+
+def test_a_spread_of_zero_is_not_known() -> None:
+    """9.2 ± 0.0 was rounded, and two seeds may agree: neither proves that 9.3 is higher."""
+    assert judged(9.2, 0.0, 3, [9.3])[0] is None
+    assert judged(9.2, None, 1, [9.3, 9.3])[0] is None
+    assert judged(9.2, 0.0, 3, [9.2, 9.3, 9.4]) == judged(9.2, None, 3, [9.2, 9.3, 9.4])
 
 
 # -- theirs beside ours -----------------------------------------------------------------------------------------------
@@ -111,6 +117,11 @@ def test_other_parameters_have_no_verdict(ran: Ran) -> None:
     eight = next(c.params for c in load("standard-table").cells if c.method == "dkd")
     found = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], params=eight), "DKD")
     assert found.verdict == "other protocol: dkd"
+
+
+def test_another_number_of_processes_has_no_verdict(ran: Ran) -> None:
+    found = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], world=2), "DKD")
+    assert found.verdict == "other protocol: 2 processes trained it together"
 
 
 def test_a_teacher_trained_in_another_way_has_no_verdict_and_an_imported_one_has(ran: Ran) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.benchmark import networks
-from kdbench.benchmark.networks.from_timm import LISTED, chained
+from kdbench.benchmark.networks.from_timm import chained
+from kdbench.benchmark.networks.timms import LISTED
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 

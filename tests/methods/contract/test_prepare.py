@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.combination import Combination
-from kdbench.methods.method import Batch, Facts, Method
+from kdbench.methods.logits.standardized import Standardized
+from kdbench.methods.method import METHODS, Batch, Facts, Method
 from kdbench.methods.survey import survey
 from tests.conftest import Learn
 
@@ -52,3 +54,12 @@ def test_members_of_a_combination_are_prepared(student: Chain, teacher: Chain, f
     member = Centred(student, teacher, facts)
     learn(student, teacher, Combination(student, teacher, facts, {"centred": member}, ce_weight=None))
     assert member.prepared == 1
+
+
+def test_a_method_that_sees_standardised_logits_is_prepared(
+    student: Chain, teacher: Chain, facts: Facts, learn: Learn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS._things, "centred", Centred)
+    method = Standardized(student, teacher, facts, method="centred")
+    learn(student, teacher, method)
+    assert method.inner.prepared == 1

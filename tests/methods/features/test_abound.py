@@ -9,7 +9,15 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.features.abound import ActivationBoundaries, boundary_loss
 from kdbench.methods.method import Facts
 from kdbench.methods.refusal import Refusal
-from tests.conftest import Learn, MakeBatch
+from tests.conftest import Golden, Learn, MakeBatch
+from tests.methods.golden_methods import FACTS, heard, losses, maps, network
+
+
+@pytest.mark.golden("AB")
+def test_the_phase_of_its_own_has_the_authors_loss(golden: Golden, make_batch: MakeBatch) -> None:
+    mine, theirs = maps(golden, "s"), maps(golden, "t")
+    method = ActivationBoundaries(network(mine), network(theirs), FACTS)
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch(phase="ab"))["boundary"])
 
 
 def test_only_what_is_not_beyond_the_margin_on_the_teachers_side_costs() -> None:

@@ -9,7 +9,15 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.features.factor import FactorTransfer, factor_distance
 from kdbench.methods.method import Facts
 from kdbench.methods.refusal import Refusal
-from tests.conftest import Learn
+from tests.conftest import Golden, Learn, MakeBatch
+from tests.methods.golden_methods import FACTS, heard, losses, maps, network
+
+
+@pytest.mark.golden("FT")
+def test_factors_and_their_distance_are_the_published_codes(golden: Golden, make_batch: MakeBatch) -> None:
+    mine, theirs = maps(golden, "s"), maps(golden, "t")
+    method = FactorTransfer(network(mine), network(theirs), FACTS, weight=1.0)
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["factor"])
 
 
 def test_the_paraphraser_learns_first_and_stands_still_in_the_main_phase(

@@ -110,6 +110,20 @@ def test_labels_teach_only_what_lies_behind_the_last_distilled_layer(
     assert all(knowledge[p] for p in backbone) and not any(knowledge[p] for p in head)
 
 
+def test_with_cross_entropy_labels_teach_the_backbone_too_and_the_features_say_the_same(
+    student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
+) -> None:
+    torch.manual_seed(0)
+    alone = create("feature_only", student, teacher, facts)
+    torch.manual_seed(0)
+    beside = create("feature_with_ce", student, teacher, facts)
+    needs, batch = beside.needs(), make_batch()
+    assert all(reached(student, needs, lambda trace: batch.task(trace.logits), batch.images).values())
+    with torch.no_grad():
+        traces = student.trace(batch.images, needs.student), teacher.eval().trace(batch.images, needs.teacher)
+        assert beside.losses(*traces, batch) == alone.losses(*traces, batch)
+
+
 # -- the layers -------------------------------------------------------------------------------------------------------
 
 

@@ -8,21 +8,12 @@ from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.features.norm_direction import NormDirection, norm_direction_loss
 from kdbench.methods.method import Facts
-from tests.conftest import MakeBatch
+from tests.conftest import Golden, MakeBatch
 
 
-def test_the_loss_is_the_papers_formula() -> None:
-    draw = np.random.default_rng(0)
-    student, teacher, centres = (draw.normal(size=(6, 5)) for _ in range(3))
-    student[::2] *= 9  # longer than the teacher's here, shorter there
-    expected = np.mean(
-        [
-            1 - s @ c / np.linalg.norm(c) / max(np.linalg.norm(s), np.linalg.norm(t))
-            for s, t, c in zip(student, teacher, centres, strict=True)
-        ]
-    )
-    value = norm_direction_loss(*map(torch.from_numpy, (student, teacher, centres)))
-    assert value.item() == pytest.approx(expected, rel=1e-12)
+@pytest.mark.golden("ND")
+def test_the_loss_is_the_authors(golden: Golden) -> None:
+    golden.check(norm_direction_loss(golden["fs"], golden["ft"], golden["centres"][golden["y"]]))
 
 
 def test_a_short_embedding_grows_and_a_long_one_only_turns() -> None:

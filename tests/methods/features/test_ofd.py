@@ -3,36 +3,32 @@
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from kdbench.benchmark import networks
 from kdbench.methods import create
 from kdbench.methods.features.ofd import margin, partial_distance
-from kdbench.methods.forms import Adapter, Form, resized
 from kdbench.methods.method import Facts
 from kdbench.methods.refusal import Refusal
 from tests.benchmark.networks.test_pairs import step
-from tests.conftest import Golden
+from tests.conftest import Golden, MakeBatch
+from tests.methods.golden_methods import heard, losses, maps, network
 from tests.pairs import STANDARD
 
 FACTS = Facts(classes=5, labels=torch.arange(5), batch=2, steps=1, epochs=1)
 
 
 @pytest.mark.golden("OFD")
-def test_the_distances_of_all_stages_are_the_reference_codebases(golden: Golden) -> None:
-    weights = golden.parameters["stage_weights"]
-    assert weights == [2.0 ** (i + 1 - len(weights)) for i in range(len(weights))]
-    total = torch.zeros((), dtype=golden.dtype)
-    for i, weight in enumerate(weights):
-        mine, theirs = golden[f"s{i}"], golden[f"t{i}"]
-        source = Form("map", mine.shape[1], tuple(mine.shape[2:]))
-        connector = Adapter(source, Form("map", theirs.shape[1], source.size), norm=True).to(golden.dtype)
-        given = {"project.weight": golden[f"ofd_conv{i}"]}
-        given |= {"norm.weight": golden[f"ofd_bnw{i}"], "norm.bias": golden[f"ofd_bnb{i}"]}
-        projected = functional_call(connector, given, (mine,))
-        edge = golden[f"ofd_margin{i}"].flatten()
-        total = total + weight * partial_distance(projected, resized(theirs, source.size), edge)
-    golden.check(total)
+def test_the_distances_of_all_stages_are_the_reference_codebases(golden: Golden, make_batch: MakeBatch) -> None:
+    mine, theirs = maps(golden, "s"), maps(golden, "t")
+    method = create("ofd", network(mine), network(theirs, normed=True), FACTS, weight=1.0)
+    for i in range(len(mine)):
+        golden.inputs |= {
+            f"ours/connectors.{i}.project.weight": golden[f"ofd_conv{i}"],
+            f"ours/connectors.{i}.norm.weight": golden[f"ofd_bnw{i}"],
+            f"ours/connectors.{i}.norm.bias": golden[f"ofd_bnb{i}"],
+            f"ours/margin{i}": golden[f"ofd_margin{i}"].flatten(),
+        }
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["ofd"])
 
 
 @pytest.mark.golden("OFD")

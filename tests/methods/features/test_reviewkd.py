@@ -16,6 +16,7 @@ from kdbench.methods.features.reviewkd import Fusion, hierarchical
 from kdbench.methods.method import Facts
 from tests.benchmark.networks.test_pairs import step
 from tests.conftest import Golden, MakeBatch
+from tests.methods.golden_methods import heard, losses, maps, network
 from tests.pairs import STANDARD
 
 FACTS = Facts(classes=5, labels=torch.arange(5), batch=2, steps=1, epochs=1)
@@ -40,6 +41,15 @@ def test_fusion_by_attention_is_the_authors(golden: Golden) -> None:
     golden.check(mse_loss(fused, target))
 
 
+@pytest.mark.golden("ReviewKD_total")
+def test_all_levels_together_are_the_authors(golden: Golden, make_batch: MakeBatch) -> None:
+    """The entry's last level is the embedding, as a map of one pixel."""
+    values = [[*levels[:-1], levels[-1].flatten(1)] for levels in (maps(golden, "s"), maps(golden, "t"))]
+    student, teacher = (network(levels[:-1], width=levels[-1].shape[1]) for levels in values)
+    method = create("reviewkd", student, teacher, FACTS, weight=1.0, warmup=1)
+    golden.check(losses(method, golden, heard(method, values[0], values[1]), make_batch())["reviewkd"])
+
+
 def test_the_term_grows_linearly_over_its_first_epochs(
     student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
 ) -> None:
@@ -62,7 +72,7 @@ def test_deep_levels_learn_from_what_a_shallow_one_must_match(
     method = create("reviewkd", student, teacher, facts)
     needs, batch = method.needs(), make_batch()
     trace, handed = student.trace(batch.images, needs.student), None
-    for fusion, form, (one, _) in zip(method.fusions, method.student_forms, method.pairs, strict=True):
+    for fusion, (form, _), (one, _) in zip(method.fusions, method.forms, method.pairs, strict=True):
         value = trace[one] if form.kind == "map" else trace[one][:, :, None, None]
         fused, handed = fusion(value, handed, form.size)
     fused.square().mean().backward()

@@ -1,5 +1,7 @@
 """Which layer learns from which is found out by how images resemble each other there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,10 +12,19 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.features.semckd import calibration, similarities
 from kdbench.methods.method import Facts
 from tests.benchmark.networks.test_pairs import step
-from tests.conftest import MakeBatch
+from tests.conftest import Golden, MakeBatch
+from tests.methods.golden_methods import heard, losses, maps, network
 from tests.pairs import STANDARD
 
 FACTS = Facts(classes=5, labels=torch.arange(5), batch=2, steps=1, epochs=1)
+
+
+@pytest.mark.golden("SemCKD")
+def test_attention_projectors_and_loss_are_the_authors(golden: Golden, make_batch: MakeBatch) -> None:
+    mine, theirs = maps(golden, "s"), maps(golden, "t")
+    facts = replace(FACTS, batch=golden.parameters["batch"])
+    method = create("semckd", network(mine), network(theirs), facts, weight=1.0)
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["semckd"])
 
 
 def test_a_student_layer_attends_most_to_the_teacher_layer_that_is_like_it() -> None:

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.func import functional_call
 
 from kdbench.benchmark import networks
 from kdbench.benchmark.experiments.run import parameters
@@ -12,10 +14,28 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts
 from kdbench.methods.refusal import Refusal
 from tests.benchmark.networks.test_pairs import step
-from tests.conftest import Learn
+from tests.conftest import Golden, Learn, MakeBatch
+from tests.methods.golden_methods import heard, losses, maps, network
 from tests.pairs import STANDARD
 
 FACTS = Facts(classes=5, labels=torch.arange(5), batch=2, steps=1, epochs=1)
+
+
+@pytest.mark.golden("SimKD")
+def test_projector_and_loss_are_the_authors(golden: Golden, make_batch: MakeBatch) -> None:
+    mine, theirs = maps(golden, "s"), maps(golden, "t")
+    method = create("simkd", network(mine), network(theirs), FACTS)
+    golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["simkd"])
+
+
+@pytest.mark.golden("SimKD")
+def test_the_teachers_classifier_answers_as_the_authors_does(golden: Golden) -> None:
+    method = create("simkd", network(maps(golden, "s")), network(maps(golden, "t")), FACTS).to(golden.dtype)
+    given = {key.split("/project.")[1]: value for key, value in golden.inputs.items() if "/project." in key}
+    projected = functional_call(method.project, given, (golden["s0"],))
+    logits = F.linear(projected.mean((2, 3)), golden["classifier_weight"], golden["classifier_bias"])
+    expected = torch.tensor(golden.entry["parts64"]["logits"], dtype=golden.dtype)
+    assert (logits.flatten() - expected).norm() < golden.tolerance * expected.norm()
 
 
 def test_what_is_shipped_is_backbone_projector_and_the_teachers_classifier(

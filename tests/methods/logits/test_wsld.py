@@ -1,6 +1,4 @@
-"""Weighted soft labels: no golden numbers exist, so they are held against their definition."""
-
-import math
+"""Weighted soft labels."""
 
 import pytest
 import torch
@@ -9,6 +7,7 @@ from torch import Tensor
 
 from kdbench.methods.logits.divergence import softened_kl
 from kdbench.methods.logits.wsld import weighted_kl
+from tests.conftest import Golden
 
 LABELS = torch.tensor([0, 4, 2, 1, 3, 0])
 
@@ -18,22 +17,10 @@ def logits() -> Tensor:
     return torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_value_and_gradient_follow_the_definition(logits: Tensor) -> None:
-    s, t = logits
-    mine = s.clone().requires_grad_()
-    value = weighted_kl(mine, t, LABELS, 2.0)
-    value.backward()
-
-    total, gradient = 0.0, torch.zeros_like(s)
-    for row in range(6):
-        one = s[row : row + 1].clone().requires_grad_()
-        ratio = F.cross_entropy(s[row], LABELS[row]) / F.cross_entropy(t[row], LABELS[row])
-        weight = 1 - math.exp(-ratio)  # a plain number: the student cannot lower it to get rid of the term
-        kl = weight * softened_kl(one, t[row : row + 1], 2.0) / 6
-        kl.backward()
-        total, gradient[row] = total + kl.item(), one.grad[0]
-    assert value.item() == pytest.approx(total, rel=1e-6)
-    torch.testing.assert_close(mine.grad, gradient, rtol=1e-6, atol=0)
+@pytest.mark.golden("WSLD_T2", "WSLD_T4")
+def test_the_loss_is_the_authors_less_the_teachers_entropy(golden: Golden) -> None:
+    value = weighted_kl(golden["zs"], golden["zt"], golden["y"], golden.parameters["T"])
+    golden.check(value + golden.entry["parts64"]["teacher_entropy"])
 
 
 def test_a_sample_that_the_student_knows_better_weighs_little(logits: Tensor) -> None:
