@@ -56,23 +56,24 @@ def described(name: str, results: Path) -> Row:
         return {"data set": name} | _dataset(name) | {"from": extensions.origin(name)}
     if name in RECIPES:
         return {"recipe": name} | msgspec.to_builtins(RECIPES[name])
-    if name in grids.shipped():
+    if name in grids.shipped() or Path(name).suffix in (".yaml", ".yml"):
         grid = grids.load(name)
         return {
             "grid": name,
             "about": " ".join(grid.about.split()),
-            "file": str(grids.shipped()[name]),
+            "file": str(grids.shipped().get(name, name)),
             "cells": len(grid.cells),
             "teachers": len(grid.teachers),
         }
-    if "/" not in name and (record := Store(results).record(name)):
-        return dict(msgspec.to_builtins(record))
+    store = Store(results)
+    if "/" not in name and (found := store.record(name) or store.failure(name)):
+        return dict(msgspec.to_builtins(found))
     try:
         chain = grids.formed(name, *SHOWN_FOR)
     except Refusal as refusal:
         if "unknown network" not in str(refusal):
             raise
-        known = [*METHODS, *DATASETS, *RECIPES, *grids.shipped(), *networks.names()]
+        known = {*METHODS, *DATASETS, *RECIPES, *grids.shipped(), *networks.names()}
         raise Refusal(f"nothing is called '{name}'{nearest(name, known)}") from None
     links = {f"{depth}": f"{type(link).__name__} → {chain.form(depth)}" for depth, link in enumerate(chain.links, 1)}
     return {"network": name} | _network(chain) | {"at": "3@32x32, 100 classes", "depths": links}

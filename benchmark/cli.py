@@ -79,18 +79,20 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
 @files
 @as_json
 def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """All about a method, network, data set, recipe, grid or finished cell.
+    """All about a method, network, data set, recipe, grid, site, or a cell that finished or failed.
 
     \b
     Examples:
       kdbench show kd
       kdbench show cifar-240
       kdbench show resnet8x4
+      kdbench show gpu-partition
     """
     from kdbench.benchmark import catalogue
+    from kdbench.slurm import site
 
     load_files(files)
-    found = catalogue.described(name, results)
+    found = site.described(name) if name in site.shipped() else catalogue.described(name, results)
     say(found, as_json, lambda: catalogue.paragraphs(found))
 
 
@@ -291,6 +293,9 @@ def main() -> None:
     """Bad input ends in one sentence and exit code 2; a traceback is always our mistake."""
     try:
         app(prog_name="kdbench", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         _refuse(error.format_message())
     except (KeyboardInterrupt, click.Abort):

@@ -15,7 +15,7 @@ from pathlib import Path
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.data.dataset import HELD_OUT
 from kdbench.benchmark.networks.registry import FAMILIES
-from kdbench.methods.method import METHODS
+from kdbench.methods.method import METHODS, SOURCES, Method
 from kdbench.methods.refusal import Refusal
 
 _loaded: dict[Path, str] = {}  # file → digest
@@ -64,8 +64,20 @@ def _run(path: Path, what: str, execute: Callable[[], object]) -> None:
     new = _names() - before
     if not new:
         raise Refusal(f"{what} registers no method, network or data set")
+    for name in sorted(new & METHODS.keys()):
+        _check(METHODS[name], f"{what}: {name}")
     _loaded[path] = _digest(path)
     _owner.update(dict.fromkeys(new, path))
+
+
+def _check(method: type[Method], what: str) -> None:
+    """What its author may have forgotten, and nothing before the first step would say."""
+    if not issubclass(method, Method):
+        raise Refusal(f"{what} must be a subclass of Method, got {method.__name__}")
+    if (source := getattr(method, "source", None)) not in SOURCES:
+        raise Refusal(f"{what}: source must be one of {', '.join(SOURCES)}, got {source!r}")
+    if method.losses is Method.losses:
+        raise Refusal(f"{what} must define losses()")
 
 
 def _digest(path: Path) -> str:
@@ -81,6 +93,18 @@ def needed(*names: str) -> dict[str, str]:
 def files() -> list[Path]:
     """All that a user named: another process must be told of them, and finds plugins by itself."""
     return [path for path in _loaded if path not in _installed]
+
+
+def needs(code: dict[str, str]) -> None:
+    """Refuse a cell whose files are not loaded, or are not what they were."""
+    here = {path.name: digest for path, digest in _loaded.items()}
+    for name, digest in code.items():
+        if name not in here:
+            raise Refusal(f"{name} must be loaded for this cell: name it by --with")
+        if here[name] != digest:
+            raise Refusal(
+                f"{name} must be as it was when the cell was declared, of the digest {digest}, got {here[name]}"
+            )
 
 
 def origin(name: str) -> str:

@@ -49,7 +49,7 @@ class Trace:
 
     def __getitem__(self, depth: int) -> Tensor:
         if depth not in self.features:
-            raise KeyError(f"depth {depth} was not asked for: the taps of this trace are {sorted(self.features)}")
+            raise KeyError(f"depth {depth} was not asked for: needs() must name it, and names {sorted(self.features)}")
         return self.features[depth]
 
     def detached(self) -> "Trace":

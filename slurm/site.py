@@ -112,6 +112,11 @@ def listed() -> list[dict[str, Any]]:
     return [{"name": name, "about": " ".join(load(name).about.split())} for name in shipped()]
 
 
+def described(name: str) -> dict[str, Any]:
+    file = shipped()[name]
+    return {"site": name, "file": str(file), "to copy": file.read_text()}
+
+
 def load(name: str) -> Site:
     """The site of this name, or in this file."""
     if name in shipped():

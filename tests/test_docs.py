@@ -33,7 +33,8 @@ def test_commands_parse(page: Path) -> None:
             found = verb.get_command(click.Context(verb), name)
             assert found, f"{command}: there is no verb {name}"
             verb = found
-        verb.make_context(verb.name, words)  # an unknown option or a missing argument is an error
+        above = click.Context(app, **app.context_settings)  # a verb keeps the names of its help from its first context
+        verb.make_context(verb.name, words, parent=above)  # an unknown option or a missing argument is an error
 
 
 def test_the_pages_have_commands_at_all() -> None:

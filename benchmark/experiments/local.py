@@ -48,6 +48,7 @@ def run_grid(
         print("Nothing is left to run.")
         return int(bool(made.those(State.FAILED)))
     workers = _places(grid.name, workers, max(entry.cell.world for entry in todo))
+    (results / "work").mkdir(parents=True, exist_ok=True)  # what cannot be written ends here, and not in a worker
     for dataset in {entry.cell.dataset for entry in todo}:
         data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
     if again:  # only now, when nothing is refused any more
@@ -60,6 +61,8 @@ def run_grid(
         outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
     warn(store.troubles)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
+    if outcomes["failed"]:
+        print(f"Failures in full: {store.failures_folder}/; run them again with --retry failed.")
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
 
 
@@ -85,6 +88,7 @@ def run_again(
     except OSError as error:
         raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
     record, cell = _record_or_cell(content, file)
+    extensions.needs(cell.code)
     store = Store(results)
     if record:  # how sums are split over threads changes the last bits, and so does compilation
         arithmetic = record.environment.arithmetic
@@ -163,7 +167,11 @@ class Bars:
         if cell.id in self.rows:
             self.bars.remove_task(self.rows.pop(cell.id))
         self.bars.advance(self.whole)
-        self.console.print(f"{outcome}  {cell.id}{': ' + reason if reason else ''}", markup=False, highlight=False)
+        self._say(f"{outcome}  {cell.id}{': ' + reason if reason else ''}")
 
     def warn(self, text: str) -> None:
-        self.console.print(f"kdbench: {text}", markup=False, highlight=False)
+        self._say(f"kdbench: {text}")
+
+    def _say(self, line: str) -> None:
+        """As it is: a log's lines are as long as they are."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

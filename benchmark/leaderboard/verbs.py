@@ -15,7 +15,7 @@ from kdbench.benchmark.options import as_json, files, grid, load_files, results,
 @files
 @as_json
 def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Write leaderboard.md, .csv, .tex and .json from the records, and print the tables.
+    """Write tables (.md, .csv, .tex, .json), pictures and an HTML page from the records, and print the tables.
 
     \b
     Examples:
@@ -36,4 +36,6 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
         print(f"What the records give: {', '.join(str(file) for file in found.files)}")
         return
     found.write()
+    page = next(file for file in found.files if file.suffix == ".html")
+    warn([f"{page} is the page; tables and pictures lie beside it"])
     say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))

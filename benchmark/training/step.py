@@ -38,12 +38,23 @@ class Step(nn.Module):
 
         seen = student if self.shared is None else student.narrowed(self.shared)
         if needs.whole_batch and sizes:
-            terms = self.method.losses(whole(seen, sizes), whole(teacher, sizes), whole_batch(batch, sizes))
+            terms = scalars(self.method.losses(whole(seen, sizes), whole(teacher, sizes), whole_batch(batch, sizes)))
         else:
-            terms = weighted(self.method.losses(seen, teacher, batch), sizes)
+            terms = weighted(scalars(self.method.losses(seen, teacher, batch)), sizes)
         if task:
             terms = terms | weighted({"task": self.method.ce_weight * batch.task(student.logits)}, sizes)
         return terms
+
+
+def scalars(terms: Any) -> dict[str, Tensor]:
+    """What losses() answered, if it is what it must be."""
+    if not isinstance(terms, dict):
+        raise TypeError(f"losses() must answer with a dict of named tensors, got a {type(terms).__name__}")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.ndim:
+            got = f"the shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"
+            raise TypeError(f"losses()['{name}'] must be a tensor of a single number, got {got}")
+    return terms
 
 
 def twice_differentiable() -> AbstractContextManager[None]:

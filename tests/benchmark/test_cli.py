@@ -16,6 +16,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import shipped
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.worker import failure
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.method import METHODS
 
@@ -75,7 +76,10 @@ def test_all_that_has_a_name_is_listed_for_people_and_for_scripts(kdbench: Comma
     assert [line.split()[0] for line in lines] == ["name", *(row["name"] for row in rows)]
 
 
-@pytest.mark.parametrize("name", ["kd", "digits", "quick", "quickstart", "resnet8x0.25", "wrn_40_2", "resnet26x3"])
+NAMED = ["kd", "digits", "quick", "quickstart", "resnet8x0.25", "wrn_40_2", "resnet26x3", "gpu-partition"]
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_whatever_has_a_name_is_shown_for_people_and_for_scripts(kdbench: Command, name: str) -> None:
     row = json.loads(kdbench("show", name, "--json").out)
     assert name in row.values()
@@ -89,6 +93,24 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
     assert "  top1: 71.5" in kdbench("show", record.id).out.splitlines()
 
 
+def test_a_failed_cell_is_shown_with_its_traceback(kdbench: Command, make_cell: MakeCell) -> None:
+    cell = make_cell("kd", teacher="resnet14x0.5")
+    Store(Path("results")).fail(failure(cell, "TypeError: no", "Traceback:\n  line 7", None))
+    assert "    line 7" in kdbench("show", cell.id).out.splitlines()
+
+
+def test_a_grid_of_ones_own_is_shown(kdbench: Command) -> None:
+    Path("mine.yaml").write_text("datasets: digits\nstudents: resnet8x0.25\nmethods: ce\nrecipe: quick\n")
+    assert kdbench("show", "mine.yaml").out.startswith("grid: mine.yaml\n")
+
+
+@pytest.mark.parametrize("words", [[], ["records"]], ids=" ".join)
+def test_a_verb_that_lacks_its_verb_is_answered_with_the_help(kdbench: Command, words: list[str]) -> None:
+    answer = kdbench(*words)
+    assert answer.code == 2
+    assert "\nCommands:\n" in answer.err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -99,7 +121,8 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
         (["list", "methods", "--with", "mine.py"], "mine.py: no such file"),
         (["show", "kdd"], "nothing is called 'kdd'; did you mean 'kd'"),
         (["show", "resnet9"], "a resnet's depth must be 6n + 2"),
-        (["show", "../x"], "nothing is called '../x'; known: "),
+        (["show", "../x"], "nothing is called '../x'; 'kdbench list' tells what there is"),
+        (["show", "x.yaml"], "x.yaml: no such file"),
         (["plan"], "Missing argument 'GRID'"),
         (["plan", "quickstart", "again"], "Got unexpected extra argument (again)"),
         (["plan", "quickstrat"], "unknown grid 'quickstrat'; did you mean 'quickstart'?"),
@@ -151,8 +174,13 @@ def test_a_full_disk_is_no_mistake_of_ours(kdbench: Command, monkeypatch: pytest
 def test_what_is_shown_stays_where_it_is(kdbench: Command) -> None:
     Path("results/records").mkdir(parents=True)
     Path("results/leaderboard.json").write_text("{}")
-    assert kdbench("show", "../leaderboard").sentence.startswith("nothing is called '../leaderboard'; known: ")
+    assert kdbench("show", "../leaderboard").sentence.startswith("nothing is called '../leaderboard'")
     assert Path("results/leaderboard.json").exists()
+
+
+def test_results_that_cannot_be_made_end_a_run_at_once(kdbench: Command) -> None:
+    Path("results").symlink_to("nowhere/at/all")
+    assert kdbench("run", "quickstart").sentence == "results: File exists"
 
 
 def test_a_file_that_is_neither_record_nor_cell_is_not_run(kdbench: Command) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kdbench.benchmark import extensions, networks
@@ -157,6 +158,23 @@ def test_where_a_file_lies_changes_no_id(folder: Path) -> None:
     assert [cell.id for cell in load("grid.yaml").cells] == before
 
 
+@pytest.mark.parametrize(
+    ("more", "words", "sentence"),
+    [
+        ("", [], "data.py must be loaded for this cell: name it by --with"),
+        ("# a thought", ["--with", "data.py"], "data.py must be as it was when the cell was declared, of the digest "),
+    ],
+)
+def test_a_cell_is_run_anew_with_the_files_that_it_was_declared_with(
+    kdbench: Command, folder: Path, more: str, words: list[str], sentence: str
+) -> None:
+    teacher = next(iter(load("grid.yaml").teachers.values()))
+    (folder / "cell.json").write_bytes(msgspec.json.encode(teacher))
+    forget()
+    (folder / "data.py").write_text(DATA + more)
+    assert sentence in kdbench("run", "--cell", "cell.json", *words).sentence
+
+
 def test_loading_twice_is_harmless(kdbench: Command) -> None:
     first = kdbench("plan", "grid.yaml", "--with", "method.py", "--with", "./method.py")
     assert (first.code, first.out) == (0, kdbench("plan", "grid.yaml").out)
@@ -184,6 +202,22 @@ def test_what_ones_own_method_refuses_is_invalid(kdbench: Command, folder: Path)
     answer = kdbench("plan", "grid.yaml")
     assert answer.out.startswith("grid: 6 cells and 2 teachers: 6 missing, 2 invalid\n")
     assert "echo: weight must be at most 9, got 10.0" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('source = "features"', 'source = "feature"', "source must be one of labels, logits, features, gradients, "),
+        ('source = "features"', "", "relations, got None"),
+        ("Echo(Method)", "Echo", "method.py: echo must be a subclass of Method, got Echo"),
+        ("def losses", "def loses", "method.py: echo must define losses()"),
+    ],
+)
+def test_what_a_methods_author_forgot_is_said_at_once(
+    kdbench: Command, folder: Path, old: str, new: str, sentence: str
+) -> None:
+    (folder / "method.py").write_text(METHOD.replace(old, new))
+    assert sentence in kdbench("list", "methods", "--with", "method.py").sentence
 
 
 def test_two_files_of_one_name_cannot_be_told_apart_and_are_refused(folder: Path) -> None:

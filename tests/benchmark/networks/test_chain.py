@@ -87,7 +87,7 @@ def test_depth_0_is_the_image_the_last_the_logits_and_the_one_before_the_embeddi
 def test_a_depth_that_was_not_asked_for_is_named_beside_those_that_were() -> None:
     trace = seasoned("resnet8").trace(some_images(), {3, 5})
     assert set(trace.features) == {3, 5}
-    with pytest.raises(KeyError, match=r"depth 4 was not asked for: the taps of this trace are \[3, 5\]"):
+    with pytest.raises(KeyError, match=r"depth 4 was not asked for: needs\(\) must name it, and names \[3, 5\]"):
         trace[4]
 
 
