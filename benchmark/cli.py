@@ -11,7 +11,6 @@ import click
 from kdbench.benchmark.experiments.verbs import quality, records, teacher
 from kdbench.benchmark.leaderboard.verbs import leaderboard
 from kdbench.benchmark.options import (
-    A_PATH,
     as_json,
     data,
     files,
@@ -117,7 +116,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 
 @app.command()
 @grid(required=False)
-@click.option("--cell", type=A_PATH, metavar="FILE", help="Run the cell of this record anew, and compare.")
+@click.option("--cell", metavar="CELL", help="Run a finished cell anew, by its id or its record's file, and compare.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
 @settings
@@ -126,7 +125,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @files
 def run(
     grid: str | None,
-    cell: Path | None,
+    cell: str | None,
     workers: int | None,
     retry: str | None,
     settings: dict[str, Any],
@@ -143,7 +142,8 @@ def run(
       kdbench run quickstart
       kdbench run my_grid.yaml --workers 2 --retry failed
       kdbench run my_grid.yaml --live-teacher
-      kdbench run --cell results/records/CELL.json
+      kdbench run --cell digits-resnet14x2-resnet8x0.25-kd-s0-7f18230f299e
+      kdbench run --cell their_record.json
     """
     from kdbench.benchmark.experiments import local
     from kdbench.benchmark.experiments.grid import load

@@ -79,17 +79,14 @@ def _places(name: str, workers: int | None, world: int) -> int:
 
 
 def run_again(
-    file: Path, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
+    name: str, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
 ) -> int:
     """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits;
-    its teacher must be there."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise Refusal(f"{file}: cannot be read: {error.strerror}") from None
-    record, cell = _record_or_cell(content, file)
-    extensions.needs(cell.code)
+    its teacher must be there. ``name`` is a record's id, or a file that holds a record or a cell."""
     store = Store(results)
+    record = store.record(name) if Path(name).name == name else None
+    record, cell = (record, record.cell) if record else _record_or_cell(Path(name))
+    extensions.needs(cell.code)
     if record:  # how sums are split over threads changes the last bits, and so does compilation
         arithmetic = record.environment.arithmetic
         torch.set_num_threads(min(arithmetic.get("threads", 1), torch.get_num_threads()))
@@ -122,7 +119,11 @@ def run_again(
     return 1
 
 
-def _record_or_cell(content: bytes, file: Path) -> tuple[Record | None, Cell]:
+def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise Refusal(f"--cell must be a finished cell's id, or a file, got {file}: {error.strerror}") from None
     decode = msgspec.yaml.decode if file.suffix in (".yaml", ".yml") else msgspec.json.decode
     try:
         record: Record = decode(content, type=Record)

@@ -141,9 +141,9 @@ def test_a_record_is_run_anew_in_its_own_manner(
     for live in (True, False):
         record, _ = trained(make_cell("kd", teacher="resnet8"), store, replace(CPU, live_teacher=live))
         store.finish(record)
-        assert run_again(store.records_folder / f"{record.id}.json", store.folder, Path()) == 0
+        assert run_again(record.id, store.folder, Path()) == 0
         assert capsys.readouterr().out.endswith("The same bits as the record.\n")
-    assert run_again(store.records_folder / f"{record.id}.json", store.folder, Path(), live_teacher=True) == 0
+    assert run_again(record.id, store.folder, Path(), live_teacher=True) == 0
     assert "it comes from another environment" in capsys.readouterr().out
 
 

@@ -80,10 +80,9 @@ def test_a_record_is_run_again_in_its_manner_unless_another_is_asked_for(
     refused: None, make_cell: Make, store: Store, tmp_path: Path
 ) -> None:
     store.finish(*run(cell := make_cell(), store, replace(CPU, compile="off"), Path(), Checkpoints(tmp_path)))
-    file = store.records_folder / f"{cell.id}.json"
-    assert run_again(file, store.folder, Path()) == 0
+    assert run_again(cell.id, store.folder, Path()) == 0
     with pytest.raises(Refusal, match="torch cannot compile it"):
-        run_again(file, store.folder, Path(), compile="on")
+        run_again(cell.id, store.folder, Path(), compile="on")
 
 
 def test_workers_compile_as_their_launcher_was_told(store: Store) -> None:
@@ -117,4 +116,4 @@ def test_a_compiled_run_is_the_same_run_and_ends_with_the_same_bits_when_it_was_
     assert whole.result.curves.terms["kd"][0] == pytest.approx(eager.result.curves.terms["kd"][0], rel=1e-2)
 
     store.finish(whole, None)
-    assert run_again(store.records_folder / f"{cell.id}.json", store.folder, Path()) == 0
+    assert run_again(cell.id, store.folder, Path()) == 0
