@@ -23,6 +23,7 @@ from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, plan
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.words import counted
 from kdbench.methods.refusal import Refusal
 from kdbench.slurm import queue, snapshot
 from kdbench.slurm import site as sites
@@ -254,7 +255,7 @@ def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: S
 
 def _counted(arrays: Sequence[Array]) -> str:
     cells = sum(len(job.cells) for array in arrays for job in array.jobs)
-    return f"{cells} cells in {sum(len(array.jobs) for array in arrays)} jobs"
+    return f"{counted(cells, 'cell')} in {counted(sum(len(array.jobs) for array in arrays), 'job')}"
 
 
 def _besides(made: Plan, wanted: Sequence[State], known: Container[str]) -> str:

@@ -5,6 +5,7 @@ import time
 from kdbench.benchmark.experiments.plan import Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import Sent
+from kdbench.benchmark.experiments.words import counted
 from kdbench.methods.refusal import Refusal, nearest
 from kdbench.slurm import queue
 from kdbench.slurm.submission import folder, logs, submitted, waiting
@@ -54,7 +55,7 @@ def cancel(plan: Plan, store: Store) -> str:
         if file.name in pickles:
             file.unlink(missing_ok=True)
     ending = f"; {len(left)} of them are still ending" if left else ""
-    return f"Cancelled {len(jobs)} jobs{ending}; 'submit' goes on where they were."
+    return f"Cancelled {counted(len(jobs), 'job')}{ending}; 'submit' goes on where they were."
 
 
 def _jobs(plan: Plan, store: Store) -> list[str]:

@@ -23,6 +23,7 @@ from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.run import same_bits, trained
 from kdbench.benchmark.experiments.store import Store, believed, write
+from kdbench.benchmark.experiments.words import counted
 from kdbench.methods.refusal import Refusal
 
 RECORDS = "records.jsonl"
@@ -56,7 +57,9 @@ def export(store: Store, grid: Grid | None, file: Path, weights: bool) -> str:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
-    return f"{file}: {len(lines)} records" + (f", the weights of {len(files)} teachers" if weights else "")
+    return f"{file}: {counted(len(lines), 'record')}" + (
+        f", the weights of {counted(len(files), 'teacher')}" if weights else ""
+    )
 
 
 def _put(archive: zipfile.ZipFile, name: str, content: bytes, compression: int) -> None:
@@ -87,7 +90,7 @@ class Intake:
         verb = "would be imported" if dry_run else "imported"
         parts = [f"{self.new} {verb}", f"{self.same} were here already", f"{len(self.conflicts)} in conflict"]
         parts += [f"{len(self.damaged)} damaged"] if self.damaged else []
-        parts += [f"the weights of {self.weights} teachers {verb}"] if self.weights else []
+        parts += [f"the weights of {counted(self.weights, 'teacher')} {verb}"] if self.weights else []
         return "\n".join([*(f"conflict  {conflict}" for conflict in self.conflicts), ", ".join(parts)])
 
 

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from kdbench.benchmark import data, extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import crew
-from kdbench.benchmark.experiments.duration import duration
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, engines
 from kdbench.benchmark.experiments.plan import State, plan
@@ -21,6 +20,7 @@ from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.run import run, same_bits
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
+from kdbench.benchmark.experiments.words import counted, duration
 from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.options import warn
 from kdbench.benchmark.training.checkpoint import Checkpoints
@@ -56,7 +56,7 @@ def run_grid(
             store.forgive(entry.cell.id)
         made = plan(grid, store)
 
-    print(f"{grid.name}: {len(todo)} of {len(made.entries)} cells to run, {time_left(made)}", flush=True)
+    print(f"{grid.name}: {len(todo)} of {counted(len(made.entries), 'cell')} to run, {time_left(made)}", flush=True)
     with Bars() as bars:
         outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
     warn(store.troubles)

@@ -89,11 +89,12 @@ def in_words(memories: Iterable[Outlook]) -> list[str]:
     """To ask for every view in advance never spares the teacher anything: who asks as it goes asks for no more."""
     lines, memories = [], list(memories)
     if on := [memory for memory in memories if not memory.off]:
-        full, there = (_shown(sum(getattr(memory, name) for memory in on)) for name in ("full", "there"))
-        heard, asked = (sum(getattr(memory, name) for memory in on) for name in ("heard", "asked"))
-        everything = sum(memory.everything for memory in on)
+        there, heard, asked, everything = (
+            sum(getattr(memory, name) for memory in on) for name in ("there", "heard", "asked", "everything")
+        )
+        full = sum(max(memory.full, memory.there) for memory in on)  # others have asked for more
         lines.append(
-            f"teachers' memory: {there} there, at most {full}; {heard} epochs of answers for about {asked:.0f} of "
+            f"teachers' memory: {_shown(there)} there, at most {_shown(full)}; {heard} epochs of answers for about {asked:.0f} of "
             f"teacher (all views in advance: {everything})"
         )
     if off := [memory for memory in memories if memory.off]:

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kdbench.benchmark.experiments.duration import duration
 from kdbench.benchmark.experiments.memory import in_words
 from kdbench.benchmark.experiments.plan import Entry, Plan, State
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.words import counted, duration
 from kdbench.benchmark.experiments.worker import Status
 
 
@@ -89,8 +89,8 @@ def time_left(plan: Plan) -> str:
     hours, unknown = plan.hours()
     missing = len(plan.those(State.MISSING))
     if unknown == missing:
-        return f"{missing} cells of unmeasured length"
-    rest = f", and {unknown} cells of unmeasured length" if unknown else ""
+        return f"{counted(missing, 'cell')} of unmeasured length"
+    rest = f", and {counted(unknown, 'cell')} of unmeasured length" if unknown else ""
     return f"about {duration(hours * 3600)}{rest}"
 
 
@@ -101,8 +101,9 @@ def _counts(plan: Plan, sent: Sent) -> dict[str, int]:
 
 
 def _headline(plan: Plan, counts: dict[str, int]) -> str:
-    counted = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return f"{plan.grid.name}: {len(plan.students)} cells and {len(plan.teachers)} teachers: {counted}"
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    cells, teachers = counted(len(plan.students), "cell"), counted(len(plan.teachers), "teacher")
+    return f"{plan.grid.name}: {cells} and {teachers}: {states}"
 
 
 def _expected(entry: Entry) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.experiments.duration import duration
+from kdbench.benchmark.experiments.words import duration
 from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.frame import SECTION
 from kdbench.benchmark.leaderboard.table import FIELD, Board

@@ -216,7 +216,7 @@ def test_a_stop_by_the_keyboard_says_how_to_go_on(kdbench: Command, monkeypatch:
 @pytest.mark.parametrize("verb", ["plan", "status"])
 def test_a_grid_is_planned_for_people_and_for_scripts(kdbench: Command, verb: str) -> None:
     assert json.loads(kdbench(verb, "quickstart", "--json").out)["counts"]["missing"] == 31
-    assert kdbench(verb, "quickstart").out.startswith("quickstart: 30 cells and 1 teachers: 31 missing\n")
+    assert kdbench(verb, "quickstart").out.startswith("quickstart: 30 cells and 1 teacher: 31 missing\n")
 
 
 def test_a_damaged_record_is_reported_beside_the_answer(

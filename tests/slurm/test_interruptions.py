@@ -51,7 +51,7 @@ def test_a_cell_that_is_preempted_and_then_out_of_time_ends_with_the_same_bits(b
 @pytest.mark.slow
 def test_a_cell_of_two_tasks_that_is_requeued_leaves_the_record_that_a_run_here_leaves(bench: Bench) -> None:
     bench.write(LONG.replace("epochs: 30", "epochs: 20") + "world: 2\n")
-    assert bench.submit().startswith("Submitted 1 cells in 1 jobs")
+    assert bench.submit().startswith("Submitted 1 cell in 1 job")
     (entry,) = bench.plan.entries
     bench.began(entry.cell)
     job = bench.job_of(entry.cell)
@@ -107,7 +107,7 @@ def test_a_cell_that_is_lost_goes_on_with_the_next_submit(bench: Bench, running:
             psutil.Process(msgspec.json.decode(file.read_bytes())["pid"]).kill()
         bench.empty()
     else:
-        assert watch.cancel(bench.plan, bench.store).startswith("Cancelled 1 jobs; ")
+        assert watch.cancel(bench.plan, bench.store).startswith("Cancelled 1 job; ")
         assert (bench.store.work(running.id) / "checkpoint.pt").exists()
     assert list(watch.sent(bench.plan, bench.store).lost) == [running.id]
     if how == "cancelled and submitted by a job":

@@ -249,8 +249,8 @@ def test_weights_come_with_their_teacher_where_they_were_asked_for(
     mine.finish(record, weights)
     out = ("records", "export", "--to", tmp_path / "a.zip", "--results", mine.folder)
     assert "5 records\n" in kdbench(*out).out
-    assert "5 records, the weights of 1 teachers" in kdbench(*out, "--weights").out
-    assert "the weights of 1 teachers imported" in kdbench(
+    assert "5 records, the weights of 1 teacher" in kdbench(*out, "--weights").out
+    assert "the weights of 1 teacher imported" in kdbench(
         "records", "import", tmp_path / "a.zip", "--results", theirs.folder
     ).out  # fmt: skip
     assert theirs.weights(record.cell).read_bytes() == weights

@@ -9,13 +9,13 @@ import pytest
 from torch import Tensor
 
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.duration import duration
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, plan
 from kdbench.benchmark.experiments.record import Failure, Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import of_plan, of_status, plan_text, status_text, time_left
+from kdbench.benchmark.experiments.words import duration
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method

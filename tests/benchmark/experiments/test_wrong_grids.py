@@ -282,7 +282,7 @@ def test_the_line_is_that_of_the_mistake_in_a_long_file(kdbench: Command, write_
 def test_what_only_the_method_knows_to_be_wrong_is_planned_as_invalid(kdbench: Command, write_grid: WriteGrid) -> None:
     answer = kdbench("plan", write_grid(methods="[ce, {kd: {temperature: {sweep: [-1, 0, 2]}}}]"))
     assert answer.code == 0
-    assert "4 cells and 1 teachers: 3 missing, 2 invalid" in answer.out
+    assert "4 cells and 1 teacher: 3 missing, 2 invalid" in answer.out
     assert "kd: temperature must be above 0, got -1" in answer.out
 
 

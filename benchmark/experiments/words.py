@@ -1,4 +1,8 @@
-"""Seconds, as people say them."""
+"""Numbers, as people say them."""
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:
