@@ -107,7 +107,7 @@ def _sketched(
         "width",
         "Width study",
         f"Gain in top-1 over ce of students of one depth and growing width; bars are {LEVEL:.0%} t intervals over "
-        "seeds, from the scatter of a method's gains on all pairs.",
+        "seeds, from the scatter of a method's gains on all pairs. ↓: too far off to be drawn to scale.",
         partial(pictures.width_study, evidence.widths(series)),
     )
     yield (

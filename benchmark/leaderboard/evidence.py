@@ -79,7 +79,8 @@ def leaders(series: pd.DataFrame) -> list[str]:
 
 
 def widths(series: pd.DataFrame) -> pd.DataFrame:
-    """``study family width source method mean half``: a teacher's students of one family, in three widths or more."""
+    """``study family width source method mean half``: a teacher's students of one family, and the methods that were run
+    on three widths of them or more."""
     parts = series["pair"].str.extract(r"^(?P<teacher>.+) → (?P<family>resnet\d+|wrn_\d+)(?:[x_](?P<width>[\d.]+))?$")
     rows = parts.assign(width=parts["width"].fillna("1")).join(series).dropna(subset=["teacher", "over_ce"])
     rows = rows.assign(
@@ -88,7 +89,7 @@ def widths(series: pd.DataFrame) -> pd.DataFrame:
         mean=rows["over_ce"],
         half=rows["over_ce_half"],
     )
-    rows = rows[rows.groupby("study")["width"].transform("nunique") >= WIDTHS]
+    rows = rows[rows.groupby(["study", "method"])["width"].transform("nunique") >= WIDTHS]
     return rows[["study", "family", "width", "source", "method", "mean", "half"]].sort_values(
         ["study", "source", "method", "width"]
     )

@@ -11,7 +11,7 @@ from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, 
 from kdbench.benchmark.leaderboard.evidence import by_source, intervals
 
 ROWS = 30  # methods that are listed below one another
-FILLS = ("bottom", "full", "none", "left")  # of the markers, where one source has several methods
+FILLS = ("bottom", "full", "none", "left", "top", "right")  # of the markers, where one source has several methods
 QUALITY = {"Q": "Q: quality", "S": "S: separation", "I": "I: information", "E": "E: efficiency"}
 
 
@@ -131,15 +131,20 @@ def width_study(rows: pd.DataFrame) -> Figure | None:
     figure = drawing.blank(PAGE, 3.0 * len(studies))
     for (study, own), panel in zip(studies, figure.subplots(len(studies), squeeze=False).flat, strict=True):
         methods, seen = drawing.each(own, "method"), list[str]()
+        low = drawing.within(own["mean"])[0]
         for place, (name, line) in enumerate(methods.items()):
             seen.append(of := kind(line["source"].iloc[0]))
+            ends = " to ".join(f"{end:.1f}".replace("-", "−") for end in (line["mean"].min(), line["mean"].max()))
+            beyond = f" ↓ {ends}" if line["mean"].max() < low else ""
             apart = 2 ** (0.04 * (place - (len(methods) - 1) / 2))  # so that intervals do not hide one another
             panel.errorbar(
                 line["width"] * apart, line["mean"], line["half"].fillna(0), color=COLOURS[of], elinewidth=0.8,
                 marker=MARKERS[of], fillstyle=FILLS[seen.count(of) % len(FILLS)], markerfacecoloralt=PAPER,
-                linestyle=drawing.dashes(of), label=short(name, 48),
+                linestyle=drawing.dashes(of), label=short(name, 48) + beyond,
             )  # fmt: skip
         panel.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        drawn, half = own["mean"][own["mean"] >= low], own["half"].fillna(0)
+        panel.set_ylim((drawn - half).min() - 0.1, (drawn + half).max() + 0.1)
         panel.set_xscale("log", base=2)
         widths = sorted(own["width"].unique())
         panel.set_xticks(widths, [f"{width:g}" for width in widths])
