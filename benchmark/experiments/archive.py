@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import wrap_file
 
 from kdbench.benchmark.experiments.grid import Grid
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import same_bits, trained
+from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.store import Store, believed, write
+from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import counted
 from kdbench.methods.refusal import Refusal
 

@@ -19,8 +19,8 @@ from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.record import Cost, Curves, Record, Result
-from kdbench.benchmark.experiments.run import digest, parameters, weights_of
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.weights import digest, parameters, weights_of
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import evaluate
 from kdbench.benchmark.training.recipe import Recipe

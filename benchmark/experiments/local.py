@@ -16,8 +16,8 @@ from kdbench.benchmark.experiments.crew import crew
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, engines
 from kdbench.benchmark.experiments.plan import State, plan
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import run, same_bits
+from kdbench.benchmark.experiments.record import Record, same_bits
+from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.words import counted, duration

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from kdbench.benchmark import catalogue, data
 from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import trained
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.recipe import Recipe

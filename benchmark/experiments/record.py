@@ -35,6 +35,10 @@ class Result(msgspec.Struct, kw_only=True):
     incremental: Arrival | None = None  # then top1 is the final accuracy, on all classes
 
 
+def same_bits(one: Result, other: Result) -> bool:
+    return msgspec.json.encode(one) == msgspec.json.encode(other)
+
+
 class Cost(msgspec.Struct, kw_only=True):
     """What it took: differs from run to run."""
 

@@ -1,8 +1,6 @@
 """Run one cell: from what was asked for to a record."""
 
-import hashlib
 import statistics
-import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
@@ -11,20 +9,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import psutil
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
 
 from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import commit, environment
 from kdbench.benchmark.experiments.memory import listening
+from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
 from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.experiments.weights import digest, parameters, trained, weights_of
 from kdbench.benchmark.incremental.metrics import arrival
 from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
@@ -36,7 +31,6 @@ from kdbench.benchmark.training.loop import Epoch, Live, drive, training
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.benchmark.training.together import Together
-from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 
 load_data = lru_cache(maxsize=2)(data.load)
@@ -218,74 +212,3 @@ def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Re
         teacher_weights=teacher.result.weights if teacher else None,
         teacher_top1=teacher.result.top1 if teacher else None,
     )
-
-
-def trained(cell: Cell, store: Store) -> tuple[Chain, Record]:
-    """A teacher's network with its weights, seen to be those that its record speaks of."""
-    record = store.record(cell.id)
-    file = store.weights(cell)
-    if record is None or not file.exists():
-        raise Refusal(f"the teacher {cell.id} must be trained first")
-    known = data.source(cell.dataset)
-    teacher = networks.build(cell.student, known.classes, known.image)
-    try:
-        teacher.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError):
-        raise Refusal(f"{file} must hold the teacher's weights, but is damaged: remove it to train it again") from None
-    if digest(teacher) != record.result.weights:
-        raise Refusal(
-            f"{file} must hold the weights that the teacher's record names, got others: remove it to train it again"
-        )
-    return teacher, record
-
-
-def weights_of(network: nn.Module) -> bytes:
-    return save({key: value.contiguous() for key, value in network.state_dict().items()})
-
-
-def digest(network: nn.Module) -> str:
-    """Of all weights and buffers, bit for bit."""
-    total = hashlib.blake2b(digest_size=16)
-    for key, value in network.state_dict().items():
-        total.update(key.encode())
-        total.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-class PeakMemory:
-    """The most memory in use while a block runs: the device's own count, or samples of the process on a CPU."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.gpu = engine.device if engine.device.type == "cuda" else None  # which need not be the process's first
-        self.process = psutil.Process()
-        self.peak = 0
-        self._over = threading.Event()
-
-    def __enter__(self) -> "PeakMemory":
-        if self.gpu:
-            torch.cuda.reset_peak_memory_stats(self.gpu)
-        else:
-            threading.Thread(target=self._sample, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        if self.gpu:
-            self.peak = torch.cuda.max_memory_allocated(self.gpu)
-        else:
-            self._look()
-
-    def _sample(self) -> None:
-        while not self._over.wait(0.5):
-            self._look()
-
-    def _look(self) -> None:
-        self.peak = max(self.peak, self.process.memory_info().rss)
-
-
-def same_bits(one: Result, other: Result) -> bool:
-    return msgspec.json.encode(one) == msgspec.json.encode(other)

@@ -23,7 +23,9 @@ from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import views_of_an_image
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
-from kdbench.benchmark.experiments.run import PeakMemory, load_data, parameters
+from kdbench.benchmark.experiments.peak_memory import PeakMemory
+from kdbench.benchmark.experiments.run import load_data
+from kdbench.benchmark.experiments.weights import parameters
 from kdbench.benchmark.throughput.peak import matmul_flops, synchronise
 from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine

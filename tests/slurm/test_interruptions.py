@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.run import same_bits
+from kdbench.benchmark.experiments.record import same_bits
 from kdbench.slurm import watch
 from kdbench.slurm.submission import submissions
 from tests.slurm.bench import LONG, SMALL, Bench

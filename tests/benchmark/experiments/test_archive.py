@@ -16,8 +16,8 @@ from kdbench.benchmark.experiments import archive
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import digest, weights_of
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.weights import digest, weights_of
 
 MakeCell, MakeRecord, Command = Callable[..., Cell], Callable[..., Record], Callable[..., Any]
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from kdbench.benchmark.experiments.local import run_again
-from kdbench.benchmark.experiments.run import run, same_bits
+from kdbench.benchmark.experiments.record import same_bits
+from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine

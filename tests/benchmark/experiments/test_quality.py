@@ -17,8 +17,8 @@ from kdbench.benchmark.data import load
 from kdbench.benchmark.experiments import imported, quality
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import digest, weights_of
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.weights import digest, weights_of
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods import resolve

@@ -15,9 +15,11 @@ from kdbench.benchmark import networks
 from kdbench.benchmark.data import load
 from kdbench.benchmark.experiments import environment as environment_module
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import PeakMemory, digest, parameters, run, same_bits
+from kdbench.benchmark.experiments.peak_memory import PeakMemory
+from kdbench.benchmark.experiments.record import Record, same_bits
+from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.weights import digest, parameters
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdbench.benchmark.data import source
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.run import same_bits
+from kdbench.benchmark.experiments.record import same_bits
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import Interrupted, Worker
 from kdbench.benchmark.training import together

@@ -9,8 +9,8 @@ import torch
 
 from kdbench.benchmark.data import load
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import run, same_bits
+from kdbench.benchmark.experiments.record import Record, same_bits
+from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental import sequence
 from kdbench.benchmark.incremental.sequence import Past, Sequence

@@ -11,8 +11,8 @@ import torch
 
 from kdbench.benchmark.experiments.launcher import Launcher
 from kdbench.benchmark.experiments.local import Bars, run_again
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.run import run, same_bits
+from kdbench.benchmark.experiments.record import Record, same_bits
+from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
