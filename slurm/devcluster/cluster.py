@@ -25,6 +25,7 @@ SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 OF_SLURM = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SACCT", "SCANCEL", "MUNGE")
 LONGEST_FOLDER = 70  # a socket's path has 107 characters; a job's is cluster/n1/n1_JOB.STEP
 UP = {"idle", "mixed", "allocated", "completing"}
+UNSEEN = 3.0  # seconds after which a daemon that nobody sees has died
 
 
 def missing_packages(accounting: bool = False) -> list[str]:
@@ -217,11 +218,14 @@ class DevCluster:
             raise self._trouble(log)
 
     def _wait(self, reached: Callable[[], bool], seconds: float, *daemons: str) -> None:
-        """A daemon that has died is not waited for."""
+        """A daemon that has died is not waited for; one that is just going into the background may hold no log yet."""
         deadline = time.monotonic() + seconds
+        unseen: dict[str, float] = {}
         while not reached():
             for daemon in daemons:
-                if not processes.holding(self.logs, daemon):
+                if processes.holding(self.logs, daemon):
+                    unseen.pop(daemon, None)
+                elif time.monotonic() - unseen.setdefault(daemon, time.monotonic()) > UNSEEN:
                     raise self._trouble(daemon)
             if time.monotonic() > deadline:
                 raise self._trouble(daemons[0] if daemons else "slurmctld")
