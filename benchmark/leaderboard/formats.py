@@ -15,10 +15,11 @@ from kdbench.benchmark.leaderboard.table import FIELD, Board
 
 ABOUT = (
     "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± "
-    f"half their {statistics.LEVEL:.0%} t interval; a pair's is taken from how far the method's gains scatter on all "
-    "pairs of its data set and recipe. ★: other than chance after Holm's correction over the table's methods: over "
-    f"pairs by an exact test of signs, on one pair by a t test over {statistics.ENOUGH} seeds or more. One pair speaks "
-    "for no other. Best epoch: a diagnostic, found by looking at the test set. Costs are of one environment."
+    f"half their {statistics.LEVEL:.0%} t interval; how far they scatter on a pair is judged by the other pairs of its "
+    "data set and recipe too, as far as those are like it. ★: other than chance after Holm's correction over the "
+    "table's methods: over pairs by an exact test of signs, on one pair by a t test over "
+    f"{statistics.ENOUGH} seeds or more. One pair speaks for no other. Best epoch: a diagnostic, found by looking at "
+    "the test set. Costs are of one environment."
 )
 NONE = "–"
 LATEX = str.maketrans(

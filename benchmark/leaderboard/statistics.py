@@ -2,22 +2,52 @@
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.95
 ENOUGH = 5  # seeds, below which a test of one pair finds nothing but the largest effects
+MANY = 1e6  # degrees of freedom, as good as infinitely many
 ALL_FLIPS = 13  # pairs, up to which every way of flipping signs is looked at
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-def pooled(std: pd.Series, n: pd.Series, by: list[str]) -> tuple[pd.Series, pd.Series]:
-    """The deviation that all have in common whose index says the same, and its degrees of freedom: one pair's few seeds
-    say next to nothing of how far runs scatter, those of all pairs do."""
-    freedom = n.sub(1).clip(lower=0).where(std.notna(), 0)
-    squares = (std.fillna(0) ** 2 * freedom).groupby(by).transform("sum")
-    total = freedom.groupby(by).transform("sum")
-    return (squares / total.where(total > 0)) ** 0.5, total
+def moderated(std: pd.Series, n: pd.Series, field: list[str], method: list[str]) -> tuple[pd.Series, pd.Series]:
+    """Deviations, and their degrees of freedom. A pair's few seeds say little of how far a method's gains scatter: each
+    variance is drawn towards those of all methods and pairs of its field, the more so the more alike they are (Smyth
+    2004). A method that ran on one pair alone is judged by that."""
+    table = pd.DataFrame({"variance": std.fillna(0) ** 2, "freedom": n.sub(1).clip(lower=0)})
+    found = pd.concat(_drawn(own, method) for _, own in table.groupby(field)).reindex(std.index)
+    return found["variance"] ** 0.5, found["freedom"]
+
+
+def _drawn(table: pd.DataFrame, method: list[str]) -> pd.DataFrame:
+    scatter = table[(table["variance"] > 0) & (table["freedom"] > 0)]  # a percentage is coarse: some gains are equal
+    of_method = table["freedom"].groupby(method)
+    alone = (of_method.transform("count") < 2) | (of_method.transform("sum") == 0)
+    if len(scatter) < 2 or alone.all():
+        return table.where(table["freedom"] > 0)
+    freedom, variance = prior(scatter["variance"].to_numpy(), scatter["freedom"].to_numpy())
+    own = table["freedom"] / (table["freedom"] + freedom)
+    drawn = pd.DataFrame(
+        {
+            "variance": variance + own * (table["variance"] - variance),
+            "freedom": (table["freedom"] + freedom).clip(upper=of_method.transform("sum")),
+        }
+    )
+    return drawn.mask(alone, table.where(table["freedom"] > 0))
+
+
+def prior(variance: Floats, freedom: Floats) -> tuple[float, float]:
+    """Of the scaled inverse chi-squared distribution that variances seem to come from, the degrees of freedom and the
+    scale: infinitely many, and their mean, where they differ no more than chance makes them."""
+    half = freedom / 2
+    logs = np.log(variance) - special.digamma(half) + np.log(half)
+    surplus = logs.var(ddof=1) - special.polygamma(1, half).mean()
+    if surplus <= special.polygamma(1, MANY):
+        return np.inf, float(np.average(variance, weights=freedom))
+    half = optimize.brentq(lambda half: special.polygamma(1, half) - surplus, 1 / MANY, MANY)
+    return 2 * half, float(np.exp(logs.mean() + special.digamma(half) - np.log(half)))
 
 
 def half_width(std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:

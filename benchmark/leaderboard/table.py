@@ -93,9 +93,9 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 
 def _judge(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> None:
-    """A gain with its interval, by the deviation that a method's gains have over the pairs of a field, and its p-value
-    among the methods of its section."""
-    std, freedom = statistics.pooled(gain["std"], gain["count"], by=[*FIELD, "method"])
+    """A gain with its interval, by a deviation that knows how far gains scatter on the field's other pairs, and its
+    p-value among the methods of its section."""
+    std, freedom = statistics.moderated(gain["std"], gain["count"], field=FIELD, method=[*FIELD, "method"])
     table[name] = gain["mean"]
     table[f"{name}_half"] = statistics.half_width(std, gain["count"], freedom)
     p = statistics.p_values(gain["mean"], std, gain["count"], freedom)

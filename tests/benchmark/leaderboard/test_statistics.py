@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdbench.benchmark.leaderboard.statistics import between_teachers, half_width, holm, over_pairs, p_values, pooled
+from kdbench.benchmark.leaderboard.statistics import (
+    between_teachers,
+    half_width,
+    holm,
+    moderated,
+    over_pairs,
+    p_values,
+    prior,
+)
 
 
 def summary(differences: np.ndarray) -> tuple[pd.Series, pd.Series, pd.Series, pd.Series]:
@@ -27,17 +35,60 @@ def test_intervals_and_p_values_are_those_of_a_paired_t_test() -> None:
         assert test.pvalue == pytest.approx(p)
 
 
-def test_a_pooled_deviation_is_that_of_an_analysis_of_variance() -> None:
+def by_pair(groups: list[np.ndarray], method: str = "kd") -> tuple[pd.Series, pd.Series]:
+    """Of a method's gains on some pairs: deviations and numbers."""
+    index = pd.MultiIndex.from_product([["digits"], [method], range(len(groups))], names=["dataset", "method", "pair"])
+    std = [group.std(ddof=1) if len(group) > 1 else np.nan for group in groups]
+    return pd.Series(std, index=index), pd.Series(list(map(len, groups)), index=index)
+
+
+def drawn(std: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
+    return moderated(std, n, field=["dataset"], method=["dataset", "method"])
+
+
+def test_where_pairs_scatter_alike_their_deviation_is_that_of_an_analysis_of_variance() -> None:
     """Three pairs with 3, 5 and 1 seeds: the mean square within groups of one-way ANOVA, from SciPy's F."""
     draw = np.random.default_rng(2)
-    groups = [draw.normal(place, 1, n) for place, n in enumerate((3, 5, 1))]
-    index = pd.Index(["kd"] * 3, name="method")
-    std = pd.Series([group.std(ddof=1) if len(group) > 1 else np.nan for group in groups], index=index)
-    deviation, freedom = pooled(std, pd.Series([3, 5, 1], index=index), by=["method"])
+    groups = [place + stats.zscore(draw.normal(0, 1, n), ddof=1) for place, n in ((1, 3), (2, 5))] + [np.array([3.0])]
+    groups[0] = 1.2 * groups[0]
+    deviation, freedom = drawn(*by_pair(groups))
     overall = np.concatenate(groups).mean()
     between = sum(len(group) * (group.mean() - overall) ** 2 for group in groups) / 2
     assert freedom.tolist() == [6, 6, 6]
     assert (deviation**2).tolist() == pytest.approx([between / stats.f_oneway(*groups).statistic] * 3)
+
+
+def test_a_pair_that_scatters_unlike_the_others_is_judged_by_its_own_seeds() -> None:
+    draw = np.random.default_rng(6)
+    std, n = by_pair([draw.normal(0, scale, 20) for scale in (0.01, 1, 100)])
+    deviation, freedom = drawn(std, n)
+    assert deviation.tolist() == pytest.approx(std.tolist(), rel=0.05)
+    assert freedom.between(19, 19.5).all()
+
+
+def test_what_variances_were_drawn_from_is_found() -> None:
+    """10,000 variances with 4 degrees of freedom, of deviations that come from 6 degrees of freedom around 0.5."""
+    draw, many = np.random.default_rng(7), 10_000
+    true = 6 * 0.5**2 / draw.chisquare(6, many)
+    freedom, variance = prior(true * draw.chisquare(4, many) / 4, np.full(many, 4.0))
+    assert freedom == pytest.approx(6, rel=0.1)
+    assert variance == pytest.approx(0.25, rel=0.05)
+
+
+def test_no_method_borrows_more_than_it_has_seeds_and_one_on_a_single_pair_nothing() -> None:
+    draw = np.random.default_rng(8)
+    tables = [by_pair([draw.normal(0, 1, 5) for _ in range(pairs)], f"of {pairs}") for pairs in (1, 2, 9)]
+    std, n = (pd.concat(rows) for rows in zip(*tables, strict=True))
+    deviation, freedom = drawn(std, n)
+    assert freedom.groupby("method").unique().map(list).to_dict() == {"of 1": [4], "of 2": [8], "of 9": [36]}
+    assert deviation.iloc[0] == std.iloc[0]
+
+
+def test_gains_that_are_equal_on_one_pair_are_judged_by_the_others() -> None:
+    """A percentage is coarse: two seeds agree by chance."""
+    std, n = by_pair([np.array([1.0, 1.0]), np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.6, 1.0])])
+    deviation, _ = drawn(std, n)
+    assert deviation.iloc[0] == pytest.approx(0.5, abs=0.1)
 
 
 def test_flipping_all_signs_gives_what_counting_them_gives() -> None:
