@@ -17,6 +17,8 @@ for _room in ("labels", "logits", "features", "gradients", "relations"):
 def members(name: str) -> dict[str, type[Method]]:
     """The methods in a name such as ``kd`` or ``crd+kd``."""
     parts = name.split("+")
+    if len(parts) > 1 and "" in parts:
+        raise Refusal(f"a combination must have a method on either side of each '+', got '{name}'")
     if len(set(parts)) < len(parts):
         raise Refusal(f"a combination must name each method once, got '{name}'")
     return {part: METHODS[part] for part in parts}

@@ -74,8 +74,9 @@ def submit(
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
-        for cell_id in {cell.id for array in parts for job in array.jobs for cell in job.cells}:
-            store.forgive(cell_id)
+        failed = [failure for id in _ids(submission.arrays) if (failure := store.failure(id))]
+        for failure in failed:
+            store.forgive(failure.id)
         home = folder(store) / submission.name
         keep(submission, store)  # before the first job is in the queue, so that none is there unknown
         snapshot.freeze(home / "code.zip")
@@ -87,12 +88,20 @@ def submit(
                 jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
                 parameters = _parameters(submission, number, array, site, home, numbers)
                 numbers.append(_send(jobs, home / str(number), parameters, site.python))
-        except Refusal:  # what SLURM did not take is not looked for later
+        except Refusal:  # what SLURM did not take is not looked for later, and has failed as before
             keep(msgspec.structs.replace(submission, arrays=submission.arrays[: len(numbers)]), store)
+            refused = _ids(submission.arrays[len(numbers) :])
+            for failure in failed:
+                if failure.id in refused:
+                    store.fail(failure)
             raise
     finally:
         desk.release()
     return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
+
+
+def _ids(arrays: list[list[list[str]]]) -> set[str]:
+    return {cell_id for array in arrays for job in array for cell_id in job}
 
 
 def drawn_up(

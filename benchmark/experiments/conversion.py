@@ -65,7 +65,9 @@ def _misfit(values: Any, kind: Any, message: str) -> tuple[list[Step], str]:
         choices = get_args(_kind(kind, steps))
         return steps, f"unknown value {shown(value)}{nearest(str(value), map(str, choices))}"
     if not why.startswith("Expected "):  # a struct's own sentence about its values
-        return steps, why
+        name, _, demand = why.partition(" ")
+        of_one = demand.startswith("must ") and isinstance(value, dict) and name in value
+        return ([*steps, name], demand) if of_one else (steps, why)
     expected = why.removeprefix("Expected ").partition(", got")[0].replace(" | null", "").replace(" | ", " or ")
     words = re.sub(r"`[^`]*`", lambda names: re.sub(r"\w+", lambda n: WORDS.get(n[0], n[0]), names[0][1:-1]), expected)
     return steps, f"must be {words.replace('.0', '')}, got {shown(value)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.experiments.words import duration
+from kdbench.benchmark.experiments.words import duration, markdown_table
 from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.frame import SECTION
 from kdbench.benchmark.leaderboard.table import FIELD, Board
@@ -47,7 +47,7 @@ def markdown(board: Board) -> str:
         lines += ["", f"## {part.title}"]
         for table in part.tables:
             align = ["left" if name in ("source", "method") else "right" for name in table]
-            lines += ["", table.to_markdown(index=False, disable_numparse=True, colalign=align)]
+            lines += ["", markdown_table(table, align)]
         for note in part.notes:
             lines += ["", note]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.benchmark.experiments.store import write
+from kdbench.benchmark.experiments.words import markdown_table
 
 Row = dict[str, Any]
 Column = Callable[[Row], str]
@@ -26,7 +27,7 @@ class Report:
 
     def markdown(self) -> str:
         body = pd.DataFrame([{head: text(row) for head, text in self.columns.items()} for row in self.rows])
-        table = body.to_markdown(index=False, disable_numparse=True) if self.rows else "Nothing is known of it."
+        table = markdown_table(body) if self.rows else "Nothing is known of it."
         return "\n\n".join(filter(None, [f"# {self.title}", self.about, table, self.close])) + "\n"
 
     def csv(self) -> str:

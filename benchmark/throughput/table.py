@@ -6,6 +6,7 @@ import pandas as pd
 
 from kdbench import methods
 from kdbench.benchmark.experiments.parameters import shown
+from kdbench.benchmark.experiments.words import markdown_table
 from kdbench.benchmark.throughput.record import Pace, Throughput
 from kdbench.methods.method import SOURCES
 
@@ -67,7 +68,7 @@ def _where(records: list[Throughput]) -> str:
 def _table(members: list[Throughput]) -> str:
     labels = [member.live.step_ms for member in members if shown(member.method, member.params) == "ce"]
     rows = [_row(member, labels[0] if labels else None) for member in sorted(members, key=_place)]
-    return pd.DataFrame(rows, columns=COLUMNS).to_markdown(index=False, disable_numparse=True, colalign=ALIGN)
+    return markdown_table(pd.DataFrame(rows, columns=COLUMNS), ALIGN)
 
 
 def _place(record: Throughput) -> tuple[int, str, str]:

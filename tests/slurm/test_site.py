@@ -58,8 +58,8 @@ def test_a_job_of_four_tasks_asks_for_four_times_as_much_on_one_node(tmp_path: P
     ("text", "sentence"),
     [
         ("partitoin: gpu", "mine.yaml:1: partitoin: unknown key 'partitoin'; did you mean 'partition'"),
-        ("gpus: two", "gpus must be a number or TYPE:NUMBER, got 'two'"),
-        ("minutes: soon", "minutes must be a number or a time such as 1:30:00, got 'soon'"),
+        ("about: a\ngpus: two", "mine.yaml:2: gpus: must be a number or TYPE:NUMBER, got 'two'"),
+        ("minutes: soon", "mine.yaml:1: minutes: must be a number or a time such as 1:30:00, got 'soon'"),
         ("cpus: 0", "mine.yaml:1: cpus: "),
     ],
 )

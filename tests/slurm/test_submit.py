@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from kdbench.benchmark.experiments.plan import State
+from kdbench.benchmark.experiments.worker import failure
 from kdbench.methods.refusal import Refusal
 from kdbench.slurm import watch
 from tests.slurm.bench import HELD, SMALL, Bench
@@ -55,6 +57,15 @@ def test_what_the_cluster_cannot_give_is_said_at_submission(bench: Bench, site: 
         bench.submit()
     assert not bench.ask("squeue", "--noheader")
     assert not list(bench.store.folder.rglob("*.pkl")) and not watch.sent(bench.plan, bench.store).lost
+
+
+def test_a_retry_that_the_cluster_refuses_forgets_no_failure(bench: Bench) -> None:
+    bench.write(SMALL, memory="900G")
+    (teacher,) = bench.plan.teachers
+    bench.store.fail(failure(teacher.cell, "a mistake", "its traceback", None))
+    with pytest.raises(Refusal, match="SLURM refused"):
+        bench.submit(retry_failed=True)
+    assert [entry.reason for entry in bench.plan.those(State.FAILED)] == ["a mistake"]
 
 
 @pytest.mark.slow

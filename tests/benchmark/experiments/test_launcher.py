@@ -6,13 +6,19 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from kdbench.benchmark.experiments import local
+from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.lease import held
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.worker import failure
 from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.methods.refusal import Refusal
 
 MakeCommand = Callable[..., Any]
 
@@ -112,6 +118,19 @@ def test_a_cell_that_fails_in_whatever_way_leaves_its_reason_and_the_others_fini
     after = mine.store.records()
     assert len(after) == 7
     assert {key: after[key] for key in before} == before
+
+
+def test_a_retry_that_is_refused_forgets_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unread(*_: object) -> None:
+        raise Refusal("no data set is here")
+
+    monkeypatch.setattr(local.data, "load", unread)
+    (tmp_path / "grid.yaml").write_text("{datasets: digits, students: resnet8x0.25, methods: ce, recipe: quick}")
+    grid, store = load(str(tmp_path / "grid.yaml")), Store(tmp_path)
+    store.fail(failure(grid.cells[0], "a mistake", "its traceback", None))
+    with pytest.raises(Refusal, match="no data set is here"):
+        local.run_grid(grid, tmp_path, tmp_path, retry_failed=True)
+    assert [failed.error for failed in store.failures().values()] == ["a mistake"]
 
 
 @pytest.mark.slow

@@ -37,6 +37,10 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
         "3: methods[0].kd+ce.ce_wait: kd+ce has no parameter 'ce_wait'; did you mean 'ce_weight'",
     ),
     "a member twice": ({"methods": "kd+kd"}, "3: methods: a combination must name each method once, got 'kd+kd'"),
+    "half a combination": (
+        {"methods": "[ce, kd+]"},
+        "3: methods[1]: a combination must have a method on either side of each '+', got 'kd+'",
+    ),
     "a number for a name": ({"datasets": "[digits, 3]"}, "1: datasets[1]: must be text, got 3"),
     "a mapping for a list": ({"datasets": "{digits: 1}"}, "1: datasets: must be text or a list, got a mapping"),
     "a number for methods": ({"methods": "[ce, 3]"}, "3: methods[1]: must be text or a mapping, got 3"),
