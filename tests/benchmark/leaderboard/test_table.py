@@ -215,11 +215,6 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
             assert form(again) == form(first)
 
 
-def test_a_bar_in_a_name_ends_no_column(series: Series) -> None:
-    said = markdown(made(series({0: 50}, params={"path": "a|b"})))
-    assert r"ce(path=a\|b) |" in re.sub(" +", " ", said) and "a|b" not in said
-
-
 # -- methods over pairs -----------------------------------------------------------------------------------------------
 
 
