@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from kdbench.benchmark.leaderboard.table import Board
 from kdbench.methods.features.layers import PAIRS
 
 FIELDS = 6  # data sets and recipes that are drawn
-PAINTERS = 2  # processes; copies of this one, to which nothing has to be imported anew
+PAINTERS = 2  # processes
+BIRTH = "fork" if sys.platform == "linux" else "spawn"  # a copy has nothing to import anew, where it can be had
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def album(board: Board, records: Mapping[str, Record], store: Store) -> Iterator
         for kind, title, caption, draw in _sketched(cells, series, records, store):
             found.append((f"{kind}-{place}", title, f"{where}. {caption}", draw))
     deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # who interrupts this process hears from it alone
-    painters = ProcessPoolExecutor(PAINTERS, get_context("fork"), *deaf)
+    painters = ProcessPoolExecutor(PAINTERS, get_context(BIRTH), *deaf)
     drawn = painters.map(_painted, found)
     painters.shutdown(wait=False)  # they end when all is drawn
     return (picture for picture in drawn if picture)
@@ -106,8 +108,8 @@ def _sketched(
     yield (
         "width",
         "Width study",
-        f"Gain in top-1 over ce of students of one depth and growing width; bars are {LEVEL:.0%} t intervals over "
-        "seeds, from the scatter of a method's gains on all pairs. ↓: too far off to be drawn to scale.",
+        f"Gain in top-1 over ce of students of one depth and growing width; bars are the tables' {LEVEL:.0%} t "
+        "intervals over seeds. ↓: too far off to be drawn to scale.",
         partial(pictures.width_study, evidence.widths(series)),
     )
     yield (

@@ -15,6 +15,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
@@ -136,7 +137,7 @@ def _by_pair(gains: Gains) -> tuple[str, list[float], str]:
     if len(gains) > 1:
         return "pairs", [fmean(runs.values()) for runs in gains.values()], ""
     (runs,) = gains.values()
-    return "seeds", list(runs.values()), "one pair speaks for no other"
+    return "seeds", _by_seed(runs), "one pair speaks for no other"
 
 
 def _slopes(gains: Gains) -> tuple[str, list[float], str]:
@@ -147,9 +148,18 @@ def _slopes(gains: Gains) -> tuple[str, list[float], str]:
         width = networks.form(pair.student, known.classes, known.image).embedding_width
         for seed, gain in runs.items():
             of_seeds.setdefault(seed, []).append((math.log2(width), gain))
-    wide = [points for _, points in sorted(of_seeds.items()) if len({width for width, _ in points}) > 2]
-    slopes = [linear_regression(*zip(*points, strict=True)).slope for points in wide]
-    return "seeds", slopes, "points for each doubling of the width, over three widths or more; one teacher"
+    wide = {seed: points for seed, points in sorted(of_seeds.items()) if len({width for width, _ in points}) > 2}
+    slopes = {seed: linear_regression(*zip(*points, strict=True)).slope for seed, points in wide.items()}
+    teachers = counted(len({teacher for teacher, _ in wide}), "teacher")
+    return "seeds", _by_seed(slopes), f"points for each doubling of the width, over three widths or more; {teachers}"
+
+
+def _by_seed(found: dict[Seed, float]) -> list[float]:
+    """As in the tables, a student's seed counts once, by its mean over teachers."""
+    seeds: dict[int, list[float]] = {}
+    for (_, seed), value in found.items():
+        seeds.setdefault(seed, []).append(value)
+    return [fmean(values) for values in seeds.values()]
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
@@ -183,8 +193,9 @@ def _names(forms: Form | list[Form]) -> list[str]:
 ABOUT = (
     "What papers say, held against our records. A gain is that of the better method over the worse, of the same "
     f"teacher on the same seed, in points of top-1 after the last epoch; ± is half of its {LEVEL:.0%} t interval, over "
-    "pairs where there are two or more, else over the seeds of the one pair. *supported*, *contradicted*: the interval "
-    "lies on one side of zero. Intervals are not corrected for the number of claims."
+    "pairs where there are two or more, else over the seeds of the one pair, each by its mean over teachers. "
+    "*supported*, *contradicted*: the interval lies on one side of zero. Intervals are not corrected for the number of "
+    "claims."
 )
 
 
