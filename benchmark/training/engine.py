@@ -1,9 +1,11 @@
 """Where and how the arithmetic is done: what changes the speed of a run, and its numbers by rounding alone."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.utils.deterministic
 from torch import nn
 
 from kdbench.benchmark.training.recipe import Recipe
@@ -50,10 +52,14 @@ class Engine:
                 module.to(memory_format=torch.channels_last)
 
     def prepare(self) -> None:
-        """The same bits every time: only algorithms that add up in a fixed order."""
+        """The same bits every time. A GPU must be told to add up in a fixed order; where it has no way of doing so, as
+        for the gradient of an adaptive pooling, torch warns."""
         if self.device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may add in any order
             torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            # What nobody has written yet is not read either: to fill it costs time for nothing.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def arithmetic(self) -> dict[str, str | int | bool]:
         """All that may change a run's last bits; its digest is the environment key."""

@@ -1,5 +1,6 @@
 """Where and how the arithmetic is done: the precision, what is compiled, and that no step waits for the device."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,25 @@ def test_a_run_that_is_compiled_is_in_another_environment_and_one_that_is_not_st
     on, auto, off = (Engine(CPU, compile=asked).arithmetic() for asked in ("on", "auto", "off"))
     assert on == off | {"compile": "default"}
     assert auto == off
+
+
+# -- the same bits ----------------------------------------------------------------------------------------------------
+
+
+def test_on_a_gpu_sums_are_added_in_a_fixed_order_and_where_torch_cannot_it_warns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What torch is told; no GPU is needed for that, and none is asked whether it obeys."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        Engine(CPU).prepare()
+        assert not torch.are_deterministic_algorithms_enabled()
+        Engine(GPU).prepare()
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 # -- precision --------------------------------------------------------------------------------------------------------
