@@ -39,11 +39,17 @@ ON_A_PAIR = [
     Column("n", "count", ("n",), "seeds"),
     Column("top-1, %", "spread", ("top1", "std"), "after the last epoch, mean ± standard deviation over seeds"),
     *GAINS,
-    Column("average, %", "percent", ("average",), "top-1 over the classes so far, mean over tasks"),
-    Column("forgetting", "percent", ("forgetting",), "points lost on older tasks"),
-    Column("backward transfer", "gain", ("backward",), "what later tasks did to older ones, points"),
     Column("best epoch, %", "percent", ("best",), "a diagnostic, found by looking at the test set"),
     TIME,
+]
+TASK_BY_TASK = [
+    *METHOD,
+    Column("n", "count", ("n",), "seeds"),
+    Column("average, %", "percent", ("average",), "top-1 over the classes so far, mean over tasks"),
+    Column("final, %", "spread", ("top1", "std"), "top-1 after the last task, mean ± standard deviation over seeds"),
+    *GAINS,
+    Column("forgetting", "percent", ("forgetting",), "points lost on older tasks"),
+    Column("backward transfer", "gain", ("backward",), "what later tasks did to older ones, points"),
 ]
 COSTS = [
     *METHOD,
@@ -66,20 +72,29 @@ OF_A_SEED = [
 ]
 
 
+OF_A_SETTING = {
+    "compression": ("Methods on each pair", ON_A_PAIR),
+    "incremental": ("Methods, as classes arrive task by task", TASK_BY_TASK),
+}
+
+
 def sheets(board: Board) -> list[dict[str, Any]]:
     """Methods over pairs, where there are several, methods on each pair with the seeds behind every row, and costs."""
     over_pairs = [] if board.methods.empty else [_sheet("Methods over pairs", board.methods, FIELD, OVER_PAIRS)]
-    series = _sheet("Methods on each pair", board.series, SECTION, ON_A_PAIR)
     columns = [column for column in OF_A_SEED if column.kind != "text" or _several(board, column.keys[0])]
     cells = board.cells.sort_values(["seed", "teacher", "id"])
     seeds = _grouped(
         cells, SERIES, [{"id": id, "cells": own} for id, own in zip(cells["id"], _cells(cells, columns), strict=True)]
     )
-    rows = [row for group in series["groups"] for row in group["rows"]]
-    for row, key in zip(rows, board.series[SERIES].itertuples(index=False, name=None), strict=True):
-        row["seeds"] = seeds[key]
-    series["seeds"] = [asdict(column) for column in columns]
-    return [*over_pairs, series, _sheet("What they cost", board.series, SECTION, COSTS)]
+    on_pairs = []
+    for setting, series in board.series.groupby("setting"):
+        title, shown = OF_A_SETTING[str(setting)]
+        sheet = _sheet(title, series, [head for head in SECTION if head != "setting"], shown)
+        rows = [row for group in sheet["groups"] for row in group["rows"]]
+        for row, key in zip(rows, series[SERIES].itertuples(index=False, name=None), strict=True):
+            row["seeds"] = seeds[key]
+        on_pairs.append(sheet | {"seeds": [asdict(column) for column in columns]})
+    return [*over_pairs, *on_pairs, _sheet("What they cost", board.series, SECTION, COSTS)]
 
 
 def _several(board: Board, name: str) -> bool:

@@ -15,6 +15,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.leaderboard.sheets import sheets
 from kdbench.benchmark.leaderboard.table import Board, board
 
 MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
@@ -281,6 +282,12 @@ def test_classes_that_arrive_task_by_task_have_a_section_of_their_own(series: Se
     said = re.sub(" +", " ", markdown(board(cells)))
     assert "## incremental · digits · resnet8x0.25 · tiny" in said
     assert "| labels | ce | 2 | 61.50 | 44.00 ± 0.00 | – | – | 12.25 | -8.50 |" in said
+
+    ordinary, task_by_task, _ = sheets(board(pd.concat([frame(briefs), cells])))
+    assert ordinary["title"] == "Methods on each pair" and task_by_task["title"].endswith("task by task")
+    names = [{column["name"] for column in sheet["columns"]} for sheet in (ordinary, task_by_task)]
+    assert names[0] - names[1] == {"top-1, %", "best epoch, %", "time × ce"}
+    assert names[1] - names[0] == {"average, %", "final, %", "forgetting", "backward transfer"}
 
 
 # -- the rest ---------------------------------------------------------------------------------------------------------
