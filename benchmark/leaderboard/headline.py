@@ -16,19 +16,20 @@ def headlines(board: Board) -> list[tuple[str, str]]:
     """For the first data sets and recipes what was found, and what is to be known of it."""
     found = []
     for (_, dataset, recipe, *way), cells, series in evidence.fields(board)[:FIELDS]:
-        where = ", ".join([f"On {dataset}", *way]) + ("," if way else "")
+        where = ", ".join([f"On {dataset}", *way])
         found.append(_said(where, recipe, evidence.gains(cells, series), series["pair"].nunique()))
     return found
 
 
 def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str, str]:
     if gains.empty:
-        return f"{where} there is no gain to speak of yet.", f"Recipe {recipe}: no method ran on a seed that ce ran on."
+        return (
+            f"{where}, there is no gain to speak of yet.",
+            f"Recipe {recipe}: no method ran on a seed that ce ran on.",
+        )
     by_unit, unit = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds"
     first, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
     notes = [f"Recipe {recipe}; a source stands for the mean of its methods."]
-    if abs(first["mean"]) <= first["half"]:
-        notes.append("The interval holds 0: chance may have made all of it.")
     if others:
         notes.append(
             f"Next: {others[0]['source']}, {_points(others[0]['mean'])}{_behind(by_unit, first, others[0], unit)}."
@@ -36,13 +37,17 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
         notes.append("Who leads was picked from these same runs, which flatters the leader.")
     if pairs == 1:
         notes.append("One pair speaks for no other.")
-    verb = "gains most" if first["mean"] > 0 else "loses least"
     interval = (
         f"{LEVEL:.0%} interval {_points(first['mean'] - first['half'])} to {_points(first['mean'] + first['half'])}"
     )
-    sure = f"{interval} over {first['count']} {unit}" if first["count"] > 1 else f"one {unit[:-1]}"
-    gain = f"{_points(first['mean'])} points of top-1 against labels alone ({sure})"
-    return f"{where}, knowledge from {first['source']} {verb}: {gain}.", " ".join(notes)
+    seen = f"{interval} over {first['count']} {unit}" if first["count"] > 1 else f"one {unit[:-1]}"
+    gain = f"{_points(first['mean'])} points of top-1 against labels alone ({seen})"
+    if abs(first["mean"]) > first["half"]:
+        verb = "gains most" if first["mean"] > 0 else "loses least"
+        said = f"{where}, knowledge from {first['source']} {verb}: {gain}."
+    else:  # chance may have made all of it; of one run there is no interval
+        said = f"{where}, nothing is decided yet. Ahead is knowledge from {first['source']}: {gain}."
+    return said, " ".join(notes)
 
 
 def _behind(by_unit: pd.DataFrame, first: dict[Hashable, Any], second: dict[Hashable, Any], unit: str) -> str:
