@@ -1,7 +1,7 @@
 """What the tests share: a tiny pair, a handful of digits, the real training loop, and the golden numbers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from kdbench.benchmark.data import Dataset, load
-from kdbench.benchmark.networks import build
+from kdbench.benchmark import extensions
+from kdbench.benchmark.data import DATASETS, Dataset, load
+from kdbench.benchmark.networks import build, registry
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Epoch, train
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
-from kdbench.methods.method import Batch, Facts, Method, Needs
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 
 GOLDEN = Path(__file__).parent / "golden"
 LOSSES = ("losses", "more")
@@ -29,6 +30,24 @@ CPU = Engine(torch.device("cpu"))
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # tiny networks are no faster with two, and much slower beside another job
+
+
+@pytest.fixture(autouse=True)
+def _own_names() -> Iterator[None]:
+    """What a test registers, as a user's file does, is gone after it."""
+    kept: list[tuple[Any, Any]] = [
+        (METHODS._things, dict(METHODS._things)),
+        (DATASETS._things, dict(DATASETS._things)),
+        (registry.FAMILIES, list(registry.FAMILIES)),
+        (extensions._loaded, dict(extensions._loaded)),
+        (extensions._owner, dict(extensions._owner)),
+    ]
+    yield
+    for names, before in kept:
+        if names != before:
+            names.clear()
+            (names.extend if isinstance(names, list) else names.update)(before)
+            registry.form.cache_clear()
 
 
 # -- a tiny pair, and what is known of its training -------------------------------------------------------------------

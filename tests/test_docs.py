@@ -14,7 +14,6 @@ from tests.pages import PAGES, ROOT, commands
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 RESULTS = (ROOT / "docs" / "results.md").read_text()
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -1,7 +1,7 @@
 """A data set, a network, a run and a record that take no time."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from kdbench.benchmark import cli, extensions, networks
-from kdbench.benchmark.data import DATASETS, Dataset, Split
+from kdbench.benchmark import cli, networks
+from kdbench.benchmark.data import Dataset, Split
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
-from kdbench.benchmark.networks import registry
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
-from kdbench.methods.method import METHODS
 
 CLASSES, IMAGE = 4, (1, 8, 8)
 
@@ -120,7 +118,7 @@ Command = Callable[..., Answer]
 
 
 @pytest.fixture
-def kdbench(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_names: None) -> Command:
+def kdbench(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command, as a shell calls it, but in this process; a traceback fails the test."""
 
     def call(*words: str | Path) -> Answer:
@@ -134,20 +132,3 @@ def kdbench(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
         return Answer(code or 0, out, err)
 
     return call
-
-
-@pytest.fixture
-def own_names() -> Iterator[None]:
-    """What a test registers, as a user's file does, is gone after it."""
-    kept: list[tuple[Any, Any]] = [
-        (METHODS._things, dict(METHODS._things)),
-        (DATASETS._things, dict(DATASETS._things)),
-        (registry.FAMILIES, list(registry.FAMILIES)),
-        (extensions._loaded, dict(extensions._loaded)),
-        (extensions._owner, dict(extensions._owner)),
-    ]
-    yield
-    for names, before in kept:
-        names.clear()
-        (names.extend if isinstance(names, list) else names.update)(before)
-    networks.form.cache_clear()

@@ -45,9 +45,7 @@ def test_what_a_page_prints_runs(page: str, readers: Path, tmp_path: Path, monke
         ran(*(word.replace("CELL", cell).replace("cifar100", "digits") for word in words))
 
 
-def test_the_readmes_method_trains(
-    readers: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_names: None
-) -> None:
+def test_the_readmes_method_trains(readers: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(shutil.copytree(readers, tmp_path / "reader"))
     assert "logit_mse" in ran("list", "methods", "--with", "my_method.py")
     grid = Path("my_grid.yaml").read_text().replace("  - ce\n", "  - logit_mse\n")

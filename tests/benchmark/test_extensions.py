@@ -70,8 +70,6 @@ recipe: quick
 
 Command = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("own_names")
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

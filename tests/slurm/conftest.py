@@ -83,7 +83,7 @@ def lines(tmp_path: Path) -> Callable[[str], list[str]]:
 
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One file for all tests: what it registers is registered once."""
+    """One file for all tests: its digest is part of cells' ids."""
     file = tmp_path_factory.mktemp("slow") / "slow.py"
     file.write_text(SLOW)
     return file

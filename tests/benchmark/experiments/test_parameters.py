@@ -38,7 +38,7 @@ class Demanding(Mine):
 
 
 @pytest.fixture(autouse=True)
-def _mine(own_names: None) -> None:
+def _mine() -> None:
     METHODS.register("mine")(Mine)
     METHODS.register("demanding")(Demanding)
 

@@ -149,7 +149,7 @@ def test_a_cell_that_somebody_holds_is_running(grid: Grid, store: Store, ce: Cel
     [({}, "fussy: wants 64 classes, got 10"), ({"bug": True}, "TypeError: a mistake of its author's")],
 )
 def test_a_cell_that_cannot_work_is_invalid_with_the_methods_own_reason(
-    own_names: None, store: Store, make_cell: MakeCell, ce: Cell, params: dict[str, Any], reason: str
+    store: Store, make_cell: MakeCell, ce: Cell, params: dict[str, Any], reason: str
 ) -> None:
     METHODS.register("fussy")(Fussy)
     cell = make_cell("fussy", teacher="resnet14x0.5", params=params)

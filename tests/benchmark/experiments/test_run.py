@@ -55,7 +55,7 @@ class Ships(Method):
 
 
 @pytest.fixture
-def ships(own_names: None) -> None:
+def ships() -> None:
     METHODS.register("ships")(Ships)
 
 
