@@ -26,7 +26,7 @@ from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.run import load_data
 from kdbench.benchmark.experiments.weights import parameters
-from kdbench.benchmark.throughput.peak import matmul_flops, synchronise
+from kdbench.benchmark.throughput.peak import peak_flops, synchronise
 from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
@@ -99,7 +99,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     """``scratch`` is a folder in which a memory is made, for as long as it is measured."""
     cell, recipe = measured(cell), cell.training
     dataset = load_data(cell.dataset, data_folder)
-    flops = matmul_flops(engine.device, recipe.precision)
+    peak = peak_flops(engine.device, recipe.precision)
     fresh = partial(learners, cell, dataset, engine)
     taught = fresh()
     sizes, needs = taught.sizes(), taught.method.needs()
@@ -113,7 +113,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
             images_per_second=round(images / seconds, 1),
             step_ms=round(1000 * seconds, 4),
             peak_memory_mb=round(peak_memory / 2**20, 1),
-            peak_share=round(2 * images * len(needs.views) * macs / seconds / flops, 4),
+            tflops=round(2 * images * len(needs.views) * macs / seconds / 1e12, 6),
             windows_ms=[round(1000 * window, 4) for window in windows],
         )
 
@@ -142,6 +142,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         method=cell.method,
         params=cell.params,
         recipe=cell.protocol,
+        epochs=recipe.epochs,
         batch=recipe.batch,
         precision=recipe.precision,
         environment=environment(engine),
@@ -149,7 +150,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         cold=cold,
         remembered=remembered,
         views=views_of_an_image(dataset, recipe.augment),
-        matmul_tflops=round(flops / 1e12, 4),
+        peak_tflops=round(peak / 1e12, 6),
         **sizes,
     )
 

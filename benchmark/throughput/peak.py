@@ -1,37 +1,56 @@
-"""What the device can do at best: its own rate of matrix products, measured."""
+"""What the device can do at best: its own rate of products and convolutions, measured."""
 
 import math
 import statistics
 import time
+from collections.abc import Callable
 from functools import cache
 
 import torch
+from torch.nn.functional import conv2d
 
-SIDE = 2048
+SIDE = 2048  # of the matrices
+CHANNELS, PIXELS, IMAGES = 256, 16, 16
 WINDOWS = 7
 SECONDS = 0.1  # that a window lasts at least
 
 
 @cache
-def matmul_flops(device: torch.device, precision: str) -> float:
-    """Floating-point operations a second in products of large square matrices; measured once a process."""
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Floating-point operations a second; measured once a process.
+
+    Of a product of large square matrices or of a wide convolution, whichever is faster: a CPU's two libraries for them
+    need not use the same instructions, and a network's share of the slower one can be more than all of it.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     one, other = torch.randn(2, SIDE, SIDE, device=device).to(dtype)
-
-    def walk(count: int) -> float:
-        synchronise(device)
-        started = time.perf_counter()
-        for _ in range(count):
-            one @ other
-        synchronise(device)
-        return (time.perf_counter() - started) / count
-
-    walk(3)
-    count = math.ceil(SECONDS / walk(3))
-    return 2 * SIDE**3 / statistics.median(walk(count) for _ in range(WINDOWS))
+    maps, kernels = (
+        torch.randn(count, CHANNELS, side, side, device=device).to(dtype, memory_format=torch.channels_last)
+        for count, side in ((IMAGES, PIXELS), (CHANNELS, 3))
+    )
+    product = 2 * SIDE**3 / _seconds(lambda: one @ other, device)
+    positions = IMAGES * (PIXELS - 2) ** 2
+    convolution = 2 * positions * 9 * CHANNELS**2 / _seconds(lambda: conv2d(maps, kernels), device)
+    return max(product, convolution)
 
 
 def synchronise(device: torch.device) -> None:
     """Wait until all that a GPU was told is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long it takes, the median of several windows."""
+
+    def walk(count: int) -> float:
+        synchronise(device)
+        started = time.perf_counter()
+        for _ in range(count):
+            work()
+        synchronise(device)
+        return (time.perf_counter() - started) / count
+
+    walk(3)
+    count = math.ceil(SECONDS / walk(3))
+    return statistics.median(walk(count) for _ in range(WINDOWS))

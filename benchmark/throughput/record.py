@@ -21,7 +21,7 @@ class Pace(msgspec.Struct, kw_only=True):
     images_per_second: float
     step_ms: float
     peak_memory_mb: float  # of the device; on a CPU, of the process
-    peak_share: float  # of the device's own matmul rate, by the networks' work alone: what a method adds is overhead
+    tflops: float  # the networks' work alone: what a method adds to it is overhead
     windows_ms: list[float] = []  # a step, in each of the windows
 
 
@@ -36,6 +36,7 @@ class Throughput(msgspec.Struct, kw_only=True):
     method: str
     params: dict[str, Any]  # as the grid's cells have them
     recipe: str  # the protocol's name
+    epochs: int
     batch: int
     precision: str
     environment: Environment
@@ -43,7 +44,7 @@ class Throughput(msgspec.Struct, kw_only=True):
     cold: Pace | None = None  # its answers are remembered, and none of them is known yet
     remembered: Pace | None = None  # all of them are known; none where they cannot be remembered
     views: int = 1  # in which an image may be seen: as many answers are to be remembered
-    matmul_tflops: float  # the device's own, measured, in this precision
+    peak_tflops: float  # the device's own, measured, in this precision
     method_parameters: int  # adapters and memory banks: thrown away after training
     student_parameters: int
     deployed_parameters: int
@@ -55,18 +56,18 @@ class Throughput(msgspec.Struct, kw_only=True):
         """As cells have it."""
         return f"{self.teacher} → {self.student}" if self.teacher else self.student
 
-    def amortised(self, epochs: int) -> float | None:
-        """Images a second over a run of so many epochs that begins with an empty memory.
+    def amortised(self) -> float | None:
+        """Images a second over a run of the recipe's E epochs that begins with an empty memory.
 
-        An image is seen once an epoch from one of V views, each as likely as any other: after E epochs
+        An image is seen once an epoch from one of V views, each as likely as any other: in all,
         u = V (1 - (1 - 1/V)^E) of them were asked at the cold pace, and E - u were known. An image then takes
         (u / cold + (E - u) / remembered) / E seconds. Those who come later with the same seed find all: ``remembered``.
         """
         if self.cold is None or self.remembered is None:
             return None
-        asked = self.views * (1 - (1 - 1 / self.views) ** epochs)
-        seconds = asked / self.cold.images_per_second + (epochs - asked) / self.remembered.images_per_second
-        return epochs / seconds
+        asked = self.views * (1 - (1 - 1 / self.views) ** self.epochs)
+        seconds = asked / self.cold.images_per_second + (self.epochs - asked) / self.remembered.images_per_second
+        return self.epochs / seconds
 
 
 def measured(cell: Cell) -> Cell:

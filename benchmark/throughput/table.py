@@ -6,18 +6,18 @@ import pandas as pd
 
 from kdbench import methods
 from kdbench.benchmark.experiments.parameters import shown
+from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.experiments.words import markdown_table
 from kdbench.benchmark.throughput.record import Pace, Throughput
 from kdbench.methods.method import SOURCES
 
-EPOCHS = 240  # what nearly every published CIFAR-100 table trains for
 ABOUT = (
     "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
     "(live), with its answers remembered while none is known yet (cold), while all are (remembered; – where they "
-    f"cannot be), and over a run of {EPOCHS} epochs that begins with none (amortised). Cost: a step's time as a "
+    "cannot be), and over a run of the recipe's own epochs that begins with none (amortised). Cost: a step's time as a "
     "multiple of the labels' alone, live. Memory: the most in use, live. Adapters: parameters that are thrown away "
-    "after training. Of peak: the share of the device's own rate of matrix products that the networks' work alone "
-    "makes up, live."
+    "after training. Of peak: what the networks' work alone makes up, live, of the best rate that was measured on the "
+    "device, in large products or wide convolutions."
 )
 SPEEDS = ["live", "cold", "remembered", "amortised"]
 COLUMNS = ["source", "method", *SPEEDS, "cost", "ms/step", "memory", "adapters", "of peak"]
@@ -37,19 +37,23 @@ def pages(records: Iterable[Throughput]) -> dict[str, str]:
 def page(records: Iterable[Throughput]) -> str:
     """Of records of one environment; a student without a teacher stands beside every teacher that it has had."""
     ordered = sorted(records, key=lambda record: record.id)
+    peaks: dict[str, float] = {}  # the best of several times, in each precision
+    for record in ordered:
+        peaks[record.precision] = max(record.peak_tflops, peaks.get(record.precision, 0.0))
     sections: dict[tuple[Task, str], list[Throughput]] = {}
     for record in ordered:
         sections.setdefault((_task(record), record.pair), []).append(record)
     lines = ["# Throughput", "", ABOUT]
     if ordered:
-        lines += ["", _where(ordered)]
+        lines += ["", _where(ordered[0].environment, peaks)]
     for (task, pair), members in sorted(sections.items()):
         student = members[0].student
         alone = [] if pair == student else sections.get((task, student), [])
         if pair == student and any(of == task and other.endswith(f" → {student}") for of, other in sections):
             continue
         dataset, recipe, batch, precision = task
-        lines += ["", f"## {dataset} · {pair} · {recipe} · batch {batch} · {precision}", "", _table(alone + members)]
+        lines += ["", f"## {dataset} · {pair} · {recipe} · batch {batch} · {precision}", ""]
+        lines.append(_table(alone + members, peaks[precision]))
     return "\n".join(lines) + "\n"
 
 
@@ -57,17 +61,15 @@ def _task(record: Throughput) -> Task:
     return record.dataset, record.recipe, record.batch, record.precision
 
 
-def _where(records: list[Throughput]) -> str:
-    """The environment and its measured peak, in each precision that was used."""
-    facts = ", ".join(f"{key} {value}" for key, value in sorted(records[0].environment.arithmetic.items()))
-    peaks = {record.precision: record.matmul_tflops for record in records}
+def _where(environment: Environment, peaks: dict[str, float]) -> str:
+    facts = ", ".join(f"{key} {value}" for key, value in sorted(environment.arithmetic.items()))
     rates = ", ".join(f"{tflops:.3g} TFLOP/s in {precision}" for precision, tflops in sorted(peaks.items()))
-    return f"Environment {records[0].environment.key}: {facts}. Matrix products: {rates}."
+    return f"Environment {environment.key}: {facts}. Peak: {rates}."
 
 
-def _table(members: list[Throughput]) -> str:
+def _table(members: list[Throughput], peak: float) -> str:
     labels = [member.live.step_ms for member in members if shown(member.method, member.params) == "ce"]
-    rows = [_row(member, labels[0] if labels else None) for member in sorted(members, key=_place)]
+    rows = [_row(member, labels[0] if labels else None, peak) for member in sorted(members, key=_place)]
     return markdown_table(pd.DataFrame(rows, columns=COLUMNS), ALIGN)
 
 
@@ -78,19 +80,19 @@ def _place(record: Throughput) -> tuple[int, str, str]:
     return rank, knowledge, f"{record.live.step_ms:020.4f}"
 
 
-def _row(record: Throughput, labels: float | None) -> list[str]:
+def _row(record: Throughput, labels: float | None, peak: float) -> list[str]:
     return [
         methods.sources(record.method),
         shown(record.method, record.params),
         _speed(record.live),
         _speed(record.cold),
         _speed(record.remembered),
-        _images(record.amortised(EPOCHS)),
+        _images(record.amortised()),
         f"{record.live.step_ms / labels:.2f}" if labels else "–",
         f"{record.live.step_ms:.1f}",
         f"{record.live.peak_memory_mb:,.0f} MB",
         f"{record.method_parameters:,}",
-        f"{record.live.peak_share:.0%}",
+        f"{record.live.tflops / peak:.0%}",
     ]
 
 

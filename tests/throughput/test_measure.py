@@ -34,7 +34,7 @@ Command, MakeCell = Callable[..., Any], Callable[..., Cell]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of a step, and a device that does a billion operations a second."""
     monkeypatch.setattr(measuring, "SECONDS", 1e-9)
-    monkeypatch.setattr(measuring, "matmul_flops", lambda device, precision: 1e9)
+    monkeypatch.setattr(measuring, "peak_flops", lambda device, precision: 1e9)
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------
@@ -59,12 +59,20 @@ def test_a_pace_is_that_of_windows_after_a_warm_up(monkeypatch: pytest.MonkeyPat
     assert peak_memory > 0
 
 
-def test_the_device_s_own_rate_is_its_products_operations_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at this clock is 1/128 s later: 39 products are to fill 0.1 s, at 1/384 s for one."""
+@pytest.mark.parametrize(
+    ("side", "channels", "best"),
+    [(64, 1, 2 * 64**3), (2, 4, 2 * 16 * 14 * 14 * 4 * 4 * 9)],
+    ids=["product", "convolution"],
+)
+def test_the_device_s_own_rate_is_the_better_of_products_and_convolutions(
+    monkeypatch: pytest.MonkeyPatch, side: int, channels: int, best: int
+) -> None:
+    """Every look at this clock is 1/128 s later: 39 of either are to fill 0.1 s, at 1/384 s for one."""
     looks = iter(range(10**6))
     monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: next(looks) / 128))
-    monkeypatch.setattr(peak, "SIDE", 8)
-    assert peak.matmul_flops.__wrapped__(CPU.device, "bf16") == pytest.approx(2 * 8**3 * 39 * 128)
+    monkeypatch.setattr(peak, "SIDE", side)
+    monkeypatch.setattr(peak, "CHANNELS", channels)
+    assert peak.peak_flops.__wrapped__(CPU.device, "bf16") == pytest.approx(best * 39 * 128)
 
 
 # -- a cell -----------------------------------------------------------------------------------------------------------
@@ -76,7 +84,7 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_p
     student, teacher = (networks.form(name, 10, (1, 8, 8)) for name in ("resnet8x0.25", "resnet14x0.5"))
     assert (record.student_macs, record.teacher_macs) == (student.macs, teacher.macs)
     assert (record.pair, record.method, record.params) == (cell.pair, "crd", cell.params)
-    assert (record.batch, record.precision, record.recipe) == (20, "fp32", "tiny")
+    assert (record.batch, record.precision, record.recipe, record.epochs) == (20, "fp32", "tiny", 2)
     assert record.environment.key == environment(CPU).key
     assert record.method_parameters > 2 * 300 * 128  # a bank of embeddings for each network, and the projectors
     assert record.student_parameters == record.deployed_parameters == 5142
@@ -85,7 +93,8 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_p
     assert sorted(live.windows_ms)[len(live.windows_ms) // 2] == live.step_ms
     assert live.images_per_second == pytest.approx(20 / seconds, rel=1e-3)
     # Forward and, at twice its cost, backward through the student; forward through the teacher.
-    assert live.peak_share == pytest.approx(2 * 20 * (3 * student.macs + teacher.macs) / seconds / 1e9, abs=1e-3)
+    assert live.tflops == pytest.approx(2 * 20 * (3 * student.macs + teacher.macs) / seconds / 1e12, abs=1e-6)
+    assert record.peak_tflops == 1e-3
 
 
 def test_what_a_run_would_not_compile_is_measured_as_it_is(make_cell: MakeCell, quick: None, tmp_path: Path) -> None:

@@ -44,9 +44,12 @@ def test_a_field_of_a_newer_version_is_no_trouble(tmp_path: Path, make: MakeThro
 
 def test_the_pace_of_a_run_lies_between_its_first_epochs_and_that_of_those_who_come_later(make: MakeThroughput) -> None:
     """Two views, two epochs: an image is asked about 2 (1 - 1/4) = 1.5 times; (1.5 / 100 + 0.5 / 300) / 2 seconds."""
-    record = make(cold=pace(100.0), remembered=pace(300.0), views=2)
-    assert record.amortised(1) == pytest.approx(100)
-    assert record.amortised(2) == pytest.approx(120)
-    assert record.amortised(10_000) == pytest.approx(300, rel=1e-3)
-    assert make(cold=pace(100.0), remembered=pace(300.0)).amortised(2) == pytest.approx(150)
-    assert make().amortised(240) is None
+
+    def amortised(epochs: int, views: int = 2) -> float | None:
+        return make(cold=pace(100.0), remembered=pace(300.0), views=views, epochs=epochs).amortised()
+
+    assert amortised(1) == pytest.approx(100)
+    assert amortised(2) == pytest.approx(120)
+    assert amortised(10_000) == pytest.approx(300, rel=1e-3)
+    assert amortised(2, views=1) == pytest.approx(150)
+    assert make().amortised() is None

@@ -34,6 +34,13 @@ def test_other_precisions_batches_and_recipes_are_compared_with_their_own_labels
     assert rows(page([make()]))[-1][6] == "–"
 
 
+def test_a_share_is_of_the_best_rate_that_the_environment_ever_showed(make: MakeThroughput) -> None:
+    """In its precision: bf16's own, and fp32's 0.2 TFLOP/s, seen once."""
+    text = page([make("ce", peak_tflops=0.1), make(peak_tflops=0.2), make(id="e", precision="bf16", peak_tflops=0.5)])
+    assert [row[-1] for row in rows(text) if row[1] in ("ce", "kd")] == ["10%", "25%", "25%"]
+    assert "Peak: 0.5 TFLOP/s in bf16, 0.2 TFLOP/s in fp32." in text
+
+
 def test_the_page_depends_on_the_records_alone(make: MakeThroughput) -> None:
     kept = [make("ce"), make(), make("crd"), make("fitnet", teacher="bigger")]
     assert page(kept) == page(kept[::-1])

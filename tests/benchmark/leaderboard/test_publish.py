@@ -117,12 +117,12 @@ def measure(make_cell: Make) -> Callable[..., Throughput]:
         cell = make_cell(method, "big")
 
         def pace(speed: float) -> Pace:
-            return Pace(images_per_second=speed, step_ms=1, peak_memory_mb=321, peak_share=0.5)
+            return Pace(images_per_second=speed, step_ms=1, peak_memory_mb=321, tflops=0.5)
 
         return Throughput(
             id=cell.id, dataset="digits", teacher="" if method == "ce" else "big", student=cell.student, method=method,
-            params=cell.params, recipe="tiny", batch=16, precision="fp32", live=pace(live),
-            remembered=remembered and pace(remembered), matmul_tflops=1, method_parameters=0, student_parameters=1,
+            params=cell.params, recipe="tiny", epochs=2, batch=16, precision="fp32", live=pace(live),
+            remembered=remembered and pace(remembered), peak_tflops=1, method_parameters=0, student_parameters=1,
             deployed_parameters=1, teacher_macs=1, student_macs=1,
             environment=Environment(
                 key=key, arithmetic={}, machine={"gpu": "H100"}, versions={}, git="", finished=""
