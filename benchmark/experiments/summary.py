@@ -36,7 +36,7 @@ def plan_text(plan: Plan) -> str:
     if len(missing) > 20:
         lines.append(f"  … and {len(missing) - 20} more")
     if missing:
-        lines += [*in_words(plan.memories), f"{time_left(plan)} to run"]
+        lines += [*in_words(plan.memories), f"time to run  {time_left(plan)}"]
     return "\n".join(lines)
 
 
@@ -90,8 +90,9 @@ def time_left(plan: Plan) -> str:
     missing = len(plan.those(State.MISSING))
     if unknown == missing:
         return f"{counted(missing, 'cell')} of unmeasured length"
+    serial = " one after the other" if missing > 1 else ""
     rest = f", and {counted(unknown, 'cell')} of unmeasured length" if unknown else ""
-    return f"about {duration(hours * 3600)}{rest}"
+    return f"about {duration(hours * 3600)}{serial}{rest}"
 
 
 def _counts(plan: Plan, sent: Sent) -> dict[str, int]:

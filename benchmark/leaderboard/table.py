@@ -130,13 +130,14 @@ def _between_teachers(cells: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
 
 
 def _correlation(runs: pd.DataFrame, by: list[str]) -> pd.Series:
-    """Of a method's runs with ce's of the same seeds, each about its own pair's mean."""
+    """Of a method's runs with ce's of the same seeds, each about its own pair's mean; two runs always lie on a line."""
     gain = next(name for name in ("over ce", "over_ce") if name in runs)
     own = runs[runs[gain].notna()]
     both = pd.DataFrame({"x": own["top1"], "y": own["top1"] - own[gain]})
-    both -= both.groupby([own[name] for name in SERIES]).transform("mean")
+    series = both.groupby([own[name] for name in SERIES])
+    both = (both - series.transform("mean"))[series["x"].transform("size") > 2]
     products = pd.DataFrame({"xy": both["x"] * both["y"], "xx": both["x"] ** 2, "yy": both["y"] ** 2})
-    sums = products.groupby([own[name] for name in by]).sum()
+    sums = products.groupby([own.loc[products.index, name] for name in by]).sum()
     scale = (sums["xx"] * sums["yy"]) ** 0.5
     return sums["xy"] / scale.where(scale > 1e-9)
 

@@ -199,7 +199,7 @@ def test_a_cell_is_expected_to_take_as_long_an_epoch_as_its_likes(
     made = plan(Grid("tiny", "", (like, akin, unlike)), store)
     assert [entry.seconds for entry in made.students] == [80.0, 80.0, None]
     assert made.hours() == (pytest.approx(160 / 3600), 2)
-    assert time_left(made) == "about 2 min 40 s, and 2 cells of unmeasured length"
+    assert time_left(made) == "about 2 min 40 s one after the other, and 2 cells of unmeasured length"
 
 
 def test_a_plan_in_words_lists_what_is_to_run_and_no_more_than_twenty(store: Store, make_cell: MakeCell) -> None:
@@ -207,7 +207,7 @@ def test_a_plan_in_words_lists_what_is_to_run_and_no_more_than_twenty(store: Sto
     lines = plan_text(plan(Grid("tiny", "", cells), store)).splitlines()
     assert lines[0] == "tiny: 23 cells and 0 teachers: 23 missing"
     assert lines[1] == f"  to run  {cells[0].id}"
-    assert lines[-2:] == ["  … and 3 more", "23 cells of unmeasured length to run"]
+    assert lines[-2:] == ["  … and 3 more", "time to run  23 cells of unmeasured length"]
 
 
 def test_a_plan_for_scripts_has_a_row_for_every_cell(grid: Grid, store: Store, ce: Cell) -> None:

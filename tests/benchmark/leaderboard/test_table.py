@@ -268,6 +268,8 @@ def test_the_correlation_within_seeds_is_that_about_each_pairs_mean(series: Seri
     shifted = series({seed: top1 + 9 for seed, top1 in kd.items()}, "kd", "bigger")
     both = made(series(ce) + series(kd, "kd", "big") + shifted).methods.set_index("method")
     assert both.loc["kd", "correlation"] == pytest.approx(found[PAIR, "kd"]["correlation"])
+    two = rows(series(ce) + series({0: 60, 1: 58}, "kd", "big"))  # which always lie on a line
+    assert two[PAIR, "kd"]["correlation"] is None
 
 
 # -- the other setting ------------------------------------------------------------------------------------------------
