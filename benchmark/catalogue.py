@@ -69,7 +69,7 @@ def described(name: str, results: Path) -> Row:
     if "/" not in name and (found := store.record(name) or store.failure(name)):
         return dict(msgspec.to_builtins(found))
     try:
-        chain = grids.formed(name, *SHOWN_FOR)
+        chain = networks.form(name, *SHOWN_FOR)
     except Refusal as refusal:
         if "unknown network" not in str(refusal):
             raise
@@ -133,7 +133,7 @@ def _paper(method: type[Method]) -> str:
 
 def _listed_network(name: str) -> Row:
     try:
-        return _network(grids.formed(name, *SHOWN_FOR))
+        return _network(networks.form(name, *SHOWN_FOR))
     except Refusal as refusal:  # a user's own, for other images
         return {"parameters": "–", "MACs": "–", "embedding": "–", "stages": str(refusal)}
 

@@ -20,7 +20,7 @@ from kdbench.methods.refusal import Refusal
 
 _loaded: dict[Path, str] = {}  # file → digest
 _owner: dict[str, Path] = {}  # name, or pattern of names → the file that registered it
-_installed: set[Path] = set()  # those that are plugins'
+_module: dict[Path, str] = {}  # those that are plugins', and how they are imported
 
 
 def load(file: Path) -> None:
@@ -50,7 +50,7 @@ def _load_plugins() -> None:
             raise Refusal(f"the plugin '{entry.name}' must name a module, got '{entry.value}'")
         path = Path(spec.origin).resolve()
         _run(path, f"the plugin '{entry.name}'", entry.load)
-        _installed.add(path)
+        _module[path] = entry.module
 
 
 def _run(path: Path, what: str, execute: Callable[[], object]) -> None:
@@ -87,17 +87,17 @@ def _digest(path: Path) -> str:
 def needed(*names: str) -> dict[str, str]:
     """The files that these names came from, and their digests."""
     files = {file for file in map(_owner_of, names) if file}
-    return {file.name: _loaded[file] for file in sorted(files)}
+    return {_name(file): _loaded[file] for file in sorted(files)}
 
 
 def files() -> list[Path]:
     """All that a user named: another process must be told of them, and finds plugins by itself."""
-    return [path for path in _loaded if path not in _installed]
+    return [path for path in _loaded if path not in _module]
 
 
 def needs(code: dict[str, str]) -> None:
     """Refuse a cell whose files are not loaded, or are not what they were."""
-    here = {path.name: digest for path, digest in _loaded.items()}
+    here = {_name(path): digest for path, digest in _loaded.items()}
     for name, digest in code.items():
         if name not in here:
             raise Refusal(f"{name} must be loaded for this cell: name it by --with")
@@ -105,6 +105,11 @@ def needs(code: dict[str, str]) -> None:
             raise Refusal(
                 f"{name} must be as it was when the cell was declared, of the digest {digest}, got {here[name]}"
             )
+
+
+def _name(path: Path) -> str:
+    """A plugin goes by its module: many files are called ``__init__.py``."""
+    return _module.get(path, path.name)
 
 
 def origin(name: str) -> str:

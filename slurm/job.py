@@ -71,10 +71,11 @@ class Job:
         give_up = time.monotonic() + 2 * PATIENCE
         with contextlib.suppress(Interrupted):
             while left and not worker.stop.is_set():
+                last = time.monotonic() >= give_up  # asked before: what comes first in a job may take hours
                 for cell in left:
                     outcomes[cell.id] = self._work(worker, store, cell)
                     print(f"{outcomes[cell.id]}  {cell.id}", flush=True)
-                left = [cell for cell in left if outcomes[cell.id] == "elsewhere" and time.monotonic() < give_up]
+                left = [cell for cell in left if outcomes[cell.id] == "elsewhere" and not last]
                 if left:
                     worker.stop.wait(ASK_AGAIN)
         if worker.stop.is_set():
@@ -97,7 +98,11 @@ class Job:
     def _data_of(self, cell: Cell) -> Path:
         if self.scratch is None:
             return Path(self.data)
-        folder, why = staged(cell.dataset, Path(self.data), Path(os.path.expandvars(self.scratch)))
+        scratch = Path(os.path.expandvars(self.scratch))
+        if not scratch.is_absolute():  # a variable that this node does not have
+            print(f"{cell.dataset} is read from {self.data}: there is no folder {self.scratch} here", flush=True)
+            return Path(self.data)
+        folder, why = staged(cell.dataset, Path(self.data), scratch)
         print(why, flush=True)
         return folder
 

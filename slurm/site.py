@@ -1,6 +1,7 @@
 """What a cluster is like: one YAML file a cluster, and what kdbench asks it for."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,10 +9,16 @@ import msgspec
 from msgspec import Meta
 
 from kdbench.benchmark.experiments.document import read
+from kdbench.benchmark.experiments.conversion import shown
 from kdbench.methods.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parent / "sites"
 
+# What kdbench finds its jobs by, and what it relies on when they wait, end and are begun again.
+OURS = {
+    *("job_name", "array", "dependency", "nodes", "ntasks", "ntasks_per_node", "signal", "output", "error", "open_mode"),
+    *("array_parallelism", "signal_delay_s", "srun_args", "stderr_to_stdout"),  # submitit's words for them
+}
 SHORTEST = 5  # minutes: the scheduler warns of the end up to two and a half before it
 
 Count = Annotated[int, Meta(ge=1)]
@@ -44,6 +51,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError(f"minutes must be at least {SHORTEST}, so that a job comes to work, got {self.minutes}")
         if isinstance(self.gpus, str) and not re.fullmatch(r"[\w.-]+:\d+", self.gpus):
             raise ValueError(f"gpus must be a number or TYPE:NUMBER, got '{self.gpus}'")
+        for key, value in self.sbatch.items():
+            if _option(key) in OURS:
+                raise ValueError(f"sbatch must leave '{key}' to kdbench, which relies on what it asks for")
+            if isinstance(value, list | dict) or value is False:
+                raise ValueError(f"sbatch must have text, a number, true or null for '{key}', got {shown(value)}")
 
     @property
     def longest(self) -> int:
@@ -60,32 +72,49 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "qos": self.qos,
             "constraint": self.constraint,
             "ntasks_per_node": world,
-            "gpus_per_node": times(self.gpus, world) or None,
+            "gpus_per_node": self.gpus or None,
             "cpus_per_task": self.cpus,
-            "mem": times(self.memory, world),
+            "mem": self.memory,
             "time": wanted,
             "wckey": None,  # submitit would name one, which many clusters refuse
             "array_parallelism": self.at_once,
             "stderr_to_stdout": True,  # one log a job
             "signal_delay_s": 90,
-            # srun does not inherit the number of cores since SLURM 22.05.
-            "srun_args": [f"--cpus-per-task={self.cpus}", *self.srun],
         }
         # A job that has been interrupted goes on, on clusters too that requeue only those that ask for it.
         more: dict[str, Any] = {"requeue": True}
-        more |= {key.lstrip("-").replace("-", "_"): value for key, value in self.sbatch.items()}
-        known = {key: more.pop(key) for key in list(more) if key in asked}
+        more |= {_option(key): value for key, value in self.sbatch.items()}
+        asked |= {key: more.pop(key) for key in list(more) if key in asked}
         extra = {key: value for key, value in more.items() if value is not None}
-        if "gres" in extra:
-            extra["gres"] = times(extra["gres"], world)
-        return asked | known | {"additional_parameters": extra}
+        if asked["mem"] is not None:
+            asked["mem"] = re.sub(r"^\d+", lambda number: str(int(number[0]) * world), str(asked["mem"]))
+        if asked["gpus_per_node"] is not None:
+            asked["gpus_per_node"] = times(asked["gpus_per_node"], world)
+        if "gres" in extra:  # of what is not GPUs, tasks share what there is
+            parts = str(extra["gres"]).split(",")
+            extra["gres"] = ",".join(str(times(part, world)) if part.startswith("gpu") else part for part in parts)
+        # srun does not inherit the number of cores since SLURM 22.05.
+        cores = [] if asked["cpus_per_task"] is None else [f"--cpus-per-task={asked['cpus_per_task']}"]
+        return asked | {"srun_args": [*cores, *self.srun], "additional_parameters": extra}
+
+    def names_a_kind(self, types: Collection[str]) -> bool:
+        """Whether its jobs can only come to GPUs of one of these types."""
+        asked = self.parameters("", self.longest)
+        more = asked["additional_parameters"]
+        told = " ".join(str(value) for value in (asked["gpus_per_node"], *more.values()))
+        return bool(asked["constraint"] or "nodelist" in more or any(kind in told for kind in types))
+
+
+def _option(key: str) -> str:
+    """``--mail-type`` as submitit writes it."""
+    return key.lstrip("-").replace("-", "_")
 
 
 def times(asked: int | str, world: int) -> int | str:
-    """``32G``, ``h200:1`` or ``gpu`` for several tasks."""
+    """``1``, ``h200:1`` or ``gpu`` for several tasks."""
     if isinstance(asked, int) or world == 1:
         return asked * world
-    text, numbers = re.subn(r"(?<!\w)\d+(?=[KMGT]?B?$)", lambda number: str(int(number[0]) * world), asked)
+    text, numbers = re.subn(r"(?<!\w)\d+$", lambda number: str(int(number[0]) * world), asked)
     return text if numbers else f"{asked}:{world}"
 
 

@@ -59,10 +59,10 @@ def submitted(store: Store) -> set[str]:
     return {cell_id for submission in submissions(store) for _, _, ids in submission.jobs() for cell_id in ids}
 
 
-def waiting(store: Store, queue: dict[tuple[str, int], Queued], grid: str | None = None) -> dict[str, Queued]:
-    """The cells that are in the queue, with their jobs; all, or what was sent for a grid of this name."""
+def waiting(store: Store, queue: dict[tuple[str, int], Queued]) -> dict[str, Queued]:
+    """The cells that are in the queue, with their jobs."""
     cells: dict[str, Queued] = {}
-    for submission in (one for one in submissions(store) if grid in (None, one.grid)):
+    for submission in submissions(store):
         for number, place, ids in submission.jobs():
             if job := queue.get((submission.array(number), place)):
                 cells |= dict.fromkeys(ids, job)

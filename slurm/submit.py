@@ -21,9 +21,10 @@ from submitit.slurm.slurm import _make_sbatch_string
 from kdbench.benchmark import data as datasets
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Plan, State, plan
+from kdbench.benchmark.experiments.plan import Plan, State, plan, refuse_if_hopeless
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
+from kdbench.benchmark.options import warn
 from kdbench.methods.refusal import Refusal
 from kdbench.slurm import queue, snapshot
 from kdbench.slurm import site as sites
@@ -58,11 +59,13 @@ def submit(
             known, longest = waiting(store, queue.queued()), queue.largest_array()
         except Refusal:  # a dry run works anywhere
             known, longest = {}, queue.USUAL_ARRAY
-        submission, parts = drawn_up(plan(grid, store), wanted, site, site_name, known, longest)
-        return _shown(submission, parts, site, store)
+        made = _planned(grid, store)
+        submission, parts = drawn_up(made, wanted, site, site_name, known, longest)
+        texts = _shown(submission, parts, site, store)
+        return "\n".join([*texts, f"{_counted(parts)} would be submitted{_besides(made, wanted, known)}."])
 
     check(site, store)
-    for dataset in {entry.cell.dataset for entry in plan(grid, store).those(*wanted)}:
+    for dataset in {entry.cell.dataset for entry in _planned(grid, store).those(*wanted)}:
         datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
@@ -70,7 +73,7 @@ def submit(
     try:
         # The queue is asked before the records: a job that ends in between has left what it leaves.
         known = waiting(store, queue.queued())
-        made = plan(grid, store)
+        made = _planned(grid, store)
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
@@ -98,6 +101,14 @@ def submit(
     finally:
         desk.release()
     return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
+
+
+def _planned(grid: Grid, store: Store) -> Plan:
+    made = plan(grid, store)
+    warn(store.troubles)
+    store.troubles.clear()  # said once
+    refuse_if_hopeless(made)
+    return made
 
 
 def _ids(arrays: list[list[list[str]]]) -> set[str]:
@@ -161,12 +172,12 @@ def check(site: Site, store: Store) -> None:
             f"the results folder's path must be without {wrong[0]!r}, which SLURM reads as its own, got {store.folder}"
         )
     if site.partition:
-        partitions = set(queue.ask("sinfo", "--noheader", "--format=%R").split())
+        partitions = set(queue.ask("sinfo", "--all", "--noheader", "--format=%R").split())
         if unknown := set(site.partition.split(",")) - partitions:
             there = ", ".join(sorted(partitions))
             raise Refusal(f"the site's partition must be one of the cluster's, got '{min(unknown)}'; known: {there}")
     types = queue.gpu_types(site.partition)
-    if site.gpus and isinstance(site.gpus, int) and not site.constraint and len(types) > 1:
+    if site.gpus and len(types) > 1 and not site.names_a_kind(types):
         raise Refusal(
             f"gpus must name a type, so that a comparison runs on one kind: '{sorted(types)[0]}:{site.gpus}'; "
             f"the partition has {', '.join(sorted(types))}"
@@ -199,6 +210,7 @@ def setup(site: Site, code: Path) -> list[str]:
         # The folder for temporary files may be the login node's, which this one lacks.
         f'{CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX || mktemp -d -p /tmp) || exit',
         f"export {CODE}",
+        "export SLURM_EXPORT_ENV=ALL",  # srun's tasks are given it all, whatever sbatch was told of its own
         f"trap 'rm -rf \"${CODE}\"' EXIT",
         f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',
@@ -231,7 +243,8 @@ def _send(jobs: Sequence[Job], where: Path, parameters: dict[str, Any], python: 
                 sent = [executor.submit(job) for job in jobs]
     except (FailedJobError, FailedSubmissionError) as error:
         shutil.rmtree(where)
-        why = str(error).strip().splitlines() or ["no reason given"]
+        lines = [line for line in str(error).strip().splitlines() if not line.startswith('Try "sbatch')]
+        why = lines or ["no reason given"]
         raise Refusal(f"SLURM refused the jobs: {why[-1]}") from None
     return str(sent[0].job_id).partition("_")[0]
 
@@ -248,7 +261,7 @@ def _outside() -> Iterator[None]:
         os.environ.update(inherited)
 
 
-def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: Store) -> str:
+def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: Store) -> list[str]:
     """The text that sbatch would be given, array by array."""
     home = folder(store) / submission.name
     texts = []
@@ -257,9 +270,10 @@ def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: S
         parameters = _parameters(submission, number, array, site, home, named)
         where = home / str(number)
         command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(where))}"
-        text = _make_sbatch_string(command, where, map_count=len(array.jobs), **parameters)
+        count = len(array.jobs) if len(array.jobs) > 1 else None  # a single job is no array
+        text = _make_sbatch_string(command, where, map_count=count, **parameters)
         texts.append(f"# array {number}: {sum(len(job.cells) for job in array.jobs)} cells\n{text}")
-    return "\n".join([*texts, f"{_counted(arrays)} would be submitted."])
+    return texts
 
 
 def _counted(arrays: Sequence[Array]) -> str:
@@ -274,6 +288,7 @@ def _besides(made: Plan, wanted: Sequence[State], known: Container[str]) -> str:
         "running elsewhere": len([e for e in made.those(State.RUNNING) if e.cell.id not in known]),
         "failed (--retry failed submits them again)": len(made.those(State.FAILED)) * (State.FAILED not in wanted),
         "without a teacher, which failed or runs elsewhere": len(_alone(made, wanted, known)),
+        "invalid ('plan' says why)": len(made.those(State.INVALID)),
     }
     said = [f"{count} {what}" for what, count in counts.items() if count]
     return f"; {', '.join(said)}" if said else ""

@@ -59,7 +59,8 @@ def cancel(plan: Plan, store: Store) -> str:
 
 
 def _jobs(plan: Plan, store: Store) -> list[str]:
-    return sorted({job.job for job in waiting(store, queue.queued(), plan.grid.name).values()})
+    there = waiting(store, queue.queued())
+    return sorted({there[entry.cell.id].job for entry in plan.entries if entry.cell.id in there})
 
 
 def tail(cell: str, store: Store) -> str:

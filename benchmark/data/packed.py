@@ -1,6 +1,7 @@
 """A data set as one file: <name>.npz with x_train, y_train, x_test and y_test, images as (N, C, H, W) bytes."""
 
 import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def unpack(file: Path) -> tuple[Split, Split]:
 
 def pack(train: Split, test: Split, file: Path) -> None:
     """Whole or not at all: whoever looks meanwhile, or after a crash, finds no half of it."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with part.open("wb") as out:
             np.savez(

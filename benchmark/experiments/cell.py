@@ -54,6 +54,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.recipe
 
     @property
+    def files(self) -> dict[str, str]:
+        """The files from outside that it is run with, its teacher's too, and their digests."""
+        return self.code | (self.teacher.code if self.teacher else {})
+
+    @property
     def pair(self) -> str:
         return f"{self.teacher.student} → {self.student}" if self.teacher else self.student
 

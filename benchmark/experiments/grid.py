@@ -19,10 +19,8 @@ from kdbench.benchmark.experiments.conversion import Misfit, convert, shown
 from kdbench.benchmark.experiments.document import Document, read
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.incremental.setting import Incremental
-from kdbench.benchmark.networks.registry import Image
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
 from kdbench.methods import members, taught
-from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parents[1] / "grids"
@@ -255,18 +253,7 @@ def _network(document: Document, place: str, name: str, dataset: str) -> None:
     """A network that is unknown, or cannot take the data set's images, is refused before anything runs."""
     known = source(dataset)
     with _placed(document, place):
-        formed(name, known.classes, known.image)
-
-
-def formed(name: str, classes: int, image: Image) -> Chain:
-    """The network on the meta device, or a sentence about why there is none for such images."""
-    try:
-        return networks.form(name, classes, image)
-    except Refusal:
-        raise
-    except Exception as error:  # torch and a user's network have many ways of saying so
-        why = str(error).partition("\n")[0]
-        raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {why}") from None
+        networks.form(name, known.classes, known.image)
 
 
 def _seeds(document: Document, seeds: Seeds, place: str) -> Sequence[int]:

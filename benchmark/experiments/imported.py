@@ -4,6 +4,7 @@
 in a grid the teacher is then called ``NETWORK@DIGEST``.
 """
 
+import math
 import re
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdbench.benchmark import data, networks
+from kdbench.benchmark import data, extensions, networks
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.environment import environment
@@ -84,12 +85,16 @@ def cell(dataset: str, name: str) -> Cell | None:
         return None
     if not re.fullmatch(r"[0-9a-f]{12}", weights):
         raise Refusal(f"an imported teacher must be named NETWORK{MARK}DIGEST as its import said, got '{name}'")
-    return Cell(dataset=dataset, student=network, method=IMPORT, params={"weights": weights}, protocol=IMPORT, seed=0)
+    params, code = {"weights": weights}, extensions.needed(dataset, network)
+    return Cell(
+        dataset=dataset, student=network, method=IMPORT, params=params, protocol=IMPORT, seed=0, code=code
+    )
 
 
 def take(file: Path, network: str, dataset: str, store: Store, data_folder: Path) -> tuple[str, Record]:
     """Store a checkpoint's weights and how good they are on the test set; answers with the teacher's name."""
     known = data.source(dataset)
+    networks.form(network, known.classes, known.image)  # or a sentence about why it cannot take such images
     chain = networks.build(network, known.classes, known.image)
     fill(chain, state_in(file), network)
     weights = digest(chain)
@@ -103,6 +108,8 @@ def take(file: Path, network: str, dataset: str, store: Store, data_folder: Path
     started = time.perf_counter()
     score = evaluate(chain, images.test, Normalise(images, engine.device))
     seconds = time.perf_counter() - started
+    if not math.isfinite(score.loss):
+        raise Refusal(f"{file} must hold weights that give {network} a finite loss on {dataset}, got {score.loss}")
     count = parameters(chain)
     record = Record(
         id=asked.id,

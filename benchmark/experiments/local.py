@@ -15,7 +15,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import crew
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, engines
-from kdbench.benchmark.experiments.plan import State, plan
+from kdbench.benchmark.experiments.plan import State, plan, refuse_if_hopeless, unworkable
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
@@ -25,7 +25,7 @@ from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.options import warn
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
-from kdbench.benchmark.training.loop import Live
+from kdbench.benchmark.training.loop import Diverged, Live
 from kdbench.methods.refusal import Refusal
 
 
@@ -40,8 +40,7 @@ def run_grid(
     again = made.those(State.FAILED) if retry_failed else []
     warn(store.troubles)
     store.troubles.clear()  # said once
-    if made.entries and all(entry.state is State.INVALID for entry in made.students):
-        raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
+    refuse_if_hopeless(made)
     todo = [*made.those(State.MISSING, State.RUNNING), *again]
     if not todo:
         print(plan_text(made))
@@ -86,7 +85,9 @@ def run_again(
     store = Store(results)
     record = store.record(name) if Path(name).name == name else None
     record, cell = (record, record.cell) if record else _record_or_cell(Path(name))
-    extensions.needs(cell.code)
+    extensions.needs(cell.files)
+    if record is None and (why := unworkable(cell)):
+        raise Refusal(f"{cell.id} cannot work: {why}")
     if record:  # how sums are split over threads changes the last bits, and so does compilation
         arithmetic = record.environment.arithmetic
         torch.set_num_threads(min(arithmetic.get("threads", 1), torch.get_num_threads()))
@@ -104,13 +105,19 @@ def run_again(
             ranks.told(False)
 
         ranks.given(cell)
-        fresh, weights = run(cell, store, engine, data_folder, Checkpoints(Path(scratch)), watch, ranks)
+        try:
+            fresh, weights = run(cell, store, engine, data_folder, Checkpoints(Path(scratch)), watch, ranks)
+        except Diverged as error:
+            raise Refusal(f"{cell.id}: {error}") from error
     print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
     if record is None:
         store.finish(fresh, weights)
         return 0
     if same_bits(fresh.result, record.result):
         print("The same bits as the record.")
+        return 0
+    if fresh.result.teacher_weights != record.result.teacher_weights:
+        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its teacher has other weights.")
         return 0
     if fresh.environment.key != record.environment.key:
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")
@@ -128,10 +135,10 @@ def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:
     try:
         record: Record = decode(content, type=Record)
         return record, record.cell
-    except ValueError:  # msgspec's, and those of text
+    except (ValueError, RecursionError):  # ValueError: msgspec's, and those of text
         try:
             return None, decode(content, type=Cell)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Refusal(f"{file} must be a record or a cell: {error}") from None
 
 

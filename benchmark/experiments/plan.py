@@ -86,14 +86,16 @@ def plan(grid: Grid, store: Store) -> Plan:
             return Entry(cell, State.FAILED, failures[cell.id].error)
         return Entry(cell, State.MISSING, _because(cell, failures), expected.seconds(cell), needs)
 
-    # A teacher is finished when its weights are there too, as long as somebody still has to learn from it.
-    pupils = {cell.teacher.id for cell in grid.cells if cell.teacher and cell.id not in records}
+    # A teacher is finished when its weights are there too, as long as somebody still has to learn from it, and can.
+    learners = {cell.id: entry(cell, cell.id in records) for cell in grid.cells if cell.teacher}
+    done = (State.FINISHED, State.INVALID)
+    pupils = {one.cell.teacher.id for one in learners.values() if one.cell.teacher and one.state not in done}
     teachers = [cell for key, cell in grid.teachers.items() if key in pupils or key in records]
     teaching = {teacher.id for teacher in teachers}
     students = [cell for cell in grid.cells if cell.id not in teaching]
     first = [entry(c, c.id in records and (c.id not in pupils or store.weights(c).exists())) for c in teachers]
     lost = {teacher.cell.id: teacher.reason for teacher in first if teacher.state is State.INVALID}
-    second = [entry(c, c.id in records) for c in students]
+    second = [learners.get(c.id) or entry(c, c.id in records) for c in students]
     taught = tuple(_without(student, lost) for student in second)
     missing = [(entry.cell, entry.needs) for entry in taught if entry.state is State.MISSING and entry.needs]
     return Plan(grid, tuple(first), taught, outlook(missing, store))
@@ -105,6 +107,12 @@ def _without(student: Entry, lost: dict[str, str]) -> Entry:
     if student.state is State.FINISHED or teacher is None or teacher.id not in lost:
         return student
     return Entry(student.cell, State.INVALID, f"its teacher cannot be had: {lost[teacher.id]}")
+
+
+def refuse_if_hopeless(made: Plan) -> None:
+    """A grid of which no cell can work is a mistake."""
+    if made.entries and all(entry.state is State.INVALID for entry in made.students):
+        raise Refusal(f"{made.grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
 
 
 def unworkable(cell: Cell) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kdbench import methods
-from kdbench.benchmark import data, networks
+from kdbench.benchmark import data, extensions, networks
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import commit, environment
 from kdbench.benchmark.experiments.memory import listening
@@ -63,6 +63,7 @@ def running(
     """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
     ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
     commit()  # asked now and remembered: when the run ends, the files may be others
+    extensions.needs(cell.files)  # this process may have been started after one was changed
     if cell.incremental:
         return (yield from running_tasks(cell, engine, data_folder, checkpoints)), None
     eager = replace(engine, compile="off")
@@ -113,6 +114,7 @@ def learning(
     manner = {"teacher": "remembered"} if memory else {}
     if checkpoints:
         checkpoints.here = environment(engine, **manner).key
+        checkpoints.teacher = teacher_record.result.weights if teacher_record else ""
     ask_teacher: Answers | None = memory
     if memory is None and together and teacher:
         ask_teacher = together.teacher(teacher, method.needs())

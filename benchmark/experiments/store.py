@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -310,7 +311,7 @@ def indented(line: bytes) -> bytes:
 def write(file: Path, content: bytes) -> None:
     """All of it or nothing, whatever happens in between."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")  # on other machines pids are the same
     with part.open("wb") as stream:
         stream.write(content)
         stream.flush()

@@ -18,9 +18,7 @@ from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
-from kdbench.benchmark.leaderboard.statistics import LEVEL
-
-NOISE = 1e-9  # of rounding, in points
+from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE
 
 Form = str | dict[str, dict[str, Any]]
 Seed = tuple[str, int]  # the teacher's id, and the seed

@@ -8,6 +8,7 @@ from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.leaderboard.frame import SECTION, SERIES, environment
 from kdbench.benchmark.throughput.record import Throughput
 
+PACES = ["images_per_second", "peak_memory_mb", "paced_in", "remembered_per_second", "paced_alone"]
 ASKED = ["dataset", "recipe", "networks", "method"]  # what a throughput record was measured for
 
 
@@ -24,7 +25,7 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
     table = table.join(ran.agg(seconds=("seconds", "median"), environment=("environment", "first")))
     paces = ran.agg(
         images_per_second=("speed", "median"), peak_memory_mb=("memory", "median"), paced_in=("environment", "first")
-    ).assign(remembered_per_second=float("nan"))
+    ).assign(remembered_per_second=float("nan"), paced_alone=False)
     alone = _measured(cells, measured)
     if not alone.empty:
         section, measured_ones = (rows.droplevel(["source", "method"]).index for rows in (paces, alone))
@@ -60,7 +61,7 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
     series["networks"] = pair.where(series["teacher"] != "", pair.str.rpartition(" → ")[2])
     found = series.merge(paces, on=ASKED)
     found = found[found["environment"] == _common(found)].rename(columns={"environment": "paced_in"})
-    return found.set_index(SERIES)[["images_per_second", "peak_memory_mb", "paced_in", "remembered_per_second"]]
+    return found.set_index(SERIES).assign(paced_alone=True)[PACES]
 
 
 def _common(rows: pd.DataFrame) -> pd.Series:

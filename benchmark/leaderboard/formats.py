@@ -16,8 +16,8 @@ from kdbench.benchmark.leaderboard.table import FIELD, Board
 ABOUT = (
     "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± "
     f"half their {statistics.LEVEL:.0%} t interval; how far they scatter on a pair is judged by the other pairs of its "
-    "data set and recipe too, as far as those are like it. ★: other than chance after Holm's correction over the "
-    "table's methods: over pairs by an exact test of signs, on one pair by a t test over "
+    "data set and recipe too, as far as those are like it. ★: other than chance after Holm's correction over all gains "
+    "of the table: over pairs by an exact test of signs, on one pair by a t test over "
     f"{statistics.ENOUGH} seeds or more. One pair speaks for no other. Best epoch: a diagnostic, found by looking at "
     "the test set. Costs are of one environment."
 )
@@ -170,9 +170,10 @@ def _correlated(table: pd.DataFrame) -> list[str]:
 
 
 def _places(table: pd.DataFrame) -> list[str]:
+    """Where costs were taken; those of a section are of one place and manner."""
     paced, trained = table["paced_in"].dropna().unique(), table["environment"].dropna().unique()
-    if list(paced) == list(trained):
-        return [f"Costs: on {place}." for place in trained]
+    if not table["paced_alone"].isin([True]).any():
+        return [f"Costs: of cells, beside whatever else ran on {place}." for place in trained]
     return [*(f"Speeds and memory: measured on {place}." for place in paced), *(f"Training: on {p}." for p in trained)]
 
 

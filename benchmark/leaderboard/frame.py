@@ -76,6 +76,7 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
                 "deployed": cost.deployed_parameters,
                 "discarded": cost.method_parameters,
                 "environment": environment(where.key, where.machine) if own else None,
+                "key": where.key,
             }
         )
     rows.sort(key=lambda row: str(row["id"]))  # in whatever order the records came

@@ -40,7 +40,9 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
     interval = (
         f"{LEVEL:.0%} interval {_points(first['mean'] - first['half'])} to {_points(first['mean'] + first['half'])}"
     )
-    seen = f"{interval} over {first['count']} {unit}" if first["count"] > 1 else f"one {unit[:-1]}"
+    seen = f"{first['count']} {unit}" if first["count"] > 1 else f"one {unit[:-1]}"
+    if pd.notna(first["half"]):
+        seen = f"{interval} over {seen}"
     gain = f"{_points(first['mean'])} points of top-1 against labels alone ({seen})"
     if abs(first["mean"]) > first["half"]:
         verb = "gains most" if first["mean"] > 0 else "loses least"
@@ -56,6 +58,8 @@ def _behind(by_unit: pd.DataFrame, first: dict[Hashable, Any], second: dict[Hash
     if len(lead) < 2:
         return ""
     found = evidence.intervals(lead, ["lead"]).to_dict("records")[0]
+    if pd.isna(found["half"]):  # alike on every one
+        return f"; on the same {unit} {found['mean']:.2f} behind"
     close = ", too close to tell" if abs(found["mean"]) <= found["half"] else ""
     return f"; on the same {unit} {found['mean']:.2f} ± {found['half']:.2f} behind{close}"
 

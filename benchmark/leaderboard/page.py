@@ -88,7 +88,7 @@ def _facts(board: Board) -> str:
         "data set": series["dataset"].nunique(),
         "pair": series["pair"].nunique(),
         "method": series["method"].nunique(),
-        "environment": cells["environment"].nunique(),
+        "environment": cells["key"].nunique(),
     }
     return " · ".join(f"{count:,} {what}{'s' if count != 1 else ''}" for what, count in counts.items())
 

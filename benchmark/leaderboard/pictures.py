@@ -86,7 +86,7 @@ def _ladder(rows: pd.DataFrame, name: str, unit: str) -> Figure | None:
         else:
             side, arrow = (0, "◂") if row["mean"] < low else (1, "▸")
             panel.annotate(arrow, (side, rung), xycoords=("axes fraction", "data"), color=colour, va="center")
-        sure = f" ± {row['half']:.2f}" if row["count"] > 1 else ""
+        sure = f" ± {row['half']:.2f}" if pd.notna(row["half"]) else ""
         panel.annotate(
             f"{row['mean']:+.2f}{sure}".replace("-", "−"), (1, rung), (8, 0), ("axes fraction", "data"),
             "offset points", va="center",

@@ -29,8 +29,8 @@ OVER_PAIRS = [
     *METHOD,
     Column("pairs", "count", ("pairs",)),
     *GAINS,
-    Column("p (ce)", "p", ("over_ce_p",), "exact test over pairs, Holm-corrected over methods"),
-    Column("p (kd)", "p", ("over_kd_p",), "exact test over pairs, Holm-corrected over methods"),
+    Column("p (ce)", "p", ("over_ce_p",), "exact test over pairs, Holm-corrected over both columns"),
+    Column("p (kd)", "p", ("over_kd_p",), "exact test over pairs, Holm-corrected over both columns"),
     Column("mean rank", "percent", ("rank",), "by top-1 on each pair; 1 is the best"),
     TIME,
 ]
@@ -53,13 +53,15 @@ TASK_BY_TASK = [
 ]
 COSTS = [
     *METHOD,
-    Column("images/s", "count", ("images_per_second",), "in training, all inside one environment"),
+    Column("images/s", "count", ("images_per_second",), "in training"),
     Column("remembered/s", "count", ("remembered_per_second",), "images a second when the teacher's answers are known"),
     TIME,
     Column("training, s", "count", ("seconds",), "of one seed"),
     Column("memory, MB", "count", ("peak_memory_mb",), "peak, in training"),
     Column("parameters", "count", ("deployed_parameters",), "of the network that is used in the end"),
     Column("discarded", "count", ("discarded_parameters",), "parameters of the method, thrown away after training"),
+    Column("speed on", "text", ("paced_in",), "and memory"),
+    Column("trained on", "text", ("environment",)),
 ]
 OF_A_SEED = [
     Column("seed", "count", ("seed",)),

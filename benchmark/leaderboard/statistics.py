@@ -8,6 +8,7 @@ LEVEL = 0.95
 ENOUGH = 5  # seeds, below which a test of one pair finds nothing but the largest effects
 MANY = 1e6  # degrees of freedom, as good as infinitely many
 ALL_FLIPS = 13  # pairs, up to which every way of flipping signs is looked at
+NOISE = 1e-9  # of rounding: gains that scatter by less are equal
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -16,7 +17,7 @@ def moderated(std: pd.Series, n: pd.Series, field: list[str], method: list[str])
     """Deviations, and their degrees of freedom. A pair's few seeds say little of how far a method's gains scatter: each
     variance is drawn towards those of all methods and pairs of its field, the more so the more alike they are (Smyth
     2004). A method that ran on one pair alone is judged by that."""
-    table = pd.DataFrame({"variance": std.fillna(0) ** 2, "freedom": n.sub(1).clip(lower=0)})
+    table = pd.DataFrame({"variance": std.where(std > NOISE, 0) ** 2, "freedom": n.sub(1).clip(lower=0)})
     found = pd.concat(_drawn(own, method) for _, own in table.groupby(field)).reindex(std.index)
     return found["variance"] ** 0.5, found["freedom"]
 
@@ -53,27 +54,31 @@ def prior(variance: Floats, freedom: Floats) -> tuple[float, float]:
 def half_width(std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:
     """Of the t interval around a mean of n differences; none where nothing tells how they scatter."""
     width = stats.t.ppf((1 + LEVEL) / 2, freedom.clip(lower=1)) * std / np.sqrt(n.where(n > 0))
-    return pd.Series(width, index=std.index)
+    return pd.Series(width, index=std.index).where(std > NOISE)
 
 
 def p_values(mean: pd.Series, std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:
     """That a mean of n differences is as far from 0 by chance; none with fewer than ENOUGH, nor where all are equal."""
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf((mean / (std / np.sqrt(n))).abs(), freedom.clip(lower=1))
-    return pd.Series(p, index=mean.index).where((n >= ENOUGH) & (std > 0))
+    return pd.Series(p, index=mean.index).where((n >= ENOUGH) & (std > NOISE))
 
 
 def over_pairs(gains: Floats) -> Floats:
     """The p-value of each row's mean, of a column a pair (NaN: not run). Had the method no effect, each gain could as
     well have the other sign: all ways of flipping signs are counted. With more pairs than that, Wilcoxon's test."""
+    p = np.full(len(gains), np.nan)
+    several = np.isfinite(gains).sum(axis=1) > 1
+    if not several.any():
+        return p
     if gains.shape[1] > ALL_FLIPS:
-        p = stats.wilcoxon(gains, axis=1, nan_policy="omit").pvalue
+        p[several] = stats.wilcoxon(gains[several], axis=1, nan_policy="omit").pvalue
     else:  # a 0 is a 0 with either sign, and changes nothing
-        rows, flips = np.nan_to_num(gains), 2 ** gains.shape[1]
-        p = stats.permutation_test(
+        rows, flips = np.nan_to_num(gains[several]), 2 ** gains.shape[1]
+        p[several] = stats.permutation_test(
             (rows,), np.mean, permutation_type="samples", vectorized=True, axis=1, n_resamples=flips
         ).pvalue
-    return np.where(np.isfinite(gains).sum(axis=1) > 1, p, np.nan)
+    return p
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -87,10 +92,10 @@ def between_teachers(runs: Floats) -> float:
     """The deviation that comes from the teacher's seed, of a row a teacher seed and a column a student seed: two-way
     analysis of variance, so that what students' seeds have in common is not taken for the teacher's."""
     teachers, students = runs.shape
-    if teachers < 2:
+    if teachers < 2 or students < 2:  # a run each does not tell a teacher from chance
         return float("nan")
     of_teachers, of_students = runs.mean(axis=1, keepdims=True), runs.mean(axis=0, keepdims=True)
     rest = (runs - of_teachers - of_students + runs.mean()) ** 2
-    noise = rest.sum() / ((teachers - 1) * (students - 1)) if students > 1 else 0.0
+    noise = rest.sum() / ((teachers - 1) * (students - 1))
     variance = of_teachers.var(ddof=1) - noise / students
     return float(max(variance, 0.0) ** 0.5)

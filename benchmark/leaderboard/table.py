@@ -13,6 +13,7 @@ from kdbench.benchmark.throughput.record import Throughput
 from kdbench.methods.method import SOURCES
 
 FIELD = ["setting", "dataset", "recipe"]  # over whose pairs a method is judged
+GAINS = [f"over_{reference}" for reference in REFERENCES]
 SAME = 9  # digits of a percentage: those behind them differ from machine to machine
 
 
@@ -54,9 +55,8 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
     table.insert(3, "std", _within_teachers(cells))
     table.insert(4, "std_teachers", _between_teachers(cells, table))
     table.insert(5, "rank", table["top1"].round(SAME).groupby(SECTION).rank(ascending=False))
-    for reference in REFERENCES:
-        gain = grouped[f"over_{reference}"].agg(["mean", "std", "count"])
-        _judge(table, f"over_{reference}", gain)
+    p = pd.DataFrame({name: _judged(table, name, grouped[name].agg(["mean", "std", "count"])) for name in GAINS})
+    _starred(table, p, SECTION)
     table["correlation"] = _correlation(runs, SERIES)
     table = table.join(costs(cells, measured)).reset_index()
     return _best_first(table, SECTION, "top1")
@@ -74,41 +74,53 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     # Ranks are taken among methods that ran on every pair: the others were not in the same races.
     several["rank"] = several[every].round({"top1": SAME}).groupby(SECTION)["top1"].rank(ascending=False)
     several["top1"] = several["top1"].where(every)
-    # Costs are held together only where all were measured in one place.
+    # Costs are held together only where all were measured in one place, and of methods that were on the same pairs.
     somewhere = several.groupby(FIELD)["paced_in"].transform("nunique") > 1
-    several["log_cost"] = np.log(several["relative_cost"].mask(somewhere))
+    paced = several.groupby([*FIELD, "method"])["relative_cost"].transform("count")
+    everywhere = paced == paced.groupby([several[name] for name in FIELD]).transform("max")
+    several["log_cost"] = np.log(several["relative_cost"].where(everywhere & ~somewhere))
 
     grouped = several.groupby([*FIELD, "source", "method"])
     table = grouped.agg(pairs=("pair", "nunique"), top1=("top1", "mean"), rank=("rank", "mean"))
-    for reference in REFERENCES:
-        name = f"over_{reference}"
+    for name in GAINS:
         gain = grouped[name].agg(["mean", "std", "count"])
         freedom = gain["count"].sub(1)
         table[name] = gain["mean"]
         table[f"{name}_half"] = statistics.half_width(gain["std"], gain["count"], freedom.where(freedom > 0))
-        table[f"{name}_p"] = _sign_tests(several, name)
+    _starred(table, pd.DataFrame({name: _sign_tests(several, name) for name in GAINS}), FIELD)
     table["correlation"] = _correlation(cells, [*FIELD, "source", "method"])
     table["relative_cost"] = np.exp(grouped["log_cost"].mean())
     return _best_first(table.reset_index(), FIELD, "over_ce")
 
 
-def _judge(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> None:
-    """A gain with its interval, by a deviation that knows how far gains scatter on the field's other pairs, and its
-    p-value among the methods of its section."""
+def _judged(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> pd.Series:
+    """A gain with its interval, by a deviation that knows how far gains scatter on the field's other pairs; answers
+    with its p-value."""
     std, freedom = statistics.moderated(gain["std"], gain["count"], field=FIELD, method=[*FIELD, "method"])
     table[name] = gain["mean"]
     table[f"{name}_half"] = statistics.half_width(std, gain["count"], freedom)
-    p = statistics.p_values(gain["mean"], std, gain["count"], freedom)
-    table[f"{name}_p"] = p.groupby(SECTION).transform(statistics.holm)
+    return statistics.p_values(gain["mean"], std, gain["count"], freedom)
+
+
+def _starred(table: pd.DataFrame, p: pd.DataFrame, within: list[str]) -> None:
+    """The p-values of both columns, adjusted for all tests of what is read as one table. That of ce over kd is that of
+    kd over ce, and counts once."""
+    method = table.index.get_level_values("method")
+    tests = pd.concat({"over_ce": p["over_ce"], "over_kd": p["over_kd"].where(method != "ce")}, names=["column"])
+    adjusted = tests.groupby(within).transform(statistics.holm)
+    for name in GAINS:
+        table[f"{name}_p"] = adjusted[name]
+    for what in ("half", "p"):
+        other_side = table[f"over_ce_{what}"].where(method == "kd").groupby(within).transform("max")
+        table[f"over_kd_{what}"] = table[f"over_kd_{what}"].where(method != "ce", other_side)
 
 
 def _sign_tests(series: pd.DataFrame, name: str) -> pd.Series:
-    """Of each method's gains over the pairs of its field, adjusted for the field's other methods."""
+    """Of each method's gains over the pairs of its field."""
     found = []
     for _, own in series.groupby(FIELD):
         gains = own.pivot(index=[*FIELD, "source", "method"], columns="pair", values=name)
-        p = pd.Series(statistics.over_pairs(gains.to_numpy()), index=gains.index)
-        found.append(statistics.holm(p))
+        found.append(pd.Series(statistics.over_pairs(gains.to_numpy()), index=gains.index))
     return pd.concat(found)
 
 

@@ -56,10 +56,17 @@ def network(name: str) -> Callable[[Callable[[int, Image], Chain]], Callable[[in
 
 @cache
 def form(name: str, classes: int, image: Image) -> Chain:
-    """The network of this name on the meta device, where its shapes cost nothing, seen to run from end to end."""
-    with Shadow():
-        chain = build(name, classes, image, device="meta")
-    width = chain.forms[-1].channels
+    """The network of this name on the meta device, where its shapes cost nothing, seen to run from end to end; or a
+    sentence about why there is none for such images."""
+    try:
+        with Shadow():
+            chain = build(name, classes, image, device="meta")
+        width = chain.forms[-1].channels
+    except Refusal:
+        raise
+    except Exception as error:  # torch and a user's network have many ways of saying so
+        why = str(error).partition("\n")[0]
+        raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {why}") from None
     if width != classes:
         raise Refusal(f"{name} must answer with {classes} logits, got {width}")
     return chain

@@ -1,9 +1,14 @@
 """The verb ``throughput``: measure all of a grid that has no record in this environment yet."""
 
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdbench.benchmark import data
+import torch
+
+from kdbench.benchmark import data, extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import describe
 from kdbench.benchmark.experiments.environment import environment
@@ -50,10 +55,7 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
         bars.total(len(able))
         for cell in able:
             try:
-                try:
-                    record = measure(cell, engine, data_folder, scratch)
-                except Uncompilable:  # then it runs as it is
-                    record = measure(cell, replace(engine, compile="off"), data_folder, scratch)
+                record = by_itself(cell, engine, data_folder, scratch)
             except Exception as error:  # what one cell cannot do, the others may
                 answer.failed += 1
                 bars.over(cell, "failed", describe(error))
@@ -66,6 +68,27 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
         write(folder(results) / key / "throughput.md", text.encode())
     answer.records = [record for record in there if record.id in cells]
     return answer
+
+
+def by_itself(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
+    """In a process of its own: what another cell has left in memory is not this one's, nor is its end this one's."""
+    context = multiprocessing.get_context("spawn")
+    there = torch.get_num_threads(), extensions.files()
+    with ProcessPoolExecutor(1, context, initializer=_settle_in, initargs=there) as process:
+        return process.submit(_as_it_runs, cell, engine, data_folder, scratch).result()
+
+
+def _settle_in(threads: int, files: Sequence[Path]) -> None:
+    torch.set_num_threads(threads)
+    for file in files:
+        extensions.load(file)
+
+
+def _as_it_runs(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
+    try:
+        return measure(cell, engine, data_folder, scratch)
+    except Uncompilable:  # then it runs as it is
+        return measure(cell, replace(engine, compile="off"), data_folder, scratch)
 
 
 def _refused(cell: Cell, troubles: list[str]) -> bool:

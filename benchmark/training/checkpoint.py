@@ -21,7 +21,8 @@ State = dict[str, Any]
 class Checkpoints:
     """The last two checkpoints of a run, in a folder; a new one is due every so many seconds.
 
-    ``here`` is the key of the environment that the run is in, ``elsewhere`` are those that it was in before.
+    ``here`` is the key of the environment that the run is in, ``elsewhere`` are those that it was in before;
+    ``teacher`` is the digest of the weights that it learns from.
     """
 
     def __init__(self, folder: Path, every: float = 30.0) -> None:
@@ -30,6 +31,7 @@ class Checkpoints:
         self.eager = folder / "eager"  # there once torch has refused to compile the run
         self.every = every
         self.here = ""
+        self.teacher = ""
         self.elsewhere: list[str] = []
         self._saved = time.monotonic()
 
@@ -38,7 +40,7 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         buffer = io.BytesIO()
-        torch.save(state | {"environments": [*self.elsewhere, self.here]}, buffer)
+        torch.save(state | {"environments": [*self.elsewhere, self.here], "teacher": self.teacher}, buffer)
         body = buffer.getbuffer()
         self.last.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.last.with_suffix(f".{os.getpid()}.part")
@@ -60,6 +62,10 @@ class Checkpoints:
             if file.exists():
                 try:
                     state = read(file)
+                    if state.pop("teacher", self.teacher) != self.teacher:
+                        warnings.warn(f"{file} is of another teacher's student: it begins anew", stacklevel=2)
+                        self.clear()
+                        return None
                     self.elsewhere = [key for key in state.pop("environments", []) if key != self.here]
                     return state
                 except ValueError as error:

@@ -192,6 +192,7 @@ def test_a_file_that_is_neither_record_nor_cell_is_not_run(kdbench: Command) -> 
         "y.json": b"\xff\x00",
         "text.json": b'{"id": "\xff"}',
         "z.yaml": b"a: [",
+        "deep.json": b'{"cell": ' + b"[" * 100_000,
     }.items():
         Path(name).write_bytes(content)
         assert kdbench("run", "--cell", name).sentence.startswith(f"{name} must be a record or a cell: ")

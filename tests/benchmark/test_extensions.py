@@ -218,6 +218,12 @@ def test_what_a_methods_author_forgot_is_said_at_once(
     assert sentence in kdbench("list", "methods", "--with", "method.py").sentence
 
 
+def test_an_imported_teacher_of_ones_own_network_is_named_with_its_file(folder: Path) -> None:
+    (folder / "grid.yaml").write_text(GRID.replace("resnet8x0.25 -> linear", "linear@0123456789ab -> resnet8x0.25"))
+    teachers = load("grid.yaml").teachers.values()
+    assert {frozenset(teacher.code) for teacher in teachers} == {frozenset({"data.py", "network.py"})}
+
+
 def test_two_files_of_one_name_cannot_be_told_apart_and_are_refused(folder: Path) -> None:
     (folder / "parts" / "data.py").write_text(DATA.replace("dots", "dashes"))
     extensions.load(folder / "data.py")
@@ -259,6 +265,18 @@ def test_an_installed_plugin_is_planned_like_ours_and_named_in_the_cell(
     answer = json.loads(installed(METHOD, "plan", "grid.yaml", "--json"))
     assert answer["counts"]["missing"] == 2  # the teacher too
     assert [cell["reason"] for cell in answer["cells"]].count("echo: weight must be at most 9, got 10.0") == 1
+
+
+def test_a_plugin_goes_by_its_module(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Several may be a package's ``__init__.py``: one must not hide that another has changed."""
+    for name in ("one", "other"):
+        monkeypatch.setitem(extensions._loaded, folder / name / "__init__.py", name)
+        monkeypatch.setitem(extensions._module, folder / name / "__init__.py", name)
+        monkeypatch.setitem(extensions._owner, name, folder / name / "__init__.py")
+    assert extensions.needed("one", "other") == {"one": "one", "other": "other"}
+    extensions.needs({"one": "one", "other": "other"})
+    with pytest.raises(Refusal, match="other must be as it was"):
+        extensions.needs({"one": "one", "other": "another"})
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +36,38 @@ def test_a_job_asks_teachers_in_the_manner_of_its_submission(
     with pytest.raises(StopIteration):
         sent()
     assert [engine.live_teacher for engine in engines] == [live]
+
+
+def test_where_the_node_has_no_such_folder_data_are_read_from_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_cell: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NODES_OWN", raising=False)
+    asked = Job([], tmp_path, tmp_path / "data", "$NODES_OWN", teachers=False)
+    assert asked._data_of(make_cell()) == tmp_path / "data"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_that_another_job_has_is_asked_for_again_however_long_the_others_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_cell: Any
+) -> None:
+    """It may be this job's own, from before it was put back into the queue."""
+    now, asked = 0.0, []
+
+    def work(self: Any, worker: Any, store: Any, cell: Any) -> str:
+        nonlocal now
+        asked.append(cell.seed)
+        now += 10_000 if cell.seed == 1 else 1
+        return "elsewhere" if asked == [0] else "finished"
+
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(job, "ASK_AGAIN", 0)
+    monkeypatch.setattr(job, "Bell", lambda worker: None)
+    monkeypatch.setattr(Job, "_work", work)
+    cells = [make_cell(seed=seed) for seed in range(2)]
+    outcomes = Job(cells, tmp_path, tmp_path, teachers=False)()
+    assert asked == [0, 1, 0]
+    assert set(outcomes.values()) == {"finished"}
 
 
 def test_code_that_is_older_than_zip_archives_is_frozen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

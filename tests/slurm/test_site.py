@@ -47,11 +47,45 @@ def test_what_a_site_adds_is_passed_on_and_null_takes_away(tmp_path: Path) -> No
         ("gpus: 'h200:1'", "--gpus-per-node=h200:4"),
         ("sbatch: {gpus-per-node: null, gres: 'gpu:a100:1'}", "--gres=gpu:a100:4"),
         ("sbatch: {gpus-per-node: null, gres: gpu}", "--gres=gpu:4"),
+        ("sbatch: {gpus-per-node: null, gres: 'gpu:a100:1,nvme:100'}", "--gres=gpu:a100:4,nvme:100"),
+        ("sbatch: {gpus-per-node: 2}", "--gpus-per-node=8"),
     ],
 )
 def test_a_job_of_four_tasks_asks_for_four_times_as_much_on_one_node(tmp_path: Path, text: str, gpus: str) -> None:
     options = told(written(tmp_path, f"{text}\ncpus: 8\nmemory: 32G"), world=4)
     assert {gpus, "--nodes=1", "--ntasks-per-node=4", "--cpus-per-task=8", "--mem=128G"} <= set(options)
+
+
+@pytest.mark.parametrize(("memory", "asked"), [("32g", "64g"), ("500Mb", "1000Mb"), ("16000", "32000")])
+def test_memory_is_written_as_slurm_reads_it(tmp_path: Path, memory: str, asked: str) -> None:
+    assert f"--mem={asked}" in told(written(tmp_path, f"memory: '{memory}'"), world=2)
+    assert f"--mem={asked}" in told(written(tmp_path, f"sbatch: {{mem: '{memory}'}}"), world=2)
+
+
+@pytest.mark.parametrize(
+    ("more", "cores"),
+    [("{}", ["--cpus-per-task=8"]), ("{cpus-per-task: 3}", ["--cpus-per-task=3"]), ("{cpus-per-task: null}", [])],
+)
+def test_a_step_asks_for_the_cores_that_its_job_has(tmp_path: Path, more: str, cores: list[str]) -> None:
+    """SLURM refuses it more than that, and does not give it them by itself."""
+    site = load(written(tmp_path, f"srun: [--mpi=none]\nsbatch: {more}"))
+    assert site.parameters("name", 30)["srun_args"] == [*cores, "--mpi=none"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("gpus: 1", False),
+        ("gpus: 'a100:1'", True),
+        ("constraint: big", True),
+        ("sbatch: {gpus-per-node: null, gres: 'gpu:v100:1'}", True),
+        ("sbatch: {gpus-per-node: null, gres: 'gpu:1'}", False),
+        ("sbatch: {constraint: a100}", True),
+        ("sbatch: {nodelist: n7}", True),
+    ],
+)
+def test_a_site_names_a_kind_of_gpu_in_any_of_sbatch_s_ways(tmp_path: Path, text: str, named: bool) -> None:
+    assert load(written(tmp_path, text)).names_a_kind({"a100", "v100"}) == named
 
 
 @pytest.mark.parametrize(
@@ -61,6 +95,10 @@ def test_a_job_of_four_tasks_asks_for_four_times_as_much_on_one_node(tmp_path: P
         ("about: a\ngpus: two", "mine.yaml:2: gpus: must be a number or TYPE:NUMBER, got 'two'"),
         ("minutes: soon", "mine.yaml:1: minutes: must be a number or a time such as 1:30:00, got 'soon'"),
         ("cpus: 0", "mine.yaml:1: cpus: "),
+        ("sbatch: {job-name: mine}", "sbatch: must leave 'job-name' to kdbench, which relies on what it asks for"),
+        ("sbatch: {--dependency: singleton}", "sbatch: must leave '--dependency' to kdbench"),
+        ("sbatch: {requeue: false}", "sbatch: must have text, a number, true or null for 'requeue', got false"),
+        ("sbatch: {mail-type: [FAIL]}", "sbatch: must have text, a number, true or null for 'mail-type', got "),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:

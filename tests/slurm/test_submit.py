@@ -1,8 +1,10 @@
 """What a real SLURM is given, and what it says of it: nothing twice, nothing that it cannot give."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from kdbench.benchmark.experiments.plan import State
@@ -29,6 +31,35 @@ def test_what_is_in_the_queue_is_not_submitted_again_until_it_is_cancelled(bench
     assert len(watch.sent(bench.plan, bench.store).lost) == 3
     assert not list(bench.store.folder.rglob("*.pkl"))
     assert bench.submit().startswith("Submitted 3 cells in 3 jobs")
+
+
+def test_jobs_are_cancelled_by_their_cells_whatever_grid_they_were_sent_for(bench: Bench) -> None:
+    """As status counts them: a grid may include another, and two files may have one name."""
+    bench.write(SMALL, **HELD)
+    bench.submit()
+    made = bench.plan
+    other = tuple(replace(one, cell=msgspec.structs.replace(one.cell, seed=77)) for one in made.students)
+    assert watch.cancel(replace(made, teachers=(), students=other), bench.store).startswith("Nothing of this grid")
+    same = replace(made, grid=replace(made.grid, name="includes it"))
+    assert watch.cancel(same, bench.store) == "Cancelled 3 jobs; 'submit' goes on where they were."
+
+
+def test_what_cannot_work_is_refused_or_counted(bench: Bench) -> None:
+    impossible = "feature_only: {teacher_depths: [3, 2]}"
+    bench.write(SMALL.replace("[ce, kd]", f"[ce, {impossible}]"), **HELD)
+    assert bench.submit(dry_run=True).endswith("1 cell in 1 job would be submitted; 1 invalid ('plan' says why).")
+    bench.write(SMALL.replace("[ce, kd]", f"[{impossible}]"), **HELD)
+    for dry_run in (True, False):
+        with pytest.raises(Refusal, match=r"no cell can work: .*: feature_only: teacher_depths must be layers"):
+            bench.submit(dry_run=dry_run)
+
+
+def test_damaged_records_are_told_of(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.write(SMALL, **HELD)
+    bench.store.records_folder.mkdir(parents=True)
+    (bench.store.records_folder / f"{bench.plan.students[0].cell.id}.json").write_text("{")
+    bench.submit(dry_run=True)
+    assert "is set aside" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_sbatch_would_be_told_and_sends_nothing(bench: Bench) -> None:

@@ -141,10 +141,15 @@ def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
 
     others = tmp_path / "others.json"
     record.result.top1 += 1e-9
+    teachers = record.result.teacher_weights
     others.write_bytes(msgspec.json.encode(record))
     assert run_again(str(others), tmp_path, Path()) == 1
     assert capsys.readouterr().out.endswith("in the same environment.\n")
-    record.environment.key = "another"
+    record.result.teacher_weights = "others"
+    others.write_bytes(msgspec.json.encode(record))
+    assert run_again(str(others), tmp_path, Path()) == 0
+    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
+    record.result.teacher_weights, record.environment.key = teachers, "another"
     others.write_bytes(msgspec.json.encode(record))
     assert run_again(str(others), tmp_path, Path()) == 0
     assert capsys.readouterr().out.endswith("as may be: it comes from another environment.\n")

@@ -124,6 +124,20 @@ def test_an_imported_teacher_cannot_be_trained_anew(tmp_path: Path) -> None:
         run_again(store.records_folder / f"{record.id}.json", store.folder, tmp_path)
 
 
+def test_weights_that_give_no_numbers_are_refused(tmp_path: Path) -> None:
+    torch.save({key: value * float("nan") for key, value in state().items()}, tmp_path / "teacher.pth")
+    store = Store(tmp_path / "results")
+    with pytest.raises(Refusal, match="must hold weights that give resnet8 a finite loss on digits, got nan"):
+        take(tmp_path / "teacher.pth", "resnet8", "digits", store, tmp_path)
+    assert not store.folder.exists()
+
+
+def test_a_network_that_cannot_take_the_images_is_refused(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "teacher.pth")
+    with pytest.raises(Refusal, match="fo_vgg11 cannot take images of 1x8x8: "):
+        take(tmp_path / "teacher.pth", "fo_vgg11", "digits", Store(tmp_path / "results"), tmp_path)
+
+
 def test_a_digest_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(GRID.format(name="resnet8@best"))
     with pytest.raises(Refusal, match="NETWORK@DIGEST"):

@@ -110,6 +110,12 @@ def test_a_teacher_whose_pupils_are_done_is_not_trained_for_nobody(
     assert states(plan(grid, store)) == {"resnet8x0.25 ce": "missing", "resnet8x0.25 kd": "finished"}
 
 
+def test_a_teacher_whose_pupils_cannot_work_is_not_trained_for_nobody(store: Store, make_cell: MakeCell) -> None:
+    hopeless = make_cell("feature_only", teacher="resnet14x0.5", params={"teacher_depths": [3, 2]})
+    made = plan(Grid("tiny", "", (make_cell(), hopeless)), store)
+    assert states(made) == {"resnet8x0.25 ce": "missing", "resnet8x0.25 feature_only": "invalid"}
+
+
 def test_a_cell_that_teaches_and_is_asked_for_itself_stands_once(store: Store, kd: Cell) -> None:
     assert kd.teacher
     made = plan(Grid("tiny", "", (kd.teacher, kd)), store)

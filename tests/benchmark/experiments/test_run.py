@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdbench.benchmark import networks
 from kdbench.benchmark.data import load
 from kdbench.benchmark.experiments import environment as environment_module
+from kdbench.benchmark.experiments import run as run_module
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.record import Record, same_bits
@@ -252,6 +253,35 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
 
 
 # -- a teacher that is not the one ------------------------------------------------------------------------------------
+
+
+def test_a_student_whose_teacher_was_trained_anew_begins_anew(
+    make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not half of it by the one and half of it by the other."""
+
+    class Stopped(Exception): ...
+
+    def stop(live: Live) -> None:
+        if live.epoch == 2:
+            raise Stopped
+
+    cell = make_cell("kd", teacher="resnet8")
+    once(cell.teacher, store)
+    with pytest.raises(Stopped):
+        once(cell, store, "stopped", every=0, watch=stop)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(run_module, "stream", lambda *_: 4711)
+        once(cell.teacher, store)
+    with pytest.warns(UserWarning, match="is of another teacher's student: it begins anew"):
+        resumed = once(cell, store, "stopped")
+    assert same_bits(resumed.result, once(cell, store).result)
+
+
+def test_a_file_that_changed_since_the_cell_was_declared_is_not_run(make_cell: Make, store: Store) -> None:
+    """Its teacher's files count too: who starts later, as another worker does, would load what they are by then."""
+    for cell in (make_cell(code={"mine.py": "0" * 12}), make_cell("kd", teacher=make_cell(code={"mine.py": "0" * 12}))):
+        assert refusal(cell, store) == "mine.py must be loaded for this cell: name it by --with"
 
 
 def refusal(cell: Cell, store: Store) -> str:

@@ -1,56 +1,54 @@
 """How often the leaderboard's stars are wrong, how often they find what is there, and how often intervals cover it:
-simulated tables, through the functions that make the real ones. The figures of docs/statistics.md:
+simulated runs, through the functions that make the real tables. The figures of docs/statistics.md:
 
 python -m pytest -m slow tests/benchmark/leaderboard/test_error_rates.py -s
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from kdbench.benchmark.leaderboard import statistics
+from kdbench.benchmark.leaderboard.frame import SECTION
+from kdbench.benchmark.leaderboard.table import FIELD, board, series
 
-TABLES, METHODS, RUN = 200, 12, 0.25  # points by which runs of one cell scatter, seed by seed
-PAIR = 0.3  # points by which a method's effect differs from pair to pair
-
-
-def gains(
-    draw: np.random.Generator, effect: float, pairs: int, seeds: int, differs: float, scatter: np.ndarray | float = 1.0
-) -> np.ndarray:
-    """Of methods over ce, on pairs and seeds; ce's own scatter is in the gains of all."""
-    mean = effect + draw.normal(0, differs, (METHODS, pairs, 1))
-    ce = draw.normal(0, RUN * scatter, (1, pairs, seeds))
-    return mean + draw.normal(0, RUN * scatter, (METHODS, pairs, seeds)) - ce
+TABLES, RUN = 200, 0.25  # points by which runs of one cell scatter, seed by seed
+TAUGHT = ["kd", *(f"other{number}" for number in range(11))]
+NOWHERE = dict.fromkeys(["average", "forgetting", "backward", "seconds", "speed", "memory"], float("nan"))
+LIKE = NOWHERE | {"deployed": 1, "discarded": 0, "environment": None, "setting": "compression", "dataset": "d"}
 
 
-def over_pairs(effect: float, pairs: int, seeds: int) -> tuple[float, float, float]:
-    """The share of tables with any star, of methods with one, and of intervals that cover the effect."""
-    draw, any_star, stars, covers = np.random.default_rng(0), 0, 0, 0
+def cells(effect: float, pairs: int, seeds: int, differs: float = 0.0, scatter: float = 0.0) -> Iterator[pd.DataFrame]:
+    """A method's effect differs from pair to pair by ``differs`` points, and how far runs scatter by ``scatter`` in its
+    logarithm."""
+    draw = np.random.default_rng(0)
+    names = pd.MultiIndex.from_product([["ce", *TAUGHT], range(pairs), range(seeds)], names=["method", "pair", "seed"])
+    rows = names.to_frame(index=False).assign(recipe="r", teacher="t", **LIKE)
+    rows["source"] = np.where(rows["method"] == "ce", "labels", "logits")
+    rows["pair"] = rows["pair"].map("t → s{}".format)
     for _ in range(TABLES):
-        means = gains(draw, effect, pairs, seeds, PAIR).mean(axis=2)
-        starred = statistics.holm(pd.Series(statistics.over_pairs(means))) < 1 - statistics.LEVEL
-        std, n = pd.Series(means.std(axis=1, ddof=1)), pd.Series([pairs] * METHODS)
-        covers += (np.abs(means.mean(axis=1) - effect) < statistics.half_width(std, n, n - 1)).sum()
-        any_star, stars = any_star + starred.any(), stars + starred.sum()
-    return any_star / TABLES, stars / TABLES / METHODS, covers / TABLES / METHODS
+        run = RUN * np.exp(draw.normal(0, scatter, (pairs, 1)))
+        mean = 70 + effect + draw.normal(0, differs, (len(TAUGHT), pairs, 1))
+        ce, taught = draw.normal(70, run, (1, pairs, seeds)), draw.normal(mean, run, (len(TAUGHT), pairs, seeds))
+        top1 = np.concatenate([ce, taught])
+        rows["top1"] = rows["best"] = top1.ravel()
+        for column, (reference, own) in {"over ce": (ce, [0]), "over kd": (taught[:1], [1])}.items():
+            gain = top1 - reference
+            gain[own] = float("nan")
+            rows[column] = gain.ravel()
+        yield rows
 
 
-def on_one_pair(effect: float, pairs: int, seeds: int, differs: float) -> tuple[float, float, float]:
-    """The same of a section, in the mean over all pairs; the effect is each pair's own. How far runs scatter differs
-    from pair to pair, by so much in its logarithm."""
-    draw, any_star, stars, covers = np.random.default_rng(0), 0, 0, 0
-    names = ["field", "method", "pair"]
-    index = pd.MultiIndex.from_product([["all"], range(METHODS), range(pairs)], names=names)
-    for _ in range(TABLES):
-        found = gains(draw, effect, pairs, seeds, 0, scatter=np.exp(draw.normal(0, differs, (pairs, 1))))
-        mean, n = pd.Series(found.mean(axis=2).ravel(), index=index), pd.Series(seeds, index=index)
-        own = pd.Series(found.std(axis=2, ddof=1).ravel(), index=index)
-        std, freedom = statistics.moderated(own, n, field=names[:1], method=names[:2])
-        p = statistics.p_values(mean, std, n, freedom).groupby("pair").transform(statistics.holm)
-        starred = p < 1 - statistics.LEVEL
-        covers += ((mean - effect).abs() < statistics.half_width(std, n, freedom)).sum() / pairs
-        any_star, stars = any_star + starred.groupby("pair").any().mean(), stars + starred.sum() / pairs
-    return any_star / TABLES, stars / TABLES / METHODS, covers / TABLES / METHODS
+def rates(tables: list[pd.DataFrame], within: list[str], effect: float) -> tuple[float, float, float]:
+    """The share of tables with any star, of methods with one over ce, and of intervals that cover the effect."""
+    rows = pd.concat(tables, keys=range(len(tables)), names=["draw", "row"]).reset_index("draw")
+    stars = rows[["over_ce_p", "over_kd_p"]] < 1 - statistics.LEVEL
+    taught = rows["method"] != "ce"
+    any_star = stars.any(axis=1).groupby([rows[name] for name in ["draw", *within]]).any()
+    covers = (rows["over_ce"] - effect).abs() < rows["over_ce_half"]
+    return float(any_star.mean()), float(stars.loc[taught, "over_ce_p"].mean()), float(covers[taught].mean())
 
 
 @pytest.mark.slow
@@ -58,7 +56,8 @@ def test_error_rates_over_pairs_are_those_of_the_page() -> None:
     print("\npairs seeds effect   any star   a method's star   interval covers")
     for pairs, seeds in ((13, 3), (6, 3)):
         for effect in (0.0, 0.25, 0.5):
-            any_star, star, covers = over_pairs(effect, pairs, seeds)
+            tables = [board(runs).methods for runs in cells(effect, pairs, seeds, differs=0.3)]
+            any_star, star, covers = rates(tables, FIELD, effect)
             print(f"{pairs:5} {seeds:5} {effect:6} {any_star:10.1%} {star:17.1%} {covers:17.1%}")
             assert effect or any_star < 0.05 + 3 * (0.05 * 0.95 / TABLES) ** 0.5
             assert covers == pytest.approx(0.95, abs=0.015)
@@ -66,10 +65,12 @@ def test_error_rates_over_pairs_are_those_of_the_page() -> None:
 
 @pytest.mark.slow
 def test_error_rates_on_a_pair_are_those_of_the_page() -> None:
+    """In the mean over all pairs; the effect is each pair's own."""
     print("\npairs seeds scatter effect   any star   a method's star   interval covers")
-    for pairs, seeds, differs in ((13, 5, 0.0), (13, 5, 0.35), (13, 5, 0.7), (4, 5, 0.35), (1, 5, 0.0)):
-        for effect in (0.0, 0.25, 0.5):
-            any_star, star, covers = on_one_pair(effect, pairs, seeds, differs)
-            print(f"{pairs:5} {seeds:5} {differs:7} {effect:6} {any_star:10.1%} {star:17.1%} {covers:17.1%}")
+    for pairs, seeds, scatter in ((13, 5, 0.0), (13, 5, 0.35), (13, 5, 0.7), (4, 5, 0.35), (1, 5, 0.0)):
+        for effect in (0.0, 0.25, 0.5) if scatter == 0 else (0.0, 0.5):
+            tables = [series(runs) for runs in cells(effect, pairs, seeds, scatter=scatter)]
+            any_star, star, covers = rates(tables, SECTION, effect)
+            print(f"{pairs:5} {seeds:5} {scatter:7} {effect:6} {any_star:10.1%} {star:17.1%} {covers:17.1%}")
             assert effect or any_star < 0.05 + 3 * (0.05 * 0.95 / TABLES) ** 0.5
             assert covers == pytest.approx(0.95, abs=0.015)

@@ -88,7 +88,7 @@ def test_the_headline_says_who_leads_and_how_sure_that_is(study: Study) -> None:
         "On digits, knowledge from logits gains most: +6.00 points of top-1 against labels alone "
         "(95% interval +3.52 to +8.48 over 3 seeds)."
     )
-    assert "Next: relations, +2.00; on the same seeds 4.00 ± 0.00 behind." in notes
+    assert "Next: relations, +2.00; on the same seeds 4.00 behind." in notes
     assert "One pair speaks for no other." in notes
     ((said, _),) = headlines(board_of(study({"kd": [-3, -2, -4]})))
     assert said.startswith("On digits, knowledge from logits loses least: −3.00 points")
