@@ -1,7 +1,7 @@
 """A network as a chain of links, and the trace that one forward pass leaves behind.
 
 Depths count links: the value at depth ``d`` has passed ``links[:d]``. Depth 0 is the image, depth ``len(links)`` the
-logits, and the depth before that, the input of the classifier, is the embedding.
+logits, and the depth before that is the embedding: the classifier's input, before any dropout.
 """
 
 import copy
@@ -106,7 +106,9 @@ class Chain(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        return self.links[-1]
+        """Without the dropout that may stand before it."""
+        last = self.links[-1]
+        return last[-1] if isinstance(last, nn.Sequential) and isinstance(last[0], nn.Dropout) else last
 
     def forward(self, images: Tensor) -> Tensor:
         return self.resume(images, after=0)
@@ -135,7 +137,7 @@ class Chain(nn.Module):
 
     def answering(self, classes: int) -> "Chain":
         """The same network, heard on its first ``classes`` classes alone."""
-        links = [*self.links[:-1], First(self.classifier, classes)]
+        links = [*self.links[:-1], First(self.links[-1], classes)]
         chain = Chain(self.network, links, stages=self.stages, image=self.image, norms=self._norms)
         chain.prefix_tokens, chain.precision = self.prefix_tokens, self.precision
         return chain

@@ -25,6 +25,12 @@ class Combination(Method):
         cuts = {member.needs().cut for member in members.values()}
         if len(cuts) > 1:
             raise Refusal(f"'{'+'.join(members)}' cannot be combined: they cut the student at different depths")
+        manners = {member.needs().teacher_train for member in members.values() if member.taught}
+        if len(manners) > 1:
+            raise Refusal(
+                f"'{'+'.join(members)}' cannot be combined: to some of them the teacher answers by the statistics of "
+                "the batch, to others by its own"
+            )
 
     def needs(self) -> Needs:
         all_needs = [member.needs() for member in self.methods.values()]

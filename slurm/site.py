@@ -8,15 +8,26 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.conversion import shown
+from kdbench.benchmark.experiments.document import read
 from kdbench.methods.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parent / "sites"
 
 # What kdbench finds its jobs by, and what it relies on when they wait, end and are begun again.
 OURS = {
-    *("job_name", "array", "dependency", "nodes", "ntasks", "ntasks_per_node", "signal", "output", "error", "open_mode"),
+    *(
+        "job_name",
+        "array",
+        "dependency",
+        "nodes",
+        "ntasks",
+        "ntasks_per_node",
+        "signal",
+        "output",
+        "error",
+        "open_mode",
+    ),
     *("array_parallelism", "signal_delay_s", "srun_args", "stderr_to_stdout"),  # submitit's words for them
 }
 SHORTEST = 5  # minutes: the scheduler warns of the end up to two and a half before it

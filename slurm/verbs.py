@@ -58,7 +58,7 @@ def submit(
 @results
 @files
 def cancel(grid: str, results: Path, files: tuple[Path, ...]) -> None:
-    """Take a grid's jobs out of the cluster's queue; what they have done so far is kept.
+    """Take the jobs that have cells of a grid out of the cluster's queue; what they have done so far is kept.
 
     \b
     Examples:

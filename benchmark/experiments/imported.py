@@ -86,9 +86,7 @@ def cell(dataset: str, name: str) -> Cell | None:
     if not re.fullmatch(r"[0-9a-f]{12}", weights):
         raise Refusal(f"an imported teacher must be named NETWORK{MARK}DIGEST as its import said, got '{name}'")
     params, code = {"weights": weights}, extensions.needed(dataset, network)
-    return Cell(
-        dataset=dataset, student=network, method=IMPORT, params=params, protocol=IMPORT, seed=0, code=code
-    )
+    return Cell(dataset=dataset, student=network, method=IMPORT, params=params, protocol=IMPORT, seed=0, code=code)
 
 
 def take(file: Path, network: str, dataset: str, store: Store, data_folder: Path) -> tuple[str, Record]:

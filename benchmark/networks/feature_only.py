@@ -57,7 +57,9 @@ def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
     """All five poolings, and a head of two wide layers with dropout; taps lie before the poolings."""
     net = VGG(VGGS[name["layers"]], classes, image[0])
     stages = [depth for depth, module in enumerate(net.features) if isinstance(module, nn.MaxPool2d)]
-    links = [*net.features, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), *net.classifier]
+    *layers, dropout, linear = net.classifier
+    pool, head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential(dropout, linear)
+    links = [*net.features, pool, *layers, head]
     return Chain(net, links, stages=stages, image=image)
 
 
@@ -70,10 +72,10 @@ def mobilenet(classes: int, image: Image) -> Chain:
     net.features[0][0] = initialise(nn.Conv2d(image[0], 32, 3, padding=1, bias=False))
     stem, *blocks, head = net.features
     dropout, linear = net.classifier
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), dropout)
+    pool, classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential(dropout, linear)
     stages = [len(stem) + block for block in LAST_OF_RESOLUTION]
     norms = {depth: block.conv[-1] for depth, block in enumerate(blocks, len(stem) + 1)}
-    return Chain(net, [*stem, *blocks, *head, pool, linear], stages=stages, image=image, norms=norms)
+    return Chain(net, [*stem, *blocks, *head, pool, classifier], stages=stages, image=image, norms=norms)
 
 
 @network("fo_vit_b")

@@ -15,10 +15,10 @@ ABOUT = (
     "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
     "(live), with its answers remembered while none is known yet (cold), while all are (remembered; – where they "
     "cannot be), and over a run of the recipe's own epochs that begins with none (amortised). Cost: a step's time as a "
-    "multiple of the labels' alone, live. Memory: the most in use, live; on a CPU, of the whole process. Adapters: parameters that are thrown away "
-    "after training; layers that a method would choose by looking at its trained teacher are here the teacher's last. "
-    "Of peak: what the networks' work alone makes up, live, of the best rate that was measured on the device, in large "
-    "products or wide convolutions."
+    "multiple of the labels' alone, live. Memory: the most in use, live; on a CPU, of the whole process. Adapters: "
+    "parameters that are thrown away after training; layers that a method would choose by looking at its trained "
+    "teacher are here the teacher's last. Of peak: what the networks' work alone makes up, live, of the best rate that "
+    "was measured on the device, in large products or wide convolutions."
 )
 SPEEDS = ["live", "cold", "remembered", "amortised"]
 COLUMNS = ["source", "method", *SPEEDS, "cost", "ms/step", "memory", "adapters", "of peak"]

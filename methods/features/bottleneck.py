@@ -2,11 +2,13 @@
 
 from torch import nn
 
+from kdbench.methods.features.batch_norm import BatchNorm
+
 
 def bottleneck(width_in: int, middle: int, width: int) -> nn.Sequential:
     """From maps ``width_in`` channels wide to maps of ``width``; norm and activation behind all but the last."""
     return nn.Sequential(
-        *(nn.Conv2d(width_in, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.ReLU()),
-        *(nn.Conv2d(middle, middle, 3, padding=1, bias=False), nn.BatchNorm2d(middle), nn.ReLU()),
+        *(nn.Conv2d(width_in, middle, 1, bias=False), BatchNorm(middle), nn.ReLU()),
+        *(nn.Conv2d(middle, middle, 3, padding=1, bias=False), BatchNorm(middle), nn.ReLU()),
         nn.Conv2d(middle, width, 1, bias=False),
     )

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.features.batch_norm import BatchNorm
 from kdbench.methods.features.preactivation import preactivations
 from kdbench.methods.features.stages import Stagewise
 from kdbench.methods.forms import resized
@@ -80,7 +81,7 @@ class Fusion(nn.Module):
 def _convolution(width_in: int, width: int, kernel: int) -> nn.Sequential:
     convolution = nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_uniform_(convolution.weight, a=1)
-    return nn.Sequential(convolution, nn.BatchNorm2d(width))
+    return nn.Sequential(convolution, BatchNorm(width))
 
 
 def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:

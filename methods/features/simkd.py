@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.features.batch_norm import BatchNorm
 from kdbench.methods.features.bottleneck import bottleneck
 from kdbench.methods.forms import Form, as_map, resized, smaller
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
@@ -65,7 +66,7 @@ class Projector(nn.Module):
         super().__init__()
         self.source, self.target, self.size = source, target, smaller(source, target)
         self.convolutions = bottleneck(source.channels, max(1, target.channels // factor), target.channels)
-        self.norm = nn.BatchNorm2d(target.channels)
+        self.norm = BatchNorm(target.channels)
         self.end = nn.ReLU() if positive else nn.Identity()
 
     def compared(self, value: Tensor) -> Tensor:

@@ -84,5 +84,7 @@ def input_gradient(
 def gradient_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:
     """Squared, summed over pixels, the mean over samples."""
     if normalise:
+        # A gradient of zero, as a head that starts from zero has it, has no direction to send anything back by.
+        student = torch.where(student.detach().any(1, keepdim=True), student, student.detach())
         student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
     return (student - teacher).square().sum(1).mean()

@@ -24,7 +24,9 @@ def _distances(points: Tensor) -> Tensor:
 
 
 def _cosines(points: Tensor) -> Tensor:
-    directions = F.normalize(points[:, None] - points, dim=2)
+    apart = points[:, None] - points
+    together = apart.detach().norm(dim=2, keepdim=True) <= 1e-6  # as above: no slope
+    directions = F.normalize(apart, dim=2).masked_fill(together, 0)
     return directions @ directions.mT
 
 

@@ -53,6 +53,14 @@ def trained(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 # -- the losses -------------------------------------------------------------------------------------------------------
 
 
+def test_a_last_batch_of_one_image_breaks_nothing(student: Chain, method: Method, make_batch: MakeBatch) -> None:
+    batch = make_batch(method.needs())
+    views = tuple(view[:1].detach().requires_grad_(view.requires_grad) for view in batch.views)
+    one = replace(batch, views=views, labels=batch.labels[:1], index=batch.index[:1])
+    sum(losses(student, method, one, task=True).values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in trained(student).values())
+
+
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_terms_are_finite_scalars_in_fp32(
     student: Chain, method: Method, make_batch: MakeBatch, precision: torch.dtype | None

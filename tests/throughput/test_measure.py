@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import torch
 
-from kdbench.benchmark import networks
+from kdbench.benchmark import extensions, networks
 from kdbench.benchmark.data import load
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
@@ -154,6 +154,18 @@ seeds: 2
 """
 
 
+MINE = """
+from kdbench.methods.method import METHODS, Method
+
+@METHODS.register("mine")
+class Mine(Method):
+    source = "logits"
+
+    def losses(self, student, teacher, batch):
+        return {"mine": (student.logits - teacher.logits).square().mean()}
+"""
+
+
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
@@ -170,11 +182,14 @@ def never_slow(monkeypatch: pytest.MonkeyPatch, make: MakeThroughput) -> list[st
         asked.append(cell.method)
         return make(cell.method, id=cell.id, params=cell.params, environment=environment(engine).key)
 
-    monkeypatch.setattr(of_grid, "measure", pretend)
+    monkeypatch.setattr(of_grid, "by_itself", pretend)
     return asked
 
 
-def test_a_grid_is_measured_once_and_answers_with_its_table(kdbench: Command, grid: str, quick: None) -> None:
+def test_a_grid_is_measured_once_and_answers_with_its_table(
+    kdbench: Command, grid: str, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_grid, "by_itself", measure)
     first = kdbench("throughput", grid)
     assert first.code == 0
     found = records(Path("results"))
@@ -187,6 +202,18 @@ def test_a_grid_is_measured_once_and_answers_with_its_table(kdbench: Command, gr
 
     again = kdbench("throughput", grid)
     assert (again.code, again.out, again.err) == (0, first.out, "")
+
+
+def test_a_cell_is_measured_in_a_process_of_its_own(
+    make_cell: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the caller's threads and files; what this process has in memory is not the cell's."""
+    (tmp_path / "mine.py").write_text(MINE)
+    extensions.load(tmp_path / "mine.py")
+    ballast = torch.ones(2**28)
+    record = of_grid.by_itself(make_cell("mine", teacher="resnet14x0.5"), CPU, Path(), tmp_path)
+    assert record.method == "mine" and record.environment.arithmetic["threads"] == 1
+    assert record.live.peak_memory_mb < ballast.nbytes / 2**20
 
 
 def test_what_has_a_record_in_this_environment_is_measured_anew_only_if_asked(
@@ -213,14 +240,14 @@ def test_scripts_are_answered_with_the_records_alone(kdbench: Command, grid: str
 def test_a_cell_that_fails_leaves_the_others_alone(
     kdbench: Command, grid: str, never_slow: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = of_grid.measure
+    kind = of_grid.by_itself
 
     def burst(cell: Cell, *rest: Any) -> Throughput:
         if cell.method == "ce":
             raise torch.OutOfMemoryError("2 GiB")
         return kind(cell, *rest)
 
-    monkeypatch.setattr(of_grid, "measure", burst)
+    monkeypatch.setattr(of_grid, "by_itself", burst)
     answer = kdbench("throughput", grid)
     assert answer.code == 1
     assert "failed  digits-resnet8x0.25-ce" in answer.err

@@ -105,8 +105,13 @@ def test_over_many_pairs_it_is_wilcoxons_test() -> None:
     assert over_pairs(gains) == pytest.approx([stats.wilcoxon(row, method="exact").pvalue for row in gains])
 
 
-def test_one_pair_and_none_are_not_tested() -> None:
-    assert np.isnan(over_pairs(np.array([[1.0, np.nan], [np.nan, np.nan]]))).all()
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("pairs", [2, 20])
+def test_one_pair_and_none_are_not_tested(pairs: int) -> None:
+    gains = np.full((3, pairs), np.nan)
+    gains[0, 0], gains[1] = 1.0, np.arange(1.0, 1 + pairs)
+    assert np.isnan(over_pairs(gains)).tolist() == [True, False, True]
+    assert np.isnan(over_pairs(gains[::2])).all()
 
 
 def test_what_comes_from_the_teacher_is_told_from_what_comes_from_the_student() -> None:
@@ -116,6 +121,7 @@ def test_what_comes_from_the_teacher_is_told_from_what_comes_from_the_student() 
     assert between_teachers(exact) == pytest.approx(2)
     assert between_teachers(np.array([[0.0, 10.0], [0.0, 10.0]])) == 0
     assert np.isnan(between_teachers(exact[:1]))
+    assert np.isnan(between_teachers(exact[:, :1])) and np.isnan(between_teachers(exact[:, :0]))
     draw = np.random.default_rng(5)
     tables = draw.normal(0, 0.5, (2000, 6, 1)) + draw.normal(0, 1, (2000, 1, 3)) + draw.normal(0, 0.3, (2000, 6, 3))
     assert np.mean([between_teachers(table) ** 2 for table in tables]) == pytest.approx(0.25, rel=0.05)
@@ -142,5 +148,12 @@ def test_too_few_seeds_are_not_tested_and_one_has_no_interval() -> None:
 
 
 def test_gains_that_are_all_the_same_are_no_evidence() -> None:
-    gains, same, n = pd.Series([1.0, 0.0]), pd.Series([0.0, 0.0]), pd.Series([5, 5])
-    assert p_values(gains, same, n, n - 1).isna().all()
+    """Of percentages, all the same means: but for rounding."""
+    one_image = np.array([325, 327, 330, 329, 341]) * 100 / 360 - np.array([324, 326, 329, 328, 340]) * 100 / 360
+    assert 0 < one_image.std() < 1e-12
+    mean, std, n, freedom = summary(np.stack([np.zeros(5), one_image]))
+    assert p_values(mean, std, n, freedom).isna().all()
+    assert half_width(std, n, freedom).isna().all()
+    others = [np.array([0.0, 0.5, 1.0, 0.2, 0.9]), np.array([0.0, 0.6, 1.0, 0.3, 0.8])]
+    noisy, exact = (drawn(*by_pair([rows, *others]))[0] for rows in (one_image, np.ones(5)))
+    assert noisy.to_numpy() == pytest.approx(exact.to_numpy())

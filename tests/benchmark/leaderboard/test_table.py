@@ -140,6 +140,28 @@ def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
     assert "teachers" not in text(series({0: 50}) + kd[:2]).partition("##")[2]
 
 
+def test_teachers_whose_students_share_no_seed_say_nothing_of_what_they_differ_by(
+    make_cell: MakeCell, series: Series
+) -> None:
+    """As a grid that is half done has them."""
+    first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
+    found = rows(series({0: 50, 1: 51}) + series({0: 55}, "kd", first) + series({1: 58}, "kd", second))
+    row = found[PAIR, "kd"]
+    assert (row["n"], row["teachers"], row["over_ce"], row["std_teachers"]) == (2, 2, 6, None)
+
+
+def test_ce_over_kd_is_kd_over_ce_from_the_other_side(series: Series) -> None:
+    """The same interval, and one test, whatever else stands in the table."""
+    found = rows(
+        series({seed: 50 + seed % 2 for seed in range(5)})
+        + series({seed: 52 + seed % 3 for seed in range(5)}, "kd", "big")
+        + series({seed: 53 - seed % 2 for seed in range(5)}, "clkd", "big")
+    )
+    ce, kd = found[PAIR, "ce"], found[PAIR, "kd"]
+    assert (ce["over_kd"], ce["over_kd_half"], ce["over_kd_p"]) == (-kd["over_ce"], kd["over_ce_half"], kd["over_ce_p"])
+    assert kd["over_ce_p"] is not None
+
+
 def test_two_teachers_of_one_name_are_not_mixed(make_cell: MakeCell, series: Series) -> None:
     longer = msgspec.structs.replace(make_cell().recipe, epochs=9)
     first, second = make_cell(student="big"), make_cell(student="big", recipe=longer)
@@ -178,6 +200,15 @@ def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Seri
     assert [row["images_per_second"] for row in rows(ce + far).values()] == [900, None]
 
 
+def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(series: Series) -> None:
+    ce = series({0: 50}, how={"speed": 800}) + series({0: 50}, student="resnet8", how={"speed": 100})
+    kd = series({0: 55}, "kd", "big", how={"speed": 400})
+    kd += series({0: 55}, "kd", "big", student="resnet8", how={"speed": 25})
+    one = series({0: 55}, "clkd", "big", how={"speed": 800})
+    table = made(ce + kd + one).methods.set_index("method")
+    assert table["relative_cost"].round(9).fillna(0).to_dict() == {"ce": 1, "kd": round(8**0.5, 9), "clkd": 0}
+
+
 def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series: Series) -> None:
     ce, kd, other = series({0: 50}), series({0: 55}, "kd", "big"), series({0: 56}, "clkd", "big")
     kd[0].cost.together, other[0].environment.arithmetic = 2, {"teacher": "remembered"}
@@ -186,6 +217,7 @@ def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series:
         assert list(table[cost].notna()) == [True, False, False]
     assert table["deployed_parameters"].notna().all()
     assert table.loc["kd", "over_ce"] == 5
+    assert "Costs: of cells, beside whatever else ran on here." in text(ce + kd + other)
     nowhere = made(kd).series
     assert nowhere["images_per_second"].isna().all() and "| kd | 5.0 |" in text(kd)
 

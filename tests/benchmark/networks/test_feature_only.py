@@ -58,6 +58,17 @@ def test_the_rest_of_the_chain_gives_the_logits_from_every_depth(name: str, size
             )
 
 
+@pytest.mark.parametrize("name", ["fo_vgg11", "fo_mobilenetv2"])
+def test_the_last_dropout_is_the_classifiers_and_not_the_embeddings(name: str) -> None:
+    """A student's embedding is held against a teacher's, which drops nothing."""
+    chain = seasoned(name).eval()
+    chain.links[-1].train()
+    with torch.no_grad():
+        one, other = (chain.trace(some_images()) for _ in range(2))
+    assert torch.equal(one.embedding, other.embedding) and not torch.equal(one.logits, other.logits)
+    assert isinstance(chain.classifier, nn.Linear) and chain.classifier.in_features == chain.embedding_width
+
+
 def resnet34() -> nn.Module:
     net = torchvision.models.resnet34(num_classes=CLASSES)
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()

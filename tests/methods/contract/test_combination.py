@@ -8,6 +8,7 @@ from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts, Method
+from kdbench.methods.refusal import Refusal
 from tests.conftest import MakeBatch
 
 
@@ -38,3 +39,12 @@ def test_members_take_their_own_parameters_and_cross_entropy_its_weight(
     kd = create("kd", student, teacher, facts, temperature=2.0, weight=3.0, ce_weight=0.5)
     both = create("ce+kd", student, teacher, facts, ce_weight=0.5, kd={"temperature": 2.0, "weight": 3.0})
     torch.testing.assert_close(loss(student, both, make_batch), loss(student, kd, make_batch))
+
+
+def test_members_that_ask_for_two_manners_of_the_teacher_are_refused(
+    student: Chain, teacher: Chain, facts: Facts
+) -> None:
+    """There is one answer for all: logits by a batch's statistics are not those that kd is made for."""
+    with pytest.raises(Refusal, match=r"'ofd\+kd' cannot be combined: .* statistics of the batch"):
+        create("ofd+kd", student, teacher, facts)
+    create("ofd+ce", student, teacher, facts)

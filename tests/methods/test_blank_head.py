@@ -11,7 +11,7 @@ from kdbench.methods.method import METHODS, Facts
 from tests.conftest import MakeBatch
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.source == "logits"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.source in ("logits", "gradients")])
 def test_the_first_gradient_of_a_blank_head_is_of_ordinary_size(
     name: str, student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
 ) -> None:
