@@ -109,11 +109,13 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return asked | {"srun_args": [*cores, *self.srun], "additional_parameters": extra}
 
     def names_a_kind(self, types: Collection[str]) -> bool:
-        """Whether its jobs can only come to GPUs of one of these types."""
+        """Whether its jobs ask for GPUs of one of these types, for certain nodes, or for no GPU at all."""
         asked = self.parameters("", self.longest)
-        more = asked["additional_parameters"]
-        told = " ".join(str(value) for value in (asked["gpus_per_node"], *more.values()))
-        return bool(asked["constraint"] or "nodelist" in more or any(kind in told for kind in types))
+        more = asked["additional_parameters"] | {"gpus-per-node": asked["gpus_per_node"]}
+        told = " ".join(f"{key}={value}" for key, value in more.items() if value is not None)
+        return bool(
+            asked["constraint"] or "nodelist" in more or "gpu" not in told or any(kind in told for kind in types)
+        )
 
 
 def _option(key: str) -> str:

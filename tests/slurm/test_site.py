@@ -82,6 +82,7 @@ def test_a_step_asks_for_the_cores_that_its_job_has(tmp_path: Path, more: str, c
         ("sbatch: {gpus-per-node: null, gres: 'gpu:1'}", False),
         ("sbatch: {constraint: a100}", True),
         ("sbatch: {nodelist: n7}", True),
+        ("sbatch: {gpus-per-node: null}", True),
     ],
 )
 def test_a_site_names_a_kind_of_gpu_in_any_of_sbatch_s_ways(tmp_path: Path, text: str, named: bool) -> None:
