@@ -1,6 +1,9 @@
 """Where and how the arithmetic is done: the precision, what is compiled, and that no step waits for the device."""
 
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +26,30 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 def kd(student: Chain, teacher: Chain, dataset: Dataset, recipe: Recipe) -> Method:
     return methods.create("kd", student, teacher, recipe.facts(4, dataset.train.labels))
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+FAULTS = """
+import resource, sys, torch
+from kdbench.benchmark.training.engine import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    del [torch.ones(2**21) for _ in range(8)][:]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another system's library gives memory back otherwise")
+def test_a_step_s_memory_is_kept_for_the_next_one() -> None:
+    """64 MiB are taken and left four times: the last time no page of them is new to the process."""
+    usual, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("usual", "kept")
+    )
+    assert kept < 100 < usual
 
 
 # -- what is compiled -------------------------------------------------------------------------------------------------
