@@ -77,6 +77,8 @@ def submit(
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
+        if shutil.which("srun") is None:  # submitit looks for it too, and too late
+            raise Refusal("SLURM cannot be asked from this machine: there is no command 'srun'")
         failed = [failure for id in _ids(submission.arrays) if (failure := store.failure(id))]
         for failure in failed:
             store.forgive(failure.id)

@@ -77,7 +77,7 @@ def read(file: Path) -> Document:
     try:
         node = yaml.compose(text, Loader)
         if node is None:
-            raise Refusal(f"{file}: must hold a grid, got an empty file")
+            raise Refusal(f"{file}: must hold keys and values, got an empty file")
         return Document(file, _values(node, "$", lines, file, ()), lines)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1

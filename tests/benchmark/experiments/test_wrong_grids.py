@@ -176,8 +176,8 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
 }
 
 TEXTS: dict[str, tuple[str, str]] = {  # whole files
-    "nothing": ("", " must hold a grid, got an empty file"),
-    "comments": ("# nothing\n\n# here\n", " must hold a grid, got an empty file"),
+    "nothing": ("", " must hold keys and values, got an empty file"),
+    "comments": ("# nothing\n\n# here\n", " must hold keys and values, got an empty file"),
     "null": ("~\n", "1: must be a mapping, got nothing"),
     "a list": ("[1, 2]\n", "1: must be a mapping, got a list"),
     "a word": ("hello\n", "1: must be a mapping, got 'hello'"),
