@@ -16,20 +16,9 @@ SHIPPED = Path(__file__).parent / "sites"
 
 # What kdbench finds its jobs by, and what it relies on when they wait, end and are begun again.
 OURS = {
-    *(
-        "job_name",
-        "array",
-        "dependency",
-        "nodes",
-        "ntasks",
-        "ntasks_per_node",
-        "signal",
-        "output",
-        "error",
-        "open_mode",
-    ),
-    *("array_parallelism", "signal_delay_s", "srun_args", "stderr_to_stdout"),  # submitit's words for them
-}
+    *("job_name", "array", "dependency", "nodes", "ntasks", "ntasks_per_node", "signal", "output", "error"),
+    *("open_mode", "array_parallelism", "signal_delay_s", "srun_args", "stderr_to_stdout"),  # or as submitit says
+}  # fmt: skip
 SHORTEST = 5  # minutes: the scheduler warns of the end up to two and a half before it
 
 Count = Annotated[int, Meta(ge=1)]

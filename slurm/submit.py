@@ -21,10 +21,9 @@ from submitit.slurm.slurm import _make_sbatch_string
 from kdbench.benchmark import data as datasets
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Plan, State, plan, refuse_if_hopeless
+from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
-from kdbench.benchmark.options import warn
 from kdbench.methods.refusal import Refusal
 from kdbench.slurm import queue, snapshot
 from kdbench.slurm import site as sites
@@ -59,13 +58,13 @@ def submit(
             known, longest = waiting(store, queue.queued()), queue.largest_array()
         except Refusal:  # a dry run works anywhere
             known, longest = {}, queue.USUAL_ARRAY
-        made = _planned(grid, store)
+        made = to_be_run(grid, store)
         submission, parts = drawn_up(made, wanted, site, site_name, known, longest)
         texts = _shown(submission, parts, site, store)
         return "\n".join([*texts, f"{_counted(parts)} would be submitted{_besides(made, wanted, known)}."])
 
     check(site, store)
-    for dataset in {entry.cell.dataset for entry in _planned(grid, store).those(*wanted)}:
+    for dataset in {entry.cell.dataset for entry in to_be_run(grid, store).those(*wanted)}:
         datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
@@ -73,7 +72,7 @@ def submit(
     try:
         # The queue is asked before the records: a job that ends in between has left what it leaves.
         known = waiting(store, queue.queued())
-        made = _planned(grid, store)
+        made = to_be_run(grid, store)
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
@@ -103,14 +102,6 @@ def submit(
     finally:
         desk.release()
     return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
-
-
-def _planned(grid: Grid, store: Store) -> Plan:
-    made = plan(grid, store)
-    warn(store.troubles)
-    store.troubles.clear()  # said once
-    refuse_if_hopeless(made)
-    return made
 
 
 def _ids(arrays: list[list[list[str]]]) -> set[str]:

@@ -15,7 +15,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import crew
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, engines
-from kdbench.benchmark.experiments.plan import State, plan, refuse_if_hopeless, unworkable
+from kdbench.benchmark.experiments.plan import State, plan, to_be_run, unworkable
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
@@ -36,11 +36,8 @@ def run_grid(
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
-    made = plan(grid, store)
+    made = to_be_run(grid, store)
     again = made.those(State.FAILED) if retry_failed else []
-    warn(store.troubles)
-    store.troubles.clear()  # said once
-    refuse_if_hopeless(made)
     todo = [*made.those(State.MISSING, State.RUNNING), *again]
     if not todo:
         print(plan_text(made))

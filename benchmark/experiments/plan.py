@@ -18,6 +18,7 @@ from kdbench.benchmark.experiments.outline import Outline, likes
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental import feasibility
+from kdbench.benchmark.options import warn
 from kdbench.methods.method import Needs
 from kdbench.methods.refusal import Refusal
 
@@ -109,10 +110,15 @@ def _without(student: Entry, lost: dict[str, str]) -> Entry:
     return Entry(student.cell, State.INVALID, f"its teacher cannot be had: {lost[teacher.id]}")
 
 
-def refuse_if_hopeless(made: Plan) -> None:
-    """A grid of which no cell can work is a mistake."""
+def to_be_run(grid: Grid, store: Store) -> Plan:
+    """The plan of who is about to run it: records that cannot be believed are told of, once, and a grid of which no
+    cell can work is refused."""
+    made = plan(grid, store)
+    warn(store.troubles)
+    store.troubles.clear()
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
-        raise Refusal(f"{made.grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
+        raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
+    return made
 
 
 def unworkable(cell: Cell) -> str:
