@@ -8,7 +8,7 @@ from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.leaderboard.frame import SECTION, SERIES, environment
 from kdbench.benchmark.throughput.record import Throughput
 
-PACES = ["images_per_second", "peak_memory_mb", "paced_in", "remembered_per_second", "paced_alone"]
+PACES = ["images_per_second", "relative_cost", "peak_memory_mb", "paced_in", "remembered_per_second", "paced_alone"]
 ASKED = ["dataset", "recipe", "networks", "method"]  # what a throughput record was measured for
 
 
@@ -26,14 +26,13 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
     paces = ran.agg(
         images_per_second=("speed", "median"), peak_memory_mb=("memory", "median"), paced_in=("environment", "first")
     ).assign(remembered_per_second=float("nan"), paced_alone=False)
+    ce = paces["images_per_second"].where(paces.index.get_level_values("method") == "ce")
+    paces["relative_cost"] = ce.groupby(SECTION).transform("max") / paces["images_per_second"]
     alone = _measured(cells, measured)
     if not alone.empty:
         section, measured_ones = (rows.droplevel(["source", "method"]).index for rows in (paces, alone))
         paces = pd.concat((paces.loc[~section.isin(measured_ones)], alone))
-    table = table.join(paces)
-    ce = table["images_per_second"].where(table.index.get_level_values("method") == "ce")
-    table["relative_cost"] = ce.groupby(SECTION).transform("max") / table["images_per_second"]
-    return table
+    return table.join(paces)
 
 
 def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFrame:
@@ -45,6 +44,7 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
             "networks": one.pair,
             "method": shown(one.method, one.params),
             "images_per_second": one.live.images_per_second,
+            "relative_cost": one.cost,
             "peak_memory_mb": one.live.peak_memory_mb,
             "environment": environment(one.environment.key, one.environment.machine),
             "remembered_per_second": one.remembered.images_per_second if one.remembered else float("nan"),

@@ -23,6 +23,7 @@ from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import views_of_an_image
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.run import load_data
 from kdbench.benchmark.experiments.weights import parameters
@@ -103,9 +104,13 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     fresh = partial(learners, cell, dataset, engine)
     taught = fresh()
     sizes, needs = taught.sizes(), taught.method.needs()
-    engine = engine.settled(recipe.steps(len(dataset.train)) * recipe.epochs, needs)  # compiled where a run would be
+    steps = recipe.steps(len(dataset.train))
+    images = len(dataset.train) / steps  # a step, the epoch's last partial batch counted in
     teacher_pass, student_passes = sizes["teacher_macs"], 3 * sizes["student_macs"]  # a backward pass costs two forward
-    images = len(dataset.train) / recipe.steps(len(dataset.train))  # a step, the epoch's last partial batch counted in
+
+    def clock(taught: Learners, answers: RememberingTeacher | None = None, count: int | None = None) -> Clock:
+        settled = engine.settled(steps * recipe.epochs, taught.method.needs())  # compiled where a run would be
+        return Clock(taught.steps(dataset, recipe, settled, answers), settled, count)
 
     def pace(windows: list[float], peak_memory: int, macs: int) -> Pace:
         seconds = statistics.median(windows)
@@ -117,11 +122,18 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
             windows_ms=[round(1000 * window, 4) for window in windows],
         )
 
-    live = pace(*timed(taught.steps(dataset, recipe, engine), engine), student_passes + teacher_pass)
-    del taught  # its memory is not the next one's
+    # Its windows and those of the labels alone in turn: what slows the machine for a while slows both.
+    clocks = [clock(taught)]
+    labels = msgspec.structs.replace(cell, teacher=None, method="ce", params=complete("ce", {}))
+    if cell != labels:
+        clocks.append(clock(learners(labels, dataset, engine)))
+    turns = [[each.window() for each in clocks] for _ in range(WINDOWS)]
+    live = pace([turn[0] for turn in turns], clocks[0].peak_memory, student_passes + teacher_pass)
+    cost = statistics.median(turn[0] / turn[-1] for turn in turns)
+    del taught, clocks  # what they hold is not the next one's
 
     # Twice over the same steps of one epoch, in which no view is seen twice: first nothing is known, then everything.
-    longest = (recipe.steps(len(dataset.train)) - WARM_UP - 1) // (WINDOWS + 1)
+    longest = (steps - WARM_UP - 1) // (WINDOWS + 1)
     count = max(1, min(longest, math.ceil(SECONDS / (live.step_ms / 1000))))
 
     def by_memory(folder: str, macs: int) -> Pace | None:
@@ -129,7 +141,8 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         answers = memory(taught, dataset, recipe, Path(folder))
         if answers is None:
             return None
-        return pace(*timed(taught.steps(dataset, recipe, engine, answers), engine, count), macs)
+        alone = clock(taught, answers, count)
+        return pace([alone.window() for _ in range(WINDOWS)], alone.peak_memory, macs)
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         cold = by_memory(folder, student_passes + teacher_pass)
@@ -145,8 +158,9 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         epochs=recipe.epochs,
         batch=recipe.batch,
         precision=recipe.precision,
-        environment=environment(engine),
+        environment=environment(engine.settled(steps * recipe.epochs, needs)),
         live=live,
+        cost=round(cost, 4),
         cold=cold,
         remembered=remembered,
         views=views_of_an_image(dataset, recipe.augment),
@@ -155,20 +169,25 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     )
 
 
-def timed(steps: Iterator[Live], engine: Engine, count: int | None = None) -> tuple[list[float], int]:
-    """Seconds a step in each of several windows, and the most memory in use; ``count`` steps make a window."""
+class Clock:
+    """A training that is warm, and goes on in windows of ``count`` steps."""
 
-    def walk(count: int) -> float:
-        synchronise(engine.device)
+    def __init__(self, steps: Iterator[Live], engine: Engine, count: int | None = None) -> None:
+        self.steps, self.engine = steps, engine
+        with PeakMemory(engine) as memory:
+            self._walk(WARM_UP)
+            self.count = count or math.ceil(SECONDS / self._walk(1))
+            self.window()
+        self.peak_memory = memory.peak
+
+    def window(self) -> float:
+        """Seconds a step."""
+        return self._walk(self.count)
+
+    def _walk(self, count: int) -> float:
+        synchronise(self.engine.device)
         started = time.perf_counter()
         for _ in range(count):
-            next(steps)
-        synchronise(engine.device)
+            next(self.steps)
+        synchronise(self.engine.device)
         return (time.perf_counter() - started) / count
-
-    with PeakMemory(engine) as memory:
-        walk(WARM_UP)
-        count = count or math.ceil(SECONDS / walk(1))
-        walk(count)
-        windows = [walk(count) for _ in range(WINDOWS)]
-    return windows, memory.peak

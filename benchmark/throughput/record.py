@@ -41,6 +41,7 @@ class Throughput(msgspec.Struct, kw_only=True):
     precision: str
     environment: Environment
     live: Pace  # the teacher is asked anew at every step
+    cost: float  # such a step's time over that of the labels' alone, their windows taken in turn
     cold: Pace | None = None  # its answers are remembered, and none of them is known yet
     remembered: Pace | None = None  # all of them are known; none where they cannot be remembered
     views: int = 1  # in which an image may be seen: as many answers are to be remembered

@@ -14,11 +14,11 @@ from kdbench.methods.method import SOURCES
 ABOUT = (
     "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
     "(live), with its answers remembered while none is known yet (cold), while all are (remembered; – where they "
-    "cannot be), and over a run of the recipe's own epochs that begins with none (amortised). Cost: a step's time as a "
-    "multiple of the labels' alone, live. Memory: the most in use, live; on a CPU, of the whole process. Adapters: "
-    "parameters that are thrown away after training; layers that a method would choose by looking at its trained "
-    "teacher are here the teacher's last. Of peak: what the networks' work alone makes up, live, of the best rate that "
-    "was measured on the device, in large products or wide convolutions."
+    "cannot be), and over a run of the recipe's own epochs that begins with none (amortised). Cost: a live step's time "
+    "as a multiple of the labels' alone, timed in turn with it. Memory: the most in use, live; on a CPU, of the whole "
+    "process. Adapters: parameters that are thrown away after training; layers that a method would choose by looking "
+    "at its trained teacher are here the teacher's last. Of peak: what the networks' work alone makes up, live, of the "
+    "best rate that was measured on the device, in large products or wide convolutions."
 )
 SPEEDS = ["live", "cold", "remembered", "amortised"]
 COLUMNS = ["source", "method", *SPEEDS, "cost", "ms/step", "memory", "adapters", "of peak"]
@@ -69,19 +69,18 @@ def _where(environment: Environment, peaks: dict[str, float]) -> str:
 
 
 def _table(members: list[Throughput], peak: float) -> str:
-    labels = [member.live.step_ms for member in members if shown(member.method, member.params) == "ce"]
-    rows = [_row(member, labels[0] if labels else None, peak) for member in sorted(members, key=_place)]
+    rows = [_row(member, peak) for member in sorted(members, key=_place)]
     return markdown_table(pd.DataFrame(rows, columns=COLUMNS), ALIGN)
 
 
 def _place(record: Throughput) -> tuple[int, str, str]:
-    """Sources in their order, the fastest of each first."""
+    """Sources in their order, the cheapest of each first."""
     knowledge = methods.sources(record.method)
     rank = [*SOURCES, knowledge].index(knowledge)
-    return rank, knowledge, f"{record.live.step_ms:020.4f}"
+    return rank, knowledge, f"{record.cost:020.4f}"
 
 
-def _row(record: Throughput, labels: float | None, peak: float) -> list[str]:
+def _row(record: Throughput, peak: float) -> list[str]:
     return [
         methods.sources(record.method),
         shown(record.method, record.params),
@@ -89,7 +88,7 @@ def _row(record: Throughput, labels: float | None, peak: float) -> list[str]:
         _speed(record.cold),
         _speed(record.remembered),
         _images(record.amortised()),
-        f"{record.live.step_ms / labels:.2f}" if labels else "–",
+        f"{record.cost:.2f}",
         f"{record.live.step_ms:.1f}",
         f"{record.live.peak_memory_mb:,.0f} MB",
         f"{record.method_parameters:,}",

@@ -19,7 +19,7 @@ from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.throughput import grid as of_grid
 from kdbench.benchmark.throughput import measure as measuring
 from kdbench.benchmark.throughput import peak
-from kdbench.benchmark.throughput.measure import learners, measure, memory, timed
+from kdbench.benchmark.throughput.measure import Clock, learners, measure, memory
 from kdbench.benchmark.throughput.record import Throughput, folder, keep, measured, records
 from kdbench.benchmark.throughput.table import page
 from kdbench.benchmark.training.engine import Engine
@@ -53,10 +53,30 @@ def test_a_pace_is_that_of_windows_after_a_warm_up(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(measuring, "SECONDS", 15.0)
-    windows, peak_memory = timed(steps(), CPU)
-    assert windows == pytest.approx([0.12, 0.1, 0.1, 0.1, 0.1])
-    assert len(taken) == 5 + 1 + 5 + 5 * 5
-    assert peak_memory > 0
+    clock = Clock(steps(), CPU)
+    assert len(taken) == 5 + 1 + 5 and clock.peak_memory > 0
+    assert [clock.window(), clock.window()] == pytest.approx([0.12, 0.1])
+
+
+def test_a_cost_is_of_times_that_were_taken_in_turn(
+    make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that gets slower all the while, on which a step of kd takes twice that of the labels."""
+    now, load = 0.0, 1.0
+    real = measuring.Learners.steps
+
+    def slower(taught: measuring.Learners, *rest: Any) -> Iterator[Live]:
+        nonlocal now, load
+        for live in real(taught, *rest):
+            load *= 1.05
+            now += load * (2 if taught.teacher else 1)
+            yield live
+
+    monkeypatch.setattr(measuring.Learners, "steps", slower)
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now))
+    record = measure(make_cell("kd", teacher="resnet14x0.5"), CPU, Path(), tmp_path)
+    assert record.cost == pytest.approx(2 / 1.05, abs=1e-4)
+    assert measure(make_cell("ce"), CPU, Path(), tmp_path).cost == 1
 
 
 @pytest.mark.parametrize(
