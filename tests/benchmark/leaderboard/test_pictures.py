@@ -32,7 +32,7 @@ GAINS = pd.DataFrame(
 )
 SPEEDS = pd.DataFrame(
     [
-        {"pair": pair, "source": source, "method": method, "top1": 70 + place * 0.3, "speed": 9000 - 700.0 * place}
+        {"pair": pair, "source": source, "method": method, "top1": 70 + place * 0.3, "speed": 0.9 - 0.07 * place}
         for pair in ("a → b", "c → d")
         for place, (source, method) in enumerate(zip(SOURCES, METHODS, strict=True))
     ]
