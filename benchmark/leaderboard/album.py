@@ -90,9 +90,8 @@ def _sketched(
     yield (
         "throughput",
         "Accuracy against throughput",
-        "Top-1 after the last epoch, mean over seeds, against images a second in training, the teacher asked anew, as a "
-        "share of those of ce. The line joins the methods that no other beats in both. ↓: too far off to be drawn to "
-        "scale."
+        "Top-1 after the last epoch, mean over seeds, against the speed of training, the teacher asked anew, beside "
+        "that of ce. The line joins the methods that no other beats in both. ↓: too far off to be drawn to scale."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
         partial(pictures.accuracy_throughput, series.assign(speed=1 / series["relative_cost"])),
     )

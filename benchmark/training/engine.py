@@ -77,6 +77,8 @@ class Engine:
             "channels_last": self.channels_last,
             "torch": str(torch.__version__),
         }
+        if cuda:
+            facts["tf32"] = torch.backends.cudnn.allow_tf32  # of convolutions in fp32, unless one forbids it
         return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
 
 

@@ -34,8 +34,9 @@ def test_teachers_come_first_a_failure_stops_nobody_and_can_be_retried(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REPAIRED", str(bench.folder / "repaired"))
+    alone = {"sbatch": {"export": "NONE"}, "environment": {"REPAIRED": str(bench.folder / "repaired")}}
     (bench.folder / "mine.py").write_text(MINE)
-    bench.write(SMALL.replace("[ce, kd]", "[kd, raises]") + "files: mine.py\n", at_once=4)
+    bench.write(SMALL.replace("[ce, kd]", "[kd, raises]") + "files: mine.py\n", at_once=4, **alone)
     bench.submit()
     (bench.folder / "mine.py").write_text("the checkout changes while jobs wait")
     bench.empty()

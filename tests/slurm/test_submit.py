@@ -1,5 +1,6 @@
 """What a real SLURM is given, and what it says of it: nothing twice, nothing that it cannot give."""
 
+import shutil
 import time
 from dataclasses import replace
 from typing import Any
@@ -88,6 +89,15 @@ def test_what_the_cluster_cannot_give_is_said_at_submission(bench: Bench, site: 
         bench.submit()
     assert not bench.ask("squeue", "--noheader")
     assert not list(bench.store.folder.rglob("*.pkl")) and not watch.sent(bench.plan, bench.store).lost
+
+
+def test_without_srun_nothing_is_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write(SMALL, **HELD)
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "srun" else which(name))
+    with pytest.raises(Refusal, match="there is no command 'srun'"):
+        bench.submit()
+    assert not bench.ask("squeue", "--noheader") and not watch.sent(bench.plan, bench.store).lost
 
 
 def test_a_retry_that_the_cluster_refuses_forgets_no_failure(bench: Bench) -> None:
