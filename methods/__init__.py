@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 from kdbench.methods.chain import Chain
@@ -29,10 +30,12 @@ def taught(name: str) -> bool:
     return any(method.taught for method in members(name).values())
 
 
-def sources(name: str) -> str:
+def sources(name: str, params: Mapping[str, Any]) -> str:
     """The knowledge that a method draws on; a combination draws on all of its members'."""
     try:
-        return "+".join(dict.fromkeys(member.source for member in members(name).values()))
+        classes = members(name)
+        inner = {name: params} if name in classes else params
+        return "+".join(dict.fromkeys(method.draws_on(inner.get(part, {})) for part, method in classes.items()))
     except Refusal:  # a method from a file that is not loaded now
         return "other"
 

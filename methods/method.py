@@ -1,7 +1,7 @@
 """The contract between a method and the training loop: what a method is told, what it asks for, what it answers."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -114,6 +114,11 @@ class Method(nn.Module):
     def resolve(cls, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> dict[str, Any]:
         """Parameters such as "by quality" turned into plain ones, once, before the first step."""
         return params
+
+    @classmethod
+    def draws_on(cls, params: Mapping[str, Any]) -> Source:
+        """The source of knowledge with these parameters."""
+        return cls.source
 
     @property
     def teacher(self) -> Chain:

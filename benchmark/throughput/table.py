@@ -75,14 +75,14 @@ def _table(members: list[Throughput], peak: float) -> str:
 
 def _place(record: Throughput) -> tuple[int, str, str]:
     """Sources in their order, the cheapest of each first."""
-    knowledge = methods.sources(record.method)
+    knowledge = methods.sources(record.method, record.params)
     rank = [*SOURCES, knowledge].index(knowledge)
     return rank, knowledge, f"{record.cost:020.4f}"
 
 
 def _row(record: Throughput, peak: float) -> list[str]:
     return [
-        methods.sources(record.method),
+        methods.sources(record.method, record.params),
         shown(record.method, record.params),
         _speed(record.live),
         _speed(record.cold),

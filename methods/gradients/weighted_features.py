@@ -1,8 +1,9 @@
 """Features weighted by gradients: Hsu, Smith, Shen, Kira and Jin, "A Closer Look at Knowledge Distillation with
 Features, Logits, and Gradients" (2022, arXiv 2203.10163), and two neighbours of its formula."""
 
+from collections.abc import Mapping
 from functools import partial, reduce
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from kdbench.methods.gradients.fisher import (
     prediction_information,
     tail_diagonal,
 )
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, Source
 from kdbench.methods.refusal import Refusal
 from kdbench.methods.survey import survey
 
@@ -31,7 +32,7 @@ class WeightedFeatures(Method):
     L = ce_weight · CE + weight · ½ Σ_k W_k (P(h_s)_k − h_t,k)², h the embedding, A the teacher's classifier,
     p = softmax(A h_t + b), P a linear projector:
 
-    - "plain": W = 1, feature matching.
+    - "plain": W = 1, feature matching; in tables its source is features.
     - "fisher": W = E_{y~p}[(∂log p(y)/∂h_k)²], the diagonal of the Fisher information of p about h, exactly:
       diag(Aᵀ(diag p − p pᵀ)A).
     - "classifier": the form of AᵀA, which is ½ ‖A P(h_s) − A h_t‖². The authors' work on incremental learning has the
@@ -94,6 +95,10 @@ class WeightedFeatures(Method):
         self.project = nn.Identity() if alike else Adapter(source, target)
         if weighting == "full":
             self.register_buffer("matrix", damping * torch.eye(target.channels))
+
+    @classmethod
+    def draws_on(cls, params: Mapping[str, Any]) -> Source:
+        return "features" if params.get("weighting") == "plain" else cls.source  # no gradient is in it
 
     def prepare(self) -> None:
         if self.weighting == "full":

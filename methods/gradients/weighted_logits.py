@@ -1,14 +1,15 @@
 """Logits weighted by gradients: Hsu, Smith, Shen, Kira and Jin, "A Closer Look at Knowledge Distillation with Features,
 Logits, and Gradients" (2022, arXiv 2203.10163)."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.gradients.fisher import diagonal_form, logits_diagonal, logits_form, mean_trace
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, Source
 
 
 @METHODS.register("weighted_logits")
@@ -16,8 +17,9 @@ class WeightedLogits(Method):
     """The teacher's logits, each as important as the teacher's prediction is sensitive to it.
 
     L = ce_weight · CE + weight · ½ Σ_k W_k (z_s,k − z_t,k)², z the logits and p = softmax(z_t):
-    "plain" W = 1; "diagonal" W_k = p_k(1 − p_k), the diagonal of the Fisher information of p about z; "full" the
-    quadratic form of all of it, diag p − p pᵀ, which is the KL divergence to second order.
+    "plain" W = 1, in tables of the source logits; "diagonal" W_k = p_k(1 − p_k), the diagonal of the Fisher
+    information of p about z; "full" the quadratic form of all of it, diag p − p pᵀ, which is the KL divergence to
+    second order.
 
     The paper's text leaves normalisation and weights open, so these are ours. As it stands the loss has the scale of
     the KL divergence at T = 1, hence weight 1; W = 1 has not, it grows with the number of classes. ``normalise``
@@ -44,6 +46,10 @@ class WeightedLogits(Method):
         self.weighting = weighting
         self.normalise = normalise
         self.weight = weight
+
+    @classmethod
+    def draws_on(cls, params: Mapping[str, Any]) -> Source:
+        return "logits" if params.get("weighting") == "plain" else cls.source  # no gradient is in it
 
     def needs(self) -> Needs:
         return Needs(whole_batch=self.normalise and self.weighting != "plain")
