@@ -94,6 +94,8 @@ class Failure(msgspec.Struct, kw_only=True):
 class BriefResult(msgspec.Struct, kw_only=True):
     top1: float
     best_top1: float
+    teacher_weights: str | None = None
+    teacher_top1: float | None = None
     incremental: dict[str, Any] | None = None
 
 

@@ -74,7 +74,7 @@ def claims() -> list[Claim]:
     return read(FOLDER / "claims.yaml").convert(list[Claim])
 
 
-def weigh(claim: Claim, records: Iterable[Brief]) -> list[Row]:
+def weigh(claim: Claim, records: Sequence[Brief]) -> list[Row]:
     """A row a recipe by which both sides were run; one that says what is missing where there is none."""
     about: dict[str, Any] = {
         "claim": claim.says,
@@ -89,12 +89,15 @@ def weigh(claim: Claim, records: Iterable[Brief]) -> list[Row]:
         unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
         if values:
             gain, half = interval(values)
+            notes = [note] if note else []
             if claim.setting == "incremental":
-                note = f"{note}; a pair is a sequence of tasks".removeprefix("; ")
+                notes.append("a pair is a sequence of tasks")
+            if weak := _weak(gains, records):
+                notes.append(f"of {weak} the teacher is no better than the student by labels alone")
             other = claim.recipe and recipe != claim.recipe
             verdict = _verdict(gain, half) + (f", by another recipe than {claim.recipe}" if other else "")
             runs = sum(len(of_pair) for of_pair in gains.values())
-            rows.append(Row(**about, recipe=recipe, verdict=verdict, note=note, pairs=len(gains), runs=runs,
+            rows.append(Row(**about, recipe=recipe, verdict=verdict, note="; ".join(notes), pairs=len(gains), runs=runs,
                             unit=unit, gain=gain, half=half))  # fmt: skip
     missing = claim.lacks or "no seed on which both were run" + (f": run the grid {claim.grid}" if claim.grid else "")
     return rows or [Row(**about, recipe=claim.recipe, verdict="not tested", note=missing)]
@@ -103,7 +106,7 @@ def weigh(claim: Claim, records: Iterable[Brief]) -> list[Row]:
 # -- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def _gains(claim: Claim, records: Iterable[Brief]) -> dict[str, Gains]:
+def _gains(claim: Claim, records: Sequence[Brief]) -> dict[str, Gains]:
     """By recipe, pair and seed: how far the better is ahead, of the same teacher and on the same seed."""
     found: dict[tuple[str, Pair, Seed], dict[str, tuple[int, float]]] = {}
     sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
@@ -128,6 +131,24 @@ def _place(cell: Cell) -> tuple[Pair, Seed]:
     lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
     task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id
     return Pair(cell.dataset, cell.student, lineage, task), (teacher.id if teacher else "", cell.seed)
+
+
+def _weak(pairs: Iterable[Pair], records: Sequence[Brief]) -> str:
+    """How many of the pairs have a teacher that says little of how to listen; nothing where none has."""
+    alone: dict[str, list[float]] = {}
+    teachers: dict[Pair, dict[str, float]] = {pair: {} for pair in pairs}
+    students = {(pair.dataset, pair.student) for pair in teachers}
+    for record in records:
+        cell, top1 = record.cell, record.result.teacher_top1
+        if (cell.dataset, cell.student) in students and (cell.method == "ce" or top1 is not None):
+            pair, (teacher, _) = _place(cell)
+            if top1 is None:
+                alone.setdefault(pair.task, []).append(record.result.top1)
+            elif pair in teachers:
+                teachers[pair][teacher] = top1
+    known = [pair for pair in teachers if teachers[pair] and pair.task in alone]
+    weak = [pair for pair in known if fmean(teachers[pair].values()) <= fmean(alone[pair.task])]
+    return counted(len(weak), "pair") if weak else ""
 
 
 def _by_pair(gains: Gains) -> tuple[str, list[float], str]:

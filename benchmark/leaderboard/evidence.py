@@ -100,7 +100,11 @@ def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
     rows = []
     for teacher in teachers:
         for file in sorted((store.folder / "teachers").glob(f"{teacher}.quality-*.json")):
-            known, record = msgspec.json.decode(file.read_bytes(), type=Finding), store.record(teacher)
+            try:
+                known, record = msgspec.json.decode(file.read_bytes(), type=Finding), store.record(teacher)
+            except (OSError, ValueError) as error:
+                store.troubles.append(f"{file} is no finding of knowledge quality: {error}")
+                continue
             if record is None or known.weights != record.result.weights:
                 continue
             found = [Quality(s, i / math.log(K0), e) for s, i, e in known.found]

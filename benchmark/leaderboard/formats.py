@@ -11,7 +11,8 @@ import pandas as pd
 from kdbench.benchmark.experiments.words import duration, markdown_table
 from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.frame import SECTION
-from kdbench.benchmark.leaderboard.table import FIELD, Board
+from kdbench.benchmark.leaderboard.table import FIELD, Board, too_few
+from kdbench.benchmark.leaderboard.teachers import teachers
 
 ABOUT = (
     "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± "
@@ -83,12 +84,16 @@ def as_json(board: Board) -> str:
 def parts(board: Board) -> Iterator[Part]:
     if not board.methods.empty:
         for names, table in board.methods.groupby(FIELD, sort=False):
-            yield Part(_title("methods over pairs", *names), [_over_pairs(table)], _correlated(table))
+            few = too_few(table)
+            yield Part(
+                _title("methods over pairs", *names), [_over_pairs(table)], [*filter(None, [few]), *_correlated(table)]
+            )
     if not board.series.empty:
+        taught = {section: [f"{said.capitalize()}."] for section, said in teachers(board.cells).items()}
         for names, table in board.series.groupby(SECTION, sort=False):
             setting, dataset, recipe, pair = names
             tables = [_learned(table) if setting == "incremental" else _accuracy(table), _costs(table)]
-            notes = [*_correlated(table), *_places(table)]
+            notes = [*taught.get(names, []), *_correlated(table), *_places(table)]
             yield Part(_title(setting, dataset, pair, recipe), tables, notes)
 
 
@@ -97,19 +102,18 @@ def _title(*words: Hashable) -> str:
 
 
 def _over_pairs(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "source": table["source"],
-            "method": table["method"],
-            "pairs": table["pairs"].map(str),
-            "over ce": _gains(table, "over_ce"),
-            "p(ce)": _each(table["over_ce_p"], _p),
-            "over kd": _gains(table, "over_kd"),
-            "p(kd)": _each(table["over_kd_p"], _p),
-            "rank": _each(table["rank"], "{:.1f}".format),
-            "time × ce": _each(table["relative_cost"], "{:.2f}".format),
-        }
-    )
+    words = {
+        "source": table["source"],
+        "method": table["method"],
+        "pairs": table["pairs"].map(str),
+        "over ce": _gains(table, "over_ce"),
+        "p(ce)": _each(table["over_ce_p"], _p),
+        "over kd": _gains(table, "over_kd"),
+        "p(kd)": _each(table["over_kd_p"], _p),
+        "rank": _each(table["rank"], "{:.1f}".format),
+        "time × ce": _each(table["relative_cost"], "{:.2f}".format),
+    }
+    return _without_empty(words)
 
 
 def _accuracy(table: pd.DataFrame) -> pd.DataFrame:
@@ -141,7 +145,7 @@ def _learned(table: pd.DataFrame) -> pd.DataFrame:
             "over ce": _gains(table, "over_ce"),
             "over kd": _gains(table, "over_kd"),
             "forgetting": _each(table["forgetting"], "{:.2f}".format),
-            "backward transfer": _each(table["backward"], "{:+.2f}".format),
+            "backward transfer": _each(table["backward"], "{:+z.2f}".format),
         }
     )
 
@@ -157,7 +161,12 @@ def _costs(table: pd.DataFrame) -> pd.DataFrame:
         "deployed k": _each(table["deployed_parameters"] / 1000, "{:,.1f}".format),
         "thrown away k": _each(table["discarded_parameters"] / 1000, "{:,.1f}".format),
     }
-    return pd.DataFrame({name: word for name, word in words.items() if name == "method" or (word != NONE).any()})
+    return _without_empty(words)
+
+
+def _without_empty(words: dict[str, pd.Series]) -> pd.DataFrame:
+    """Without the columns that have nothing to say."""
+    return pd.DataFrame({name: word for name, word in words.items() if (word != NONE).any()})
 
 
 def _correlated(table: pd.DataFrame) -> list[str]:
@@ -188,7 +197,7 @@ def _spread(mean: pd.Series, std: pd.Series) -> pd.Series:
 def _gains(table: pd.DataFrame, name: str) -> pd.Series:
     half = table[f"{name}_half"].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
     star = table[f"{name}_p"].map(lambda p: " ★" if p < 1 - statistics.LEVEL else "")
-    return _each(table[name], "{:+.2f}".format) + half + star
+    return _each(table[name], "{:+z.2f}".format) + half + star
 
 
 def _p(value: float) -> str:

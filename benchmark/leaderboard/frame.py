@@ -33,6 +33,8 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
     # Who teaches is not a result of its own; who has no teacher at all stands under its own name.
     others = alone[~alone["task"].isin(pairs["task"]) & ~alone["id"].isin(taught["teacher"])]
     cells = pd.concat([taught, beside[cells.columns], others], ignore_index=True)
+    # A cell that was trained in two environments is two teachers: no gain is taken from one to the other.
+    cells["teacher"] = _distinct(cells, "teacher", "teacher_weights", within=["task"])
 
     for reference in REFERENCES:
         cells[f"over {reference}"] = cells["top1"] - _reference(cells, reference)
@@ -64,6 +66,8 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
                 "id": record.id,
                 **known[key],
                 "teacher": teachers[asked],
+                "teacher_weights": result.teacher_weights or "",
+                "teacher_top1": NOTHING if result.teacher_top1 is None else result.teacher_top1,
                 "seed": cell.seed,
                 "top1": result.top1,
                 "best": result.best_top1,
@@ -93,7 +97,7 @@ def _shared(series: Cell) -> dict[str, str]:
         "dataset": series.dataset,
         "recipe": series.protocol,
         "pair": series.pair + (f", {series.incremental}" if series.incremental else ""),
-        "source": methods.sources(series.method),
+        "source": methods.sources(series.method, series.params),
         "method": shown(series.method, series.params),
     }
 

@@ -25,7 +25,8 @@ class Published:
         """The files that are not there, or not what the records give, and the pictures that they give no more."""
         changed = [file for file, content in self.files.items() if not file.is_file() or file.read_bytes() != content]
         folders = sorted({file.parent for file in self.files if file.suffix == ".svg"})
-        return changed + [file for folder in folders for file in sorted(folder.glob("*")) if file not in self.files]
+        drawn = (file for folder in folders for file in sorted(folder.glob("*")) if file.suffix in (".svg", ".png"))
+        return changed + [file for file in drawn if file not in self.files]
 
     def write(self) -> None:
         for file in self.outdated():

@@ -46,4 +46,4 @@ def plain(row: Any) -> Row:
 def spread(mean: float | None, deviation: float | None, sign: str = "") -> str:
     if mean is None:
         return "–"
-    return f"{mean:{sign}.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+    return f"{mean:{sign}z.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")

@@ -1,12 +1,15 @@
 """The board's tables as the page's script shows them: values, and how each column is to be shown."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from kdbench.benchmark.leaderboard.frame import SECTION, SERIES
-from kdbench.benchmark.leaderboard.table import FIELD, Board
+from kdbench.benchmark.leaderboard.table import FIELD, Board, too_few
+from kdbench.benchmark.leaderboard.teachers import teachers
 
 HEADS = {"dataset": "Data set", "pair": "Pair", "recipe": "Recipe", "setting": "Setting"}  # of a group of rows
 
@@ -74,6 +77,7 @@ OF_A_SEED = [
 ]
 
 
+DIGITS = {"count": 0, "percent": 2, "spread": 2, "gain": 2, "surely": 2}  # that page.js shows
 OF_A_SETTING = {
     "compression": ("Methods on each pair", ON_A_PAIR),
     "incremental": ("Methods, as classes arrive task by task", TASK_BY_TASK),
@@ -82,16 +86,21 @@ OF_A_SETTING = {
 
 def sheets(board: Board) -> list[dict[str, Any]]:
     """Methods over pairs, where there are several, methods on each pair with the seeds behind every row, and costs."""
-    over_pairs = [] if board.methods.empty else [_sheet("Methods over pairs", board.methods, FIELD, OVER_PAIRS)]
+    over_pairs = []
+    if not board.methods.empty:
+        fields = [own.assign(said=too_few(own)) for _, own in board.methods.groupby(FIELD, sort=False)]
+        over_pairs = [_sheet("Methods over pairs", pd.concat(fields), [*FIELD, "said"], OVER_PAIRS)]
     columns = [column for column in OF_A_SEED if column.kind != "text" or _several(board, column.keys[0])]
     cells = board.cells.sort_values(["seed", "teacher", "id"])
     seeds = _grouped(
         cells, SERIES, [{"id": id, "cells": own} for id, own in zip(cells["id"], _cells(cells, columns), strict=True)]
     )
-    on_pairs = []
+    on_pairs, taught = [], teachers(board.cells)
     for setting, series in board.series.groupby("setting"):
         title, shown = OF_A_SETTING[str(setting)]
-        sheet = _sheet(title, series, [head for head in SECTION if head != "setting"], shown)
+        sections = series[SECTION].itertuples(index=False, name=None)
+        said = series.assign(taught=[taught.get(section, "") for section in sections])
+        sheet = _sheet(title, said, [*(head for head in SECTION if head != "setting"), "taught"], shown)
         rows = [row for group in sheet["groups"] for row in group["rows"]]
         for row, key in zip(rows, series[SERIES].itertuples(index=False, name=None), strict=True):
             row["seeds"] = seeds[key]
@@ -105,10 +114,14 @@ def _several(board: Board, name: str) -> bool:
 
 
 def _sheet(title: str, table: pd.DataFrame, by: list[str], columns: list[Column]) -> dict[str, Any]:
-    """Without the columns that have nothing to say."""
+    """Without the columns that have nothing to say. Groups are chosen by HEADS; what else is in ``by`` is said."""
     columns = [column for column in columns if column.keys[0] in table and table[column.keys[0]].notna().any()]
     heads = [head for head in HEADS if head in by and (head != "setting" or (table[head] != "compression").any())]
-    rows = _grouped(table, heads, [{"cells": cells} for cells in _cells(table, columns)])
+    rows = _grouped(
+        table,
+        [*heads, *(name for name in by if name not in HEADS)],
+        [{"cells": cells} for cells in _cells(table, columns)],
+    )
     return {
         "title": title,
         "heads": [HEADS[head] for head in heads],
@@ -127,9 +140,17 @@ def _grouped(table: pd.DataFrame, by: list[str], rows: list[Any]) -> dict[tuple[
 
 def _cells(table: pd.DataFrame, columns: list[Column]) -> list[list[Any]]:
     """A value a column, or a list where it is made of several; None where there is none."""
-    plain = table.round(4).astype(object).where(table.notna(), None)
-    made = [
-        plain[column.keys[0]] if len(column.keys) == 1 else plain[list(column.keys)].values.tolist()
-        for column in columns
-    ]
+    made = []
+    for column in columns:
+        of_keys = [
+            _as_shown(table[key], 6 if key.endswith("_p") else DIGITS.get(column.kind, 6)) for key in column.keys
+        ]
+        made.append(of_keys[0] if len(of_keys) == 1 else [list(values) for values in zip(*of_keys, strict=True)])
     return [list(row) for row in zip(*made, strict=True)]
+
+
+def _as_shown(values: pd.Series, digits: int) -> list[Any]:
+    """Rounded as in the other tables: JavaScript would round another way."""
+    if is_numeric_dtype(values):
+        return [None if math.isnan(value) else float(f"{value:z.{digits}f}") for value in values.tolist()]
+    return values.astype(object).where(values.notna(), None).tolist()

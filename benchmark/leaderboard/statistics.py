@@ -1,5 +1,7 @@
 """How sure a gain is, over seeds and over pairs. What each number means stands in docs/statistics.md."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
@@ -79,6 +81,11 @@ def over_pairs(gains: Floats) -> Floats:
             (rows,), np.mean, permutation_type="samples", vectorized=True, axis=1, n_resamples=flips
         ).pvalue
     return p
+
+
+def pairs_needed(tests: int) -> int:
+    """For a test of signs to find anything among so many: of k pairs its smallest p-value is 2 / 2^k."""
+    return math.floor(math.log2(2 * max(tests, 1) / (1 - LEVEL))) + 1
 
 
 def holm(p: pd.Series) -> pd.Series:

@@ -50,8 +50,9 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
     grouped = runs.groupby(SERIES)
     table = grouped[["top1", "best", "average", "forgetting", "backward"]].mean()
     table.insert(0, "n", grouped.size())
-    taught = cells[cells["teacher"] != ""].groupby(SERIES)["teacher"].nunique()
-    table.insert(1, "teachers", taught.reindex(table.index, fill_value=0))
+    taught = cells[cells["teacher"] != ""].drop_duplicates([*SERIES, "teacher"]).groupby(SERIES)
+    table.insert(1, "teachers", taught.size().reindex(table.index, fill_value=0))
+    table["teacher_top1"] = taught["teacher_top1"].mean()
     table.insert(3, "std", _within_teachers(cells))
     table.insert(4, "std_teachers", _between_teachers(cells, table))
     table.insert(5, "rank", table["top1"].round(SAME).groupby(SECTION).rank(ascending=False))
@@ -63,14 +64,17 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
 
 
 def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """A row a method over the pairs of a data set and recipe, a pair's mean gain as the unit."""
+    """A row a method over the pairs of a data set and recipe, two or more, a pair's mean gain as the unit.
+
+    Where there are fewer than ``pairs_needed`` no p-value could be small, and there is none.
+    """
     series = series[series["setting"] == "compression"]  # ways for classes to arrive are no sample of anything
     series = series[series.groupby(SECTION)["method"].transform("nunique") > 1]  # a student alone is no pair
     pairs = series.groupby(FIELD)["pair"].transform("nunique")
-    several, pairs = series[pairs > 1].copy(), pairs[pairs > 1]
+    ran = series.groupby([*FIELD, "method"])["pair"].transform("nunique")
+    several, every = series[ran > 1].copy(), (ran == pairs)[ran > 1]
     if several.empty:
         return several
-    every = several.groupby([*FIELD, "method"])["pair"].transform("nunique") == pairs
     # Ranks are taken among methods that ran on every pair: the others were not in the same races.
     several["rank"] = several[every].round({"top1": SAME}).groupby(SECTION)["top1"].rank(ascending=False)
     several["top1"] = several["top1"].where(every)
@@ -87,10 +91,20 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
         freedom = gain["count"].sub(1)
         table[name] = gain["mean"]
         table[f"{name}_half"] = statistics.half_width(gain["std"], gain["count"], freedom.where(freedom > 0))
-    _starred(table, pd.DataFrame({name: _sign_tests(several, name) for name in GAINS}), FIELD)
+    tests = _starred(table, pd.DataFrame({name: _sign_tests(several, name) for name in GAINS}), FIELD)
+    table["pairs_needed"] = tests.map(statistics.pairs_needed).reindex(table.index)
+    few = several.groupby(FIELD)["pair"].nunique().reindex(table.index) < table["pairs_needed"]
+    table.loc[few, [f"{name}_p" for name in GAINS]] = float("nan")
     table["correlation"] = _correlation(cells, [*FIELD, "source", "method"])
     table["relative_cost"] = np.exp(grouped["log_cost"].mean())
     return _best_first(table.reset_index(), FIELD, "over_ce")
+
+
+def too_few(table: pd.DataFrame) -> str:
+    """Said of a field's methods where none of them has a p-value."""
+    needed, pairs = table["pairs_needed"].iloc[0], table["pairs"].max()
+    said = f"{pairs} pairs: among so many gains a test over pairs finds nothing before there are {needed}."
+    return said if pairs < needed else ""
 
 
 def _judged(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> pd.Series:
@@ -102,9 +116,9 @@ def _judged(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> pd.Series:
     return statistics.p_values(gain["mean"], std, gain["count"], freedom)
 
 
-def _starred(table: pd.DataFrame, p: pd.DataFrame, within: list[str]) -> None:
-    """The p-values of both columns, adjusted for all tests of what is read as one table. That of ce over kd is that of
-    kd over ce, and counts once."""
+def _starred(table: pd.DataFrame, p: pd.DataFrame, within: list[str]) -> pd.Series:
+    """The p-values of both columns, adjusted for all tests of what is read as one table, and how many these are. That
+    of ce over kd is that of kd over ce, and counts once."""
     method = table.index.get_level_values("method")
     tests = pd.concat({"over_ce": p["over_ce"], "over_kd": p["over_kd"].where(method != "ce")}, names=["column"])
     adjusted = tests.groupby(within).transform(statistics.holm)
@@ -113,6 +127,7 @@ def _starred(table: pd.DataFrame, p: pd.DataFrame, within: list[str]) -> None:
     for what in ("half", "p"):
         other_side = table[f"over_ce_{what}"].where(method == "kd").groupby(within).transform("max")
         table[f"over_kd_{what}"] = table[f"over_kd_{what}"].where(method != "ce", other_side)
+    return tests.groupby(within).count()
 
 
 def _sign_tests(series: pd.DataFrame, name: str) -> pd.Series:

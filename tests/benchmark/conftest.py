@@ -74,18 +74,20 @@ def make_record() -> MakeRecord:
     """What a cell would have left behind; ``make_record(cell, top1=71.5, seconds=10, speed=2000, environment="b")``."""
 
     def make(
-        cell: Cell, top1: float = 50.0, *, seconds: float = 4.0, speed: float = 1000.0, environment: str = "here"
-    ) -> Record:
+        cell: Cell, top1: float = 50.0, *, seconds: float = 4.0, speed: float = 1000.0, environment: str = "here",
+        teacher: float = 90.0, teacher_weights: str = "t" * 32,
+    ) -> Record:  # fmt: skip
         epochs = cell.recipe.epochs
         curves = Curves(
             lr=[0.1] * epochs, terms={"task": [1.0] * epochs}, top1=[top1] * epochs, test_loss=[1.0] * epochs
         )
+        taught: dict[str, Any] = {"teacher_top1": teacher, "teacher_weights": teacher_weights} if cell.teacher else {}
         return Record(
             id=cell.id,
             cell=cell,
             result=Result(
                 top1=top1, top5=99.0, test_loss=1.0, best_top1=top1 + 1, best_epoch=1, curves=curves,
-                params=cell.params, weights="w" * 32,
+                params=cell.params, weights="w" * 32, **taught,
             ),
             cost=Cost(
                 seconds=seconds, wall_seconds=seconds + 1, images_per_second=speed,

@@ -19,7 +19,7 @@ function make(name, properties = {}, ...children) {
 // -- numbers ---------------------------------------------------------------------------------------------------------
 
 const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
-const signed = (value) => (value > 0 ? "+" : "") + fixed(value, 2);
+const signed = (value) => (value < 0 ? "" : "+") + fixed(value, 2);
 const grouped = (value) => Math.round(value).toLocaleString("en-US");
 
 const SHOWN = {

@@ -24,9 +24,12 @@ CLAIM = Claim(says="one is better", paper="clkd", better="clkd", worse="kd")
 def series(make_cell: MakeCell, make_record: MakeRecord) -> Series:
     """The records of one method, by seed."""
 
-    def make(method: str, top1: list[float], teacher: str | Cell = "big", **asked: Any) -> list[Record]:
+    def make(
+        method: str, top1: list[float], teacher: str | Cell | None = "big", knows: float = 90.0, **asked: Any
+    ) -> list[Record]:
         return [
-            make_record(make_cell(method, teacher, seed=seed, **asked), top1=value) for seed, value in enumerate(top1)
+            make_record(make_cell(method, teacher, seed=seed, **asked), top1=value, teacher=knows)
+            for seed, value in enumerate(top1)
         ]
 
     return make
@@ -38,6 +41,14 @@ def test_of_one_pair_the_seeds_count_and_it_is_said(series: Series) -> None:
     assert (row.gain, row.half) == (2, pytest.approx(4.303 / 3**0.5, rel=1e-3))
     assert (row.unit, row.pairs, row.runs, row.verdict) == ("seeds", 1, 3, "undecided")
     assert row.note == "one pair speaks for no other"
+
+
+def test_a_teacher_that_knows_no_more_than_its_student_is_named(series: Series) -> None:
+    records = series("clkd", [51, 52, 53], knows=50) + series("kd", [50, 50, 50], knows=50)
+    assert "no better" not in weigh(CLAIM, records)[0].note  # who knows what the student has by itself?
+    assert "no better" not in weigh(CLAIM, records + series("ce", [50, 48], teacher=None))[0].note
+    (row,) = weigh(CLAIM, records + series("ce", [51, 49], teacher=None))
+    assert row.note.endswith("; of 1 pair the teacher is no better than the student by labels alone")
 
 
 def test_of_several_pairs_each_counts_once(series: Series) -> None:

@@ -169,6 +169,9 @@ def test_quality_is_that_of_the_teachers_weights_as_they_are_now(
         if drawn:
             assert rows["Q"].tolist() == pytest.approx([1 + 0.1 * layer for layer in range(6)])
             assert rows["layer"][rows["chosen"]].tolist() == [2, 3, 4, 5]
+    write(file, b"{")
+    assert evidence.qualities([teacher.id], store).empty
+    assert "is no finding of knowledge quality" in store.troubles[-1]
 
 
 def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, study: Study) -> None:

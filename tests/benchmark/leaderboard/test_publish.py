@@ -72,9 +72,12 @@ def test_a_picture_that_the_records_give_no_more_is_taken_away(results: Path) ->
     found.write()
     old = results / "pictures" / "of-another-day.svg"
     old.write_bytes(b"drawn")
+    mine = results / "pictures" / "mine"
+    mine.mkdir()
+    (results / "pictures" / "notes.txt").write_text("kept")
     assert found.outdated() == [old]
     found.write()
-    assert found.outdated() == [] and not old.exists()
+    assert found.outdated() == [] and not old.exists() and mine.exists()
 
 
 def test_what_is_damaged_cut_foreign_or_there_twice_is_reported_and_harms_nothing(

@@ -94,6 +94,26 @@ def test_without_a_reference_there_is_no_gain(series: Series) -> None:
     assert (row["over_ce"], row["over_kd"]) == (None, None)
 
 
+def test_what_the_teachers_came_to_stands_below_their_students(
+    make_cell: MakeCell, make_record: MakeRecord, series: Series
+) -> None:
+    first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
+    records = series({0: 50}) + series({0: 57}, "kd", first, how={"teacher": 49.5})
+    assert "Teacher at 49.50, no better than the student by labels alone." in text(records)
+    records += series({0: 56}, "kd", second, how={"teacher": 60})
+    assert "Teachers at 49.50, 60.00, 1 of them no better than the student by labels alone." in text(records)
+    assert rows(records)[PAIR, "kd"]["teacher_top1"] == 54.75
+    assert "Teacher" not in text(series({0: 50}))
+
+
+def test_no_gain_is_taken_between_two_trainings_of_one_teacher(series: Series) -> None:
+    records = series({0: 57, 1: 58}, "kd", "big")
+    records += series({0: 60, 1: 60}, "clkd", "big", how={"teacher_weights": "e" * 32})
+    assert rows(records)[PAIR, "clkd"]["over_kd"] is None
+    records += series({0: 57.5}, "rkd", "big")
+    assert rows(records)[PAIR, "rkd"]["over_kd"] == 0.5
+
+
 def test_one_seed_has_no_deviation(series: Series) -> None:
     records = series({0: 50})
     assert rows(records)["resnet8x0.25", "ce"]["std"] is None
@@ -201,12 +221,13 @@ def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Seri
 
 
 def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(series: Series) -> None:
-    ce = series({0: 50}, how={"speed": 800}) + series({0: 50}, student="resnet8", how={"speed": 100})
-    kd = series({0: 55}, "kd", "big", how={"speed": 400})
-    kd += series({0: 55}, "kd", "big", student="resnet8", how={"speed": 25})
-    one = series({0: 55}, "clkd", "big", how={"speed": 800})
-    table = made(ce + kd + one).methods.set_index("method")
-    assert table["relative_cost"].round(9).fillna(0).to_dict() == {"ce": 1, "kd": round(8**0.5, 9), "clkd": 0}
+    records = []
+    for student, ce, kd, clkd in (("resnet8", 800, 400, 800), ("resnet8x0.5", 100, 25, 100), ("resnet8x2", 60, 60, 0)):
+        records += series({0: 50}, student=student, how={"speed": ce})
+        records += series({0: 55}, "kd", "big", student=student, how={"speed": kd})
+        records += series({0: 55}, "clkd", "big", student=student, how={"speed": clkd}) if clkd else []
+    table = made(records).methods.set_index("method")
+    assert table["relative_cost"].round(9).fillna(0).to_dict() == {"ce": 1, "kd": 2, "clkd": 0}
 
 
 def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series: Series) -> None:
@@ -252,37 +273,53 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
 
 
 @pytest.fixture
-def six(series: Series) -> list[Record]:
-    """Six pairs: kd gains 1 to 6 points, at another weight it loses as much on five of them; the last has none."""
+def eight(series: Series) -> list[Record]:
+    """Eight pairs: kd gains 1 to 8 points, at another weight it loses as much on seven of them; the last has none."""
     records = []
-    for place in range(6):
+    for place in range(8):
         alone = {"student": "resnet8", "teacher": f"big{place}"}
         records += series({0: 50, 1: 52}, student="resnet8") if place == 0 else []
         records += series({0: 51 + place, 1: 53 + place}, "kd", **alone)
-        if place < 5:
+        if place < 7:
             records += series({0: 49 - place, 1: 51 - place}, "kd", params={"weight": 1}, **alone)
     return records
 
 
-def test_over_pairs_a_pair_is_the_unit(six: list[Record], series: Series) -> None:
-    """The mean of 1 to 6 is 3.5, the deviation sqrt(3.5): whatever the seeds. All six have one sign: p is 2 / 2^6, and
-    three times that after Holm, as three gains are tested; five of five come to 2 / 2^5 in both columns."""
-    six += series({0: 40}, student="lonely")  # a student whom nobody teaches is no pair
-    table = made(six).methods.set_index("method")
+def test_over_pairs_a_pair_is_the_unit(eight: list[Record], series: Series) -> None:
+    """The mean of 1 to 8 is 4.5, the deviation sqrt(6): whatever the seeds. All eight have one sign: p is 2 / 2^8, and
+    three times that after Holm, as three gains are tested; seven of seven come to 2 / 2^7 in both columns."""
+    eight += series({0: 40}, student="lonely")  # a student whom nobody teaches is no pair
+    table = made(eight).methods.set_index("method")
     kd, other = table.loc["kd"], table.loc["kd(weight=1.0)"]
-    assert (kd["pairs"], kd["over_ce"], kd["over_kd_p"]) == (6, 3.5, pytest.approx(float("nan"), nan_ok=True))
-    assert kd["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 5) * 3.5**0.5 / 6**0.5)
-    assert (kd["over_ce_p"], other["over_ce_p"]) == (3 * 2 / 2**6, 2 * 2 / 2**5)
+    assert (kd["pairs"], kd["over_ce"], kd["over_kd_p"]) == (8, 4.5, pytest.approx(float("nan"), nan_ok=True))
+    assert kd["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 7) * 6**0.5 / 8**0.5)
+    assert (kd["over_ce_p"], other["over_ce_p"]) == (3 * 2 / 2**8, 2 * 2 / 2**7)
     assert table.loc["ce", "over_kd_p"] == kd["over_ce_p"]
-    assert (other["pairs"], other["over_ce"], other["over_kd"]) == (5, -3, -6)
+    assert (other["pairs"], other["over_ce"], other["over_kd"]) == (7, -4, -8)
     # ce and kd ran on every pair, kd is better on all; who was not in every race has no rank.
     assert (kd["rank"], table.loc["ce", "rank"]) == (1, 2)
     assert pd.isna(other["rank"])
 
 
-def test_methods_over_pairs_come_first_and_only_where_there_are_several(six: list[Record], series: Series) -> None:
-    titles = [line for line in text(six).splitlines() if line.startswith("## ")]
-    assert titles[0] == "## methods over pairs · digits · tiny" and len(titles) == 7
+def test_where_pairs_are_too_few_for_any_p_value_to_be_small_there_is_none(eight: list[Record]) -> None:
+    """Three gains are tested: 3 · 2 / 2^6 is more than 5%, 3 · 2 / 2^7 is less."""
+    said = "pairs: among so many gains a test over pairs finds nothing before there are 7."
+    for pairs, silent in ((6, True), (7, False)):
+        records = [
+            record for record in eight if record.cell.teacher is None or record.cell.teacher.student[-1] < str(pairs)
+        ]
+        assert made(records).methods["over_ce_p"].isna().all() == silent
+        assert (f"{pairs} {said}" in text(records), "p(ce)" in text(records)) == (silent, not silent)
+
+
+def test_over_pairs_stands_who_ran_on_two_or_more(eight: list[Record], series: Series) -> None:
+    once = series({0: 90}, "clkd", "big0", student="resnet8")
+    assert list(made(eight + once).methods["method"]) == ["ce", "kd", "kd(weight=1.0)"]
+
+
+def test_methods_over_pairs_come_first_and_only_where_there_are_several(eight: list[Record], series: Series) -> None:
+    titles = [line for line in text(eight).splitlines() if line.startswith("## ")]
+    assert titles[0] == "## methods over pairs · digits · tiny" and len(titles) == 9
     assert "over pairs ·" not in text(series({0: 50}) + series({0: 51}, "kd", "big"))
 
 
@@ -332,6 +369,18 @@ def test_no_records_are_an_empty_table() -> None:
     assert leaderboard([]).empty
 
 
-@pytest.mark.parametrize(("method", "expected"), [("ce", "labels"), ("kd+ce", "logits+labels"), ("gone", "other")])
-def test_a_source_is_that_of_all_members(method: str, expected: str) -> None:
-    assert methods.sources(method) == expected
+@pytest.mark.parametrize(
+    ("method", "params", "expected"),
+    [
+        ("ce", {}, "labels"),
+        ("kd+ce", {}, "logits+labels"),
+        ("gone", {}, "other"),
+        ("weighted_features", {"weighting": "plain"}, "features"),
+        ("weighted_logits+kd", {"weighted_logits": {"weighting": "full"}}, "gradients+logits"),
+        ("weighted_logits+kd", {"weighted_logits": {"weighting": "plain"}}, "logits"),
+    ],
+)
+def test_a_source_is_that_of_all_members_with_their_parameters(
+    method: str, params: dict[str, Any], expected: str
+) -> None:
+    assert methods.sources(method, params) == expected
