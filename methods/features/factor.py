@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.methods.alignment import aligned
+from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size, initial_epochs_of
 from kdbench.methods.method import METHODS, Batch, Facts, Phase
@@ -18,7 +19,7 @@ def layers(*widths: int) -> list[nn.Module]:
     """3×3 convolutions from width to width, each with batch norm and a leaky ReLU."""
     found: list[nn.Module] = []
     for width, following in pairwise(widths):
-        found += [nn.Conv2d(width, following, 3, padding=1), nn.BatchNorm2d(following), nn.LeakyReLU(0.1)]
+        found += [nn.Conv2d(width, following, 3, padding=1), BatchNorm(following), nn.LeakyReLU(0.1)]
     return found
 
 

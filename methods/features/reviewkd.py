@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.methods.alignment import aligned
+from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.features.batch_norm import BatchNorm
 from kdbench.methods.features.preactivation import linear
 from kdbench.methods.features.stages import Stagewise
 from kdbench.methods.forms import resized
