@@ -12,6 +12,10 @@ def aligned(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
     other, the one before to the one before, until one of them has no more. Only the order of the sizes matters, never
     the sizes: a network whose maps are half as large everywhere is aligned as if they were not.
 
+    The field's codebases pair stages by number, the first left out. On ten of the standard table's pairs that is the
+    same. On vgg13 to vgg8, vgg13 to MobileNetV2 and ResNet50 to vgg8 it is not: a VGG's first stage has a resolution of
+    its own, and its last two share one.
+
     A network whose stages all lie at one resolution, such as a ViT, has none to be counted by: then every stage counts
     for itself, its last answers to the other network's last, and so on back.
     """

@@ -10,7 +10,10 @@ from kdbench.methods.refusal import Refusal
 
 
 class Combination(Method):
-    """The sum of its members' terms; cross-entropy weighs what the member that asks for most gives it."""
+    """The sum of its members' terms; cross-entropy weighs what the member that asks for most gives it.
+
+    Every other term keeps its weight: KD's is 0.9, where published sums such as CRD + KD say 1 (``kd: {weight: 1}``).
+    """
 
     def __init__(
         self, student: Chain, teacher: Chain, facts: Facts, members: Mapping[str, Method], *, ce_weight: float | None

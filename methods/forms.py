@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.methods.batch_norm import BatchNorm
+
 
 @dataclass(frozen=True)
 class Form:
@@ -62,7 +64,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.source, self.target = source, target
         self.project = nn.Conv2d(source.channels, target.channels, 1, bias=bias)
-        self.norm = nn.BatchNorm2d(target.channels) if norm else nn.Identity()
+        self.norm = BatchNorm(target.channels) if norm else nn.Identity()
 
     def forward(self, value: Tensor) -> Tensor:
         size = smaller(self.source, self.target)

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdbench.benchmark.data.dataset import Dataset, Images, Split, moves
 from kdbench.benchmark.randomness import stream
 
+GREY = 121  # nearly the mean of CIFAR-100
 ENDLESS = 2**31  # where the view of an image is the seed of a random crop
 
 
@@ -62,10 +63,13 @@ class Normalise:
 
 
 def strong(images: Tensor, seed: int) -> Tensor:
-    """Each image under a RandAugment of its own: the second view of multi-level distillation."""
+    """Each image under two of RandAugment's operations, of any strength, and with a square of at most half its sides
+    painted over: the second view of multi-level distillation."""
     from torchvision.transforms import v2  # takes a second, and few methods need it
 
-    augment = v2.RandAugment(num_ops=2, magnitude=10)
+    operation = v2.RandomChoice([v2.RandAugment(num_ops=1, magnitude=strength) for strength in range(31)])
+    cutout = v2.RandomErasing(p=1, scale=(0, 1 / 4), ratio=(1, 1), value=GREY)
+    augment = v2.Compose([operation, operation, cutout])
     with torch.random.fork_rng([images.device] if images.is_cuda else []):  # of this GPU alone, if there are several
         torch.manual_seed(seed)
         return torch.stack([augment(image) for image in images])

@@ -59,6 +59,8 @@ class WideResNet(nn.Module):
         self.block3 = Stage(blocks, stages[1], stages[2], stride=2)
         self.bn1 = nn.BatchNorm2d(stages[2])
         self.fc = nn.Linear(stages[2], classes)
+        initialise(self)
+        nn.init.zeros_(self.fc.bias)
 
 
 @family(r"wrn_(?P<depth>\d+)_(?P<factor>\d+)", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2")
@@ -68,7 +70,7 @@ def wide_resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
     factor = int(name["factor"])
     if odd or not 1 <= blocks <= 500 or not 1 <= factor <= 1_000:
         raise Refusal(f"a wide resnet's depth must be 6n + 4 and its factor from 1 to 1000, got '{name[0]}'")
-    net = initialise(WideResNet(blocks, (16, 16 * factor, 32 * factor, 64 * factor), classes, image[0]))
+    net = WideResNet(blocks, (16, 16 * factor, 32 * factor, 64 * factor), classes, image[0])
 
     links: list[nn.Module] = [net.conv1]
     stages = [len(links)]

@@ -59,7 +59,9 @@ RECIPES.register("cifar-240")(
 )
 # A twelfth of it: enough to rank methods roughly on a laptop, too short for a number to hold beside a published one.
 # In fp32: where a processor has no instructions for bf16, that is ten times slower, not faster.
-RECIPES.register("cifar-short")(Recipe(epochs=20, schedule="onecycle", lr=0.1, lr_of={"MobileNetV2": 0.02}))
+RECIPES.register("cifar-short")(
+    Recipe(epochs=20, schedule="onecycle", lr=0.1, lr_of={"MobileNetV2": 0.02, "ShuffleV1": 0.02, "ShuffleV2": 0.02})
+)
 # The feature-only paper's (Cooper et al. 2025); the rates are the peaks of its networks.
 RECIPES.register("feature-only")(
     Recipe(

@@ -27,7 +27,8 @@ class LiveTeacher:
         self.needs = needs
 
     def __call__(self, batch: Batch) -> Trace:
-        manner = batch_statistics(self.chain) if self.needs.teacher_train else nullcontext()
+        several = len(batch.images) > 1  # a single image's map may be one pixel, which has no statistics
+        manner = batch_statistics(self.chain) if self.needs.teacher_train and several else nullcontext()
         with torch.set_grad_enabled(self.needs.input_grad), manner:
             views = tuple(self.chain.trace(images, self.needs.teacher) for images in batch.views)
         if not self.needs.teacher_embedding:  # it is not remembered either: a method hears the same of both

@@ -35,9 +35,10 @@ class ActivationBoundaries(Stagewise):
     and the field's published scripts multiply it with zero. ``initial_weight``, 3/1000, and the halving from stage to
     stage are those of the field's reference codebase.
 
-    A connector is a 1×1 convolution with batch norm, and none where both values have one form. Ours: it is 1×1 where
-    sizes differ, too, and the map averaged or repeated; a network without batch norm (a ViT) is read at the ends of its
-    stages, where its values have either sign anyway.
+    A connector is a 1×1 convolution with batch norm, and none where both values have one form. Ours: stages answer to
+    each other by resolution, not by number (`aligned`); where sizes still differ, the connector is 1×1 too, and the map
+    averaged or repeated; a network without batch norm (a ViT) is read at the ends of its stages, where its values have
+    either sign anyway.
     """
 
     def __init__(

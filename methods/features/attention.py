@@ -30,8 +30,8 @@ class AttentionTransfer(Stagewise):
 
     The paper's text has the distance itself, not squared, with β/2 before it. The weight of 1000 belongs to the mean of
     squares, which the authors' and the field's code compute, and this does too: the two differ by factors of
-    hundreds. Ours: a larger map is averaged before it is squared, as the field does; stages of one position,
-    whose attention is always one, are left out.
+    hundreds. A larger map is averaged before it is squared, as the field does. Ours: stages answer to each other by
+    resolution, not by number (`aligned`); those of one position, whose attention is always one, are left out.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from kdbench.methods.features.batch_norm import BatchNorm
+from kdbench.methods.batch_norm import BatchNorm
 
 
 def bottleneck(width_in: int, middle: int, width: int) -> nn.Sequential:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.methods.alignment import aligned
+from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size, initial_epochs_of
 from kdbench.methods.method import METHODS, Batch, Facts, Phase
@@ -18,7 +19,7 @@ def layers(*widths: int) -> list[nn.Module]:
     """3×3 convolutions from width to width, each with batch norm and a leaky ReLU."""
     found: list[nn.Module] = []
     for width, following in pairwise(widths):
-        found += [nn.Conv2d(width, following, 3, padding=1), nn.BatchNorm2d(following), nn.LeakyReLU(0.1)]
+        found += [nn.Conv2d(width, following, 3, padding=1), BatchNorm(following), nn.LeakyReLU(0.1)]
     return found
 
 
@@ -40,8 +41,9 @@ class FactorTransfer(Stagewise):
 
     Factors are compared whole and weighed with 500, as in the authors' code; the field's reference codebases, whose
     length of the first phase this is, compare the mean of their squares over channels and weigh that with 200. Ours:
-    batch norm in every layer, where the authors' code has none; and the paraphraser's last layer is linear, so that
-    features of either sign can be rebuilt.
+    batch norm in every layer, where the authors' code has none; the paraphraser's last layer is linear, so that
+    features of either sign can be rebuilt; and it learns at the recipe's rate, where the reference codebase sets 0.01
+    for every residual student.
     """
 
     def __init__(

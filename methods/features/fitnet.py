@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.methods.alignment import aligned
+from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size
 from kdbench.methods.forms import Form
@@ -25,7 +26,7 @@ def convolution(source: Form, target: Form) -> nn.Module:
 def regressor(source: Form, target: Form) -> nn.Sequential:
     """Predicts a hint from what the student sees; behind an activation, unless the hint is tokens, which have none."""
     activation = nn.Identity() if target.kind == "tokens" else nn.ReLU()
-    return nn.Sequential(convolution(source, target), nn.BatchNorm2d(target.channels), activation)
+    return nn.Sequential(convolution(source, target), BatchNorm(target.channels), activation)
 
 
 def hint_loss(guess: Tensor, hint: Tensor) -> Tensor:

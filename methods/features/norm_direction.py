@@ -23,7 +23,8 @@ class NormDirection(Method):
     mean of the teacher's over class y. While the student's is the shorter one it gains by growing along c_y; once it is
     the longer one only its direction counts. The paper adds this term to another method's: ``kd+norm_direction`` is
     its KD++, ``dkd+norm_direction`` its DKD++. Its code sets the weights of both per pair (this one's between 0.5 and
-    4) and lets KD's grow over 20 epochs; the 1 here is that code's default.
+    4, KD's between 1 and 4, where ours is 0.9 unless said) and lets KD's grow over 20 epochs; the 1 here is that code's
+    default.
 
     Ours: the paper computes c_y beforehand, from the whole training set (its code from one augmented pass). Here it is
     the mean over the images of class y as they came by in training, augmented, the present batch included: a rough

@@ -37,8 +37,8 @@ class NeuronSelectivityTransfer(Stagewise):
     paper's polynomial kernel k(x, y) = (xᵀy + c)^d, d = 2, c = 0. Networks of any two widths can be compared.
 
     The teacher's own term is constant and counted, as in the field's code. The paper takes the last stage alone, with
-    weight λ/2; all stages and the weight of 50 are those of the field's reference codebases. Ours: stages
-    of one position are left out.
+    weight λ/2; all stages and the weight of 50 are those of the field's reference codebases. Ours: stages answer to
+    each other by resolution, not by number (`aligned`); those of one position are left out.
     """
 
     def __init__(

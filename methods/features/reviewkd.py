@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.methods.alignment import aligned
+from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.features.batch_norm import BatchNorm
-from kdbench.methods.features.preactivation import preactivations
+from kdbench.methods.features.preactivation import linear
 from kdbench.methods.features.stages import Stagewise
 from kdbench.methods.forms import resized
 from kdbench.methods.method import METHODS, Batch, Facts
@@ -24,8 +25,9 @@ class ReviewKD(Stagewise):
 
     From deep to shallow, attention-based fusion (ABF) joins a level with what it was handed by the deeper one; the
     hierarchical context loss (HCL) compares the result with the teacher's level at several sizes. Levels are the
-    aligned stages before their activation and, deepest, the embedding. Weight, warm-up and widths are those of the
-    reference code; the authors' own counts epochs from 0, so that its first has no such term.
+    aligned stages, the teacher's before their activation, and, deepest, the embedding. Warm-up and widths are those of
+    the reference code; the authors' own counts epochs from 0, so that its first has no such term. It sets the weight
+    for each pair, from 0.6 (resnet56 to resnet20) to 8 (resnet32x4 to ShuffleV2), and most often to 5.
 
     Ours: a map that must shrink on its way is averaged; tokens lie down on their grid, without the class token.
     """
@@ -40,7 +42,8 @@ class ReviewKD(Stagewise):
         warmup: int = 20,
         ce_weight: float = 1.0,
     ) -> None:
-        levels = [(len(student) - 1, len(teacher) - 1), *reversed(preactivations(student, teacher))]
+        stages = [(mine, linear(teacher, theirs)) for mine, theirs in reversed(aligned(student, teacher))]
+        levels = [(len(student) - 1, len(teacher) - 1), *stages]
         super().__init__(student, teacher, facts, levels, ce_weight=ce_weight)
         self.weight = weight
         self.warmup = warmup

@@ -24,7 +24,7 @@ class SemCKD(Method):
     α_s· = softmax_t(q_s · k_t) is an image's own: q_s and k_t are its row of the batch's similarities FFᵀ at a layer,
     embedded by a perceptron of that layer and L2-normalised. The gradient runs through α too. P_st is a bottleneck of
     1×1, 3×3 and 1×1 convolutions, and each pair meets at the smaller map's size. Weight, widths and the lack of a
-    temperature are those of the authors' code; it adds KD, which is ``semckd+kd`` here.
+    temperature are those of the authors' code; it adds KD, which is ``semckd+kd: {kd: {weight: 1}}`` here.
 
     Ours: layers are the networks' levels of resolution; a batch with fewer images than usual, which the authors leave
     out, is as similar as nothing to those that are missing; projectors are at most 1,024 wide, which the authors'

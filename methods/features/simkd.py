@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.features.batch_norm import BatchNorm
 from kdbench.methods.features.bottleneck import bottleneck
 from kdbench.methods.forms import Form, as_map, resized, smaller
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs

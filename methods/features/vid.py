@@ -47,7 +47,8 @@ class VariationalInformationDistillation(Stagewise):
     σ²_c = softplus(α_c) + ε for each of the teacher's channels. All of it is trained, the variances too.
 
     Three 1×1 convolutions with ReLU between them, variances that start at 5, ε = 1e-5, the weight of 1 and the mean
-    over elements are those of the field's reference codebases; one of them forgets to train the variances.
+    over elements are those of the field's reference codebases; one of them forgets to train the variances. Ours:
+    stages answer to each other by resolution, not by number (`aligned`).
     """
 
     def __init__(

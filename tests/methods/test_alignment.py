@@ -65,6 +65,16 @@ def test_depths_meet_by_resolution_from_the_end(teacher: str, student: str, expe
     assert pairs(teacher, student) == expected
 
 
+def test_on_three_standard_pairs_stages_meet_otherwise_than_by_number() -> None:
+    """The published table's note says which: the field leaves the first stage out and counts the rest."""
+    otherwise = []
+    for teacher, student in STANDARD:
+        one, other = networks.form(student, 100, IMAGE), networks.form(teacher, 100, IMAGE)
+        if aligned(one, other) != list(zip(one.stages[1:], other.stages[1:], strict=True)):
+            otherwise.append((teacher, student))
+    assert otherwise == [("vgg13", "vgg8"), ("vgg13", "MobileNetV2"), ("ResNet50", "vgg8")]
+
+
 def test_a_vits_last_quarters_answer_to_a_network_of_fewer_resolutions() -> None:
     vit, cnn = networks.form("fo_vit_b", 100, IMAGE), networks.form("resnet20", 100, IMAGE)
     assert [teacher for _, teacher in aligned(cnn, vit)] == list(vit.stages[-3:])

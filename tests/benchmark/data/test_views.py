@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdbench.benchmark.data import Dataset, Split
-from kdbench.benchmark.data.views import Draw, Normalise, Views, draws, strong
+from kdbench.benchmark.data.views import GREY, Draw, Normalise, Views, draws, strong
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -149,6 +149,18 @@ def test_strong_views_differ_from_image_to_image() -> None:
     image = torch.randint(256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     rows = strong(image.repeat(16, 1, 1, 1), seed=0)
     assert len({bytes(row.flatten().tolist()) for row in rows}) > 4
+
+
+def test_strong_views_are_changed_by_any_strength() -> None:
+    rows = strong(torch.full((100, 1, 16, 16), 100, dtype=torch.uint8), seed=0)
+    assert len(rows.flatten(1).mode(1).values.unique()) > 10  # one strength alone makes seven shades
+
+
+def test_a_square_is_painted_over_strong_views() -> None:
+    painted = (strong(torch.full((16, 3, 32, 32), 255, dtype=torch.uint8), seed=0) == GREY).all(1)
+    height, width = painted.any(2).sum(1), painted.any(1).sum(1)
+    assert torch.equal(height, width) and torch.equal(painted.sum((1, 2)), height * width)
+    assert len(height.unique()) > 5 and height.max() == 16
 
 
 def test_strong_views_leave_the_global_random_state_alone() -> None:

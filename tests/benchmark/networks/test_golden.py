@@ -149,3 +149,8 @@ def test_in_training_the_logits_and_the_running_statistics_agree(name: str) -> N
             size = wanted[f"{kind}_l2"]
             assert float(every.norm()) == pytest.approx(size, rel=tolerance)
             assert float(every.sum()) == pytest.approx(wanted[f"{kind}_sum"], abs=tolerance * size)
+
+
+@pytest.mark.parametrize("name", ["wrn_16_2", "vgg8", "MobileNetV2"])
+def test_where_the_reference_sets_the_classifiers_bias_to_zero_it_starts_there(name: str) -> None:
+    assert not networks.build(name, 100, (3, 32, 32)).classifier.bias.any()

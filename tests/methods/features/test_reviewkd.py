@@ -50,6 +50,15 @@ def test_all_levels_together_are_the_authors(golden: Golden, make_batch: MakeBat
     golden.check(losses(method, golden, heard(method, values[0], values[1]), make_batch())["reviewkd"])
 
 
+def test_the_students_levels_are_activated_and_the_teachers_are_not_yet() -> None:
+    """As in the authors' code. A residual net's taps lie behind activations, which are links of their own."""
+    student, teacher = (networks.form(name, 5, (3, 32, 32)) for name in ("resnet20", "resnet32"))
+    with torch.device("meta"):
+        needs = create("reviewkd", student, teacher, FACTS).needs()
+    assert needs.student == {*student.stages[1:], len(student) - 1}
+    assert needs.teacher == {*(depth - 1 for depth in teacher.stages[1:]), len(teacher) - 1}
+
+
 def test_the_term_grows_linearly_over_its_first_epochs(
     student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
 ) -> None:

@@ -17,10 +17,15 @@ from tests.methods.logits.traces import trace
 def test_both_terms_are_the_authors(
     golden: Golden, student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
 ) -> None:
-    """With the values that their code takes on ImageNet, which are the defaults here, and on CIFAR-100."""
+    """With the values that their code takes on ImageNet and on CIFAR-100."""
     method = NKD(student, teacher, facts, gamma=golden.parameters["gamma"], temperature=golden.parameters["T"])
     batch = replace(make_batch(), labels=golden["y"])
     golden.check(sum(method.losses(trace(golden["zs"]), trace(golden["zt"]), batch).values()))
+
+
+def test_the_defaults_are_those_of_cifar_100(student: Chain, teacher: Chain, facts: Facts) -> None:
+    method = NKD(student, teacher, facts)
+    assert (method.gamma, method.temperature) == (3.5, 3.0)
 
 
 def test_the_other_classes_do_not_see_the_labelled_one() -> None:

@@ -28,7 +28,8 @@ def test_by_default_kd_as_the_paper_runs_it(
 
 @pytest.mark.golden("DKD_standardised")
 def test_around_dkd(student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch, golden: Golden) -> None:
-    method = Standardized(student, teacher, facts, method="dkd", params={"warmup": 0})
+    usual = {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 0}
+    method = Standardized(student, teacher, facts, method="dkd", params=usual)
     batch = replace(make_batch(), labels=golden["y"])
     golden.check(sum(method.losses(trace(golden["zs"]), trace(golden["zt"]), batch).values()))
 
@@ -87,6 +88,15 @@ def test_the_inner_method_has_its_own_parameters_and_needs(student: Chain, teach
 def test_a_record_will_say_what_the_inner_method_ran_with(student: Chain, teacher: Chain, facts: Facts) -> None:
     plain = Standardized.resolve(student, teacher, facts, method="kd", params={"temperature": 1.0}, ce_weight=None)
     assert plain["params"] == {"temperature": 1.0, "weight": 9.0, "ce_weight": 0.1}
+
+
+def test_methods_that_the_paper_standardised_run_as_it_ran_them(student: Chain, teacher: Chain, facts: Facts) -> None:
+    """Weights nine times DKD's own, and nine in place of the others' 0.9."""
+    dkd = Standardized(student, teacher, facts, method="dkd").inner
+    assert (dkd.alpha, dkd.beta, dkd.temperature, dkd.warmup) == (9.0, 72.0, 2.0, 20)
+    for name in ("kd", "multilevel", "ctkd"):
+        around = Standardized(student, teacher, facts, method=name)
+        assert (around.inner.weight, around.ce_weight) == (9.0, 0.1)
 
 
 def test_what_the_inner_method_learns_is_learned(student: Chain, teacher: Chain, facts: Facts) -> None:

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.methods.chain import Chain
 from kdbench.methods.logits.divergence import softened_kl
-from kdbench.methods.logits.wsld import weighted_kl
+from kdbench.methods.logits.wsld import WSLD, weighted_kl
+from kdbench.methods.method import Facts
 from tests.conftest import Golden
 
 LABELS = torch.tensor([0, 4, 2, 1, 3, 0])
@@ -21,6 +23,11 @@ def logits() -> Tensor:
 def test_the_loss_is_the_authors_less_the_teachers_entropy(golden: Golden) -> None:
     value = weighted_kl(golden["zs"], golden["zt"], golden["y"], golden.parameters["T"])
     golden.check(value + golden.entry["parts64"]["teacher_entropy"])
+
+
+def test_the_defaults_are_those_of_cifar_100(student: Chain, teacher: Chain, facts: Facts) -> None:
+    method = WSLD(student, teacher, facts)
+    assert (method.weight, method.temperature) == (2.25, 4.0)
 
 
 def test_a_sample_that_the_student_knows_better_weighs_little(logits: Tensor) -> None:
