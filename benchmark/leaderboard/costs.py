@@ -8,7 +8,7 @@ from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.leaderboard.frame import SECTION, SERIES, environment
 from kdbench.benchmark.throughput.record import Throughput
 
-PACES = ["images_per_second", "relative_cost", "peak_memory_mb", "paced_in", "remembered_per_second", "paced_alone"]
+PACES = ["images_per_second", "relative_cost", "peak_memory_mb", "paced_in", "remembered_cost", "paced_alone"]
 ASKED = ["dataset", "recipe", "networks", "method"]  # what a throughput record was measured for
 
 
@@ -16,8 +16,8 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
     """Of each series: time of training, images a second, a step's time against ce's, memory and parameters.
 
     Where a section's methods were measured by themselves, with nothing else on the machine, those speeds stand; where
-    none was, those of its cells. Both are with the teacher asked anew; ``remembered_per_second`` is with its answers
-    remembered.
+    none was, those of its cells. Both are with the teacher asked anew; ``remembered_cost`` is a step's time with its
+    answers remembered.
     """
     parameters = cells.groupby(SERIES)[["deployed", "discarded"]].max()
     table = parameters.rename(columns={"deployed": "deployed_parameters", "discarded": "discarded_parameters"})
@@ -25,7 +25,7 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
     table = table.join(ran.agg(seconds=("seconds", "median"), environment=("environment", "first")))
     paces = ran.agg(
         images_per_second=("speed", "median"), peak_memory_mb=("memory", "median"), paced_in=("environment", "first")
-    ).assign(remembered_per_second=float("nan"), paced_alone=False)
+    ).assign(remembered_cost=float("nan"), paced_alone=False)
     ce = paces["images_per_second"].where(paces.index.get_level_values("method") == "ce")
     paces["relative_cost"] = ce.groupby(SECTION).transform("max") / paces["images_per_second"]
     alone = _measured(cells, measured)
@@ -44,10 +44,10 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
             "networks": one.pair,
             "method": shown(one.method, one.params),
             "images_per_second": one.live.images_per_second,
-            "relative_cost": one.cost,
+            "relative_cost": one.live.cost,
             "peak_memory_mb": one.live.peak_memory_mb,
             "environment": environment(one.environment.key, one.environment.machine),
-            "remembered_per_second": one.remembered.images_per_second if one.remembered else float("nan"),
+            "remembered_cost": one.remembered.cost if one.remembered else float("nan"),
         }
         for one in measured
     ]

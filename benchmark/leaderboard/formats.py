@@ -154,8 +154,8 @@ def _costs(table: pd.DataFrame) -> pd.DataFrame:
     words = {
         "method": table["method"],
         "images/s": _each(table["images_per_second"], "{:,.0f}".format),
-        "remembered": _each(table["remembered_per_second"], "{:,.0f}".format),
         "time × ce": _each(table["relative_cost"], "{:.2f}".format),
+        "remembered": _each(table["remembered_cost"], "{:.2f}".format),
         "training": _each(table["seconds"], duration),
         "memory MB": _each(table["peak_memory_mb"], "{:,.0f}".format),
         "deployed k": _each(table["deployed_parameters"] / 1000, "{:,.1f}".format),

@@ -26,7 +26,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
     below = rows["top1"] < low  # drawn at the lower edge, with what it came to
     said = rows["method"].mask(below, rows["method"] + " ↓ " + rows["top1"].map("{:.1f}".format))
     rows = rows.assign(kind=rows["source"].map(kind), said=said, top1=rows["top1"].clip(lower=low))
-    figure, panels = drawing.side_by_side(rows, "images a second (ce: 100%)", "top-1, %")
+    figure, panels = drawing.side_by_side(rows, "speed of training (ce: 100%)", "top-1, %")
     for panel, points in panels:
         label = panel.get_ylabel()
         edge = front(points)

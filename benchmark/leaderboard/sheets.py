@@ -57,8 +57,8 @@ TASK_BY_TASK = [
 COSTS = [
     *METHOD,
     Column("images/s", "count", ("images_per_second",), "in training"),
-    Column("remembered/s", "count", ("remembered_per_second",), "images a second when the teacher's answers are known"),
     TIME,
+    Column("remembered", "percent", ("remembered_cost",), "time × ce when the teacher's answers are known"),
     Column("training, s", "count", ("seconds",), "of one seed"),
     Column("memory, MB", "count", ("peak_memory_mb",), "peak, in training"),
     Column("parameters", "count", ("deployed_parameters",), "of the network that is used in the end"),

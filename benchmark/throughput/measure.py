@@ -108,29 +108,29 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     images = len(dataset.train) / steps  # a step, the epoch's last partial batch counted in
     teacher_pass, student_passes = sizes["teacher_macs"], 3 * sizes["student_macs"]  # a backward pass costs two forward
 
+    labels = msgspec.structs.replace(cell, teacher=None, method="ce", params=complete("ce", {}))
+
     def clock(taught: Learners, answers: RememberingTeacher | None = None, count: int | None = None) -> Clock:
         settled = engine.settled(steps * recipe.epochs, taught.method.needs())  # compiled where a run would be
         return Clock(taught.steps(dataset, recipe, settled, answers), settled, count)
 
-    def pace(windows: list[float], peak_memory: int, macs: int) -> Pace:
+    def pace(own: Clock, macs: int) -> Pace:
+        """Its windows and those of the labels alone in turn: what slows the machine for a while slows both."""
+        clocks = [own] if cell == labels else [own, clock(learners(labels, dataset, engine))]
+        turns = [[each.window() for each in clocks] for _ in range(WINDOWS)]
+        windows = [turn[0] for turn in turns]
         seconds = statistics.median(windows)
         return Pace(
+            cost=round(statistics.median(turn[0] / turn[-1] for turn in turns), 4),
             images_per_second=round(images / seconds, 1),
             step_ms=round(1000 * seconds, 4),
-            peak_memory_mb=round(peak_memory / 2**20, 1),
+            peak_memory_mb=round(own.peak_memory / 2**20, 1),
             tflops=round(2 * images * len(needs.views) * macs / seconds / 1e12, 6),
             windows_ms=[round(1000 * window, 4) for window in windows],
         )
 
-    # Its windows and those of the labels alone in turn: what slows the machine for a while slows both.
-    clocks = [clock(taught)]
-    labels = msgspec.structs.replace(cell, teacher=None, method="ce", params=complete("ce", {}))
-    if cell != labels:
-        clocks.append(clock(learners(labels, dataset, engine)))
-    turns = [[each.window() for each in clocks] for _ in range(WINDOWS)]
-    live = pace([turn[0] for turn in turns], clocks[0].peak_memory, student_passes + teacher_pass)
-    cost = statistics.median(turn[0] / turn[-1] for turn in turns)
-    del taught, clocks  # what they hold is not the next one's
+    live = pace(clock(taught), student_passes + teacher_pass)
+    del taught  # what it holds is not the next one's
 
     # Twice over the same steps of one epoch, in which no view is seen twice: first nothing is known, then everything.
     longest = (steps - WARM_UP - 1) // (WINDOWS + 1)
@@ -139,10 +139,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     def by_memory(folder: str, macs: int) -> Pace | None:
         taught = fresh()
         answers = memory(taught, dataset, recipe, Path(folder))
-        if answers is None:
-            return None
-        alone = clock(taught, answers, count)
-        return pace([alone.window() for _ in range(WINDOWS)], alone.peak_memory, macs)
+        return None if answers is None else pace(clock(taught, answers, count), macs)
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         cold = by_memory(folder, student_passes + teacher_pass)
@@ -160,7 +157,6 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         precision=recipe.precision,
         environment=environment(engine.settled(steps * recipe.epochs, needs)),
         live=live,
-        cost=round(cost, 4),
         cold=cold,
         remembered=remembered,
         views=views_of_an_image(dataset, recipe.augment),

@@ -12,12 +12,13 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.experiments.store import pretty, write
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Pace(msgspec.Struct, kw_only=True):
     """How fast the loop goes in a steady state: the median of several windows of steps."""
 
+    cost: float  # a step's time over that of the labels' alone, their windows taken in turn
     images_per_second: float
     step_ms: float
     peak_memory_mb: float  # of the device; on a CPU, of the process
@@ -25,8 +26,12 @@ class Pace(msgspec.Struct, kw_only=True):
     windows_ms: list[float] = []  # a step, in each of the windows
 
 
+class Version(msgspec.Struct):
+    format: int = 0
+
+
 class Throughput(msgspec.Struct, kw_only=True):
-    """One method on one pair. Fields that a newer version adds have defaults, so that old records still read."""
+    """One method on one pair. What an older format says is not read but measured again: that takes minutes."""
 
     format: int = FORMAT
     id: str  # of the cell that was measured, see ``measured``
@@ -41,7 +46,6 @@ class Throughput(msgspec.Struct, kw_only=True):
     precision: str
     environment: Environment
     live: Pace  # the teacher is asked anew at every step
-    cost: float  # such a step's time over that of the labels' alone, their windows taken in turn
     cold: Pace | None = None  # its answers are remembered, and none of them is known yet
     remembered: Pace | None = None  # all of them are known; none where they cannot be remembered
     views: int = 1  # in which an image may be seen: as many answers are to be remembered
@@ -58,17 +62,16 @@ class Throughput(msgspec.Struct, kw_only=True):
         return f"{self.teacher} → {self.student}" if self.teacher else self.student
 
     def amortised(self) -> float | None:
-        """Images a second over a run of the recipe's E epochs that begins with an empty memory.
+        """The cost of a run of the recipe's E epochs that begins with an empty memory.
 
         An image is seen once an epoch from one of V views, each as likely as any other: in all,
-        u = V (1 - (1 - 1/V)^E) of them were asked at the cold pace, and E - u were known. An image then takes
-        (u / cold + (E - u) / remembered) / E seconds. Those who come later with the same seed find all: ``remembered``.
+        u = V (1 - (1 - 1/V)^E) of them were asked at the cold pace, and E - u were known. A step then costs
+        (u cold + (E - u) remembered) / E. Those who come later with the same seed find all: ``remembered``.
         """
         if self.cold is None or self.remembered is None:
             return None
         asked = self.views * (1 - (1 - 1 / self.views) ** self.epochs)
-        seconds = asked / self.cold.images_per_second + (self.epochs - asked) / self.remembered.images_per_second
-        return self.epochs / seconds
+        return (asked * self.cold.cost + (self.epochs - asked) * self.remembered.cost) / self.epochs
 
 
 def measured(cell: Cell) -> Cell:
@@ -91,7 +94,10 @@ def records(results: Path, troubles: list[str] | None = None) -> list[Throughput
     found = []
     for file in sorted(folder(results).glob("*/*.json")):
         try:
-            record = msgspec.json.decode(file.read_bytes(), type=Throughput)
+            content = file.read_bytes()
+            if (version := msgspec.json.decode(content, type=Version).format) != FORMAT:
+                raise ValueError(f"its format must be {FORMAT}, got {version}: measure it again")
+            record = msgspec.json.decode(content, type=Throughput)
             if (record.environment.key, record.id) != (file.parent.name, file.stem):
                 raise ValueError(f"it is of {record.id} in the environment {record.environment.key}")
             found.append(record)

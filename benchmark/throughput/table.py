@@ -8,20 +8,21 @@ from kdbench import methods
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.experiments.words import markdown_table
-from kdbench.benchmark.throughput.record import Pace, Throughput
+from kdbench.benchmark.throughput.record import Throughput
 from kdbench.methods.method import SOURCES
 
 ABOUT = (
-    "Training images a second in a steady state, the median of repeated windows: with the teacher asked at every step "
-    "(live), with its answers remembered while none is known yet (cold), while all are (remembered; – where they "
-    "cannot be), and over a run of the recipe's own epochs that begins with none (amortised). Cost: a live step's time "
-    "as a multiple of the labels' alone, timed in turn with it. Memory: the most in use, live; on a CPU, of the whole "
-    "process. Adapters: parameters that are thrown away after training; layers that a method would choose by looking "
-    "at its trained teacher are here the teacher's last. Of peak: what the networks' work alone makes up, live, of the "
-    "best rate that was measured on the device, in large products or wide convolutions."
+    "What a training step costs in a steady state, as a multiple of a step on labels alone that was timed in turn with "
+    "it: with the teacher asked at every step (live); with its answers remembered while none is known yet (cold), and "
+    "while all are (remembered; – where they cannot be); and over a run of the recipe's own epochs that begins with "
+    "none (amortised). Images a second, time and memory are live. Rows were measured one after the other: where others "
+    "use the machine too, compare by cost. Memory: the most in use; on a CPU, of the whole process. Adapters: "
+    "parameters that are thrown away after training; layers that a method would choose by looking at its trained "
+    "teacher are here the teacher's last. Of peak: what the two networks alone need, whatever the method adds, as a "
+    "share of the highest rate that the device reached in a large matrix product or a wide convolution."
 )
-SPEEDS = ["live", "cold", "remembered", "amortised"]
-COLUMNS = ["source", "method", *SPEEDS, "cost", "ms/step", "memory", "adapters", "of peak"]
+PACES = ["live", "cold", "remembered", "amortised"]
+COLUMNS = ["source", "method", *PACES, "images/s", "ms/step", "memory", "adapters", "of peak"]
 ALIGN = ("left", "left", *["right"] * (len(COLUMNS) - 2))
 
 Task = tuple[str, str, int, str]  # what those that are compared have in common, but for the pair
@@ -77,18 +78,16 @@ def _place(record: Throughput) -> tuple[int, str, str]:
     """Sources in their order, the cheapest of each first."""
     knowledge = methods.sources(record.method, record.params)
     rank = [*SOURCES, knowledge].index(knowledge)
-    return rank, knowledge, f"{record.cost:020.4f}"
+    return rank, knowledge, f"{record.live.cost:020.4f}"
 
 
 def _row(record: Throughput, peak: float) -> list[str]:
     return [
         methods.sources(record.method, record.params),
         shown(record.method, record.params),
-        _speed(record.live),
-        _speed(record.cold),
-        _speed(record.remembered),
-        _images(record.amortised()),
-        f"{record.cost:.2f}",
+        *(_cost(pace.cost if pace else None) for pace in (record.live, record.cold, record.remembered)),
+        _cost(record.amortised()),
+        f"{record.live.images_per_second:,.0f}",
         f"{record.live.step_ms:.1f}",
         f"{record.live.peak_memory_mb:,.0f} MB",
         f"{record.method_parameters:,}",
@@ -96,9 +95,5 @@ def _row(record: Throughput, peak: float) -> list[str]:
     ]
 
 
-def _speed(pace: Pace | None) -> str:
-    return _images(pace.images_per_second if pace else None)
-
-
-def _images(per_second: float | None) -> str:
-    return "–" if per_second is None else f"{per_second:,.0f}"
+def _cost(cost: float | None) -> str:
+    return "–" if cost is None else f"{cost:.2f}"

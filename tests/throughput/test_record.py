@@ -35,6 +35,15 @@ def test_what_cannot_be_believed_is_reported_and_hides_nothing_else(tmp_path: Pa
     ]  # fmt: skip
 
 
+def test_a_record_of_an_older_format_is_to_be_measured_again(tmp_path: Path, make: MakeThroughput) -> None:
+    keep(make(), tmp_path)
+    file = next(folder(tmp_path).glob("*/*.json"))
+    file.write_text('{"format": 1, "id": "cifar100-kd", "cost": 1.6}')
+    troubles: list[str] = []
+    assert records(tmp_path, troubles) == []
+    assert troubles == [f"{file} is no throughput record: its format must be 2, got 1: measure it again"]
+
+
 def test_a_field_of_a_newer_version_is_no_trouble(tmp_path: Path, make: MakeThroughput) -> None:
     keep(make(), tmp_path)
     file = next(folder(tmp_path).glob("*/*.json"))
@@ -42,14 +51,14 @@ def test_a_field_of_a_newer_version_is_no_trouble(tmp_path: Path, make: MakeThro
     assert records(tmp_path) == [make()]
 
 
-def test_the_pace_of_a_run_lies_between_its_first_epochs_and_that_of_those_who_come_later(make: MakeThroughput) -> None:
-    """Two views, two epochs: an image is asked about 2 (1 - 1/4) = 1.5 times; (1.5 / 100 + 0.5 / 300) / 2 seconds."""
+def test_the_cost_of_a_run_lies_between_its_first_epochs_and_that_of_those_who_come_later(make: MakeThroughput) -> None:
+    """Two views, two epochs: an image is asked about 2 (1 - 1/4) = 1.5 times; (1.5 · 9 + 0.5 · 3) / 2."""
 
     def amortised(epochs: int, views: int = 2) -> float | None:
-        return make(cold=pace(100.0), remembered=pace(300.0), views=views, epochs=epochs).amortised()
+        return make(cold=pace(1000 / 9), remembered=pace(1000 / 3), views=views, epochs=epochs).amortised()
 
-    assert amortised(1) == pytest.approx(100)
-    assert amortised(2) == pytest.approx(120)
-    assert amortised(10_000) == pytest.approx(300, rel=1e-3)
-    assert amortised(2, views=1) == pytest.approx(150)
+    assert amortised(1) == pytest.approx(9)
+    assert amortised(2) == pytest.approx(7.5)
+    assert amortised(10_000) == pytest.approx(3, rel=1e-2)
+    assert amortised(2, views=1) == pytest.approx(6)
     assert make().amortised() is None

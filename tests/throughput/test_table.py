@@ -9,16 +9,14 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_a_row_says_what_was_measured_and_the_cheapest_of_a_source_comes_first(make: MakeThroughput) -> None:
-    """By cost, which was timed in turn with the labels: speeds were taken at other times."""
-    crd = make(
-        "crd", live=pace(200.0), cost=5.0, cold=pace(160.0), remembered=pace(300.0), method_parameters=12_800_000
-    )
-    table = rows(page([crd, make("dkd", live=pace(500.0), cost=2.5), make(live=pace(400.0), cost=2.0), make("ce")]))[2:]
+    """Its answers are all asked in 4 of 240 epochs, as an image is seen from 4 views: (4 · 8 + 236 · 3) / 240."""
+    crd = make("crd", live=pace(200), cold=pace(125), remembered=pace(1000 / 3), views=4, method_parameters=12_800_000)
+    table = rows(page([crd, make("dkd", live=pace(400)), make(live=pace(500)), make("ce")]))[2:]
     assert [row[1:9] for row in table] == [
-        ["ce", "1,000", "–", "–", "–", "1.00", "64.0", "900 MB"],
-        ["kd", "400", "–", "–", "–", "2.00", "160.0", "900 MB"],
-        ["dkd", "500", "–", "–", "–", "2.50", "128.0", "900 MB"],
-        ["crd", "200", "160", "300", "299", "5.00", "320.0", "900 MB"],
+        ["ce", "1.00", "–", "–", "–", "1,000", "64.0", "900 MB"],
+        ["kd", "2.00", "–", "–", "–", "500", "128.0", "900 MB"],
+        ["dkd", "2.50", "–", "–", "–", "400", "160.0", "900 MB"],
+        ["crd", "5.00", "8.00", "3.00", "3.08", "200", "320.0", "900 MB"],
     ]
     assert table[-1][9:] == ["12,800,000", "25%"]
 
