@@ -212,7 +212,8 @@ def _names(forms: Form | list[Form]) -> list[str]:
 ABOUT = (
     "What papers say, held against our records. A gain is that of the better method over the worse, of the same "
     f"teacher on the same seed, in points of top-1 after the last epoch; ± is half of its {LEVEL:.0%} t interval, over "
-    "pairs where there are two or more, else over the seeds of the one pair, each by its mean over teachers. "
+    "pairs where there are two or more, else over the seeds of the one pair, each by its mean over teachers; that of a "
+    "slope is over seeds, and speaks of these pairs alone. "
     "*supported*, *contradicted*: the interval lies on one side of zero. Intervals are not corrected for the number of "
     "claims."
 )

@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from kdbench.benchmark.cli import app
+from kdbench.benchmark.data import load
 from kdbench.benchmark.networks import build
 from tests.pages import PAGES, ROOT, commands, named, needs_a_cluster, small
 
@@ -51,3 +53,26 @@ def test_the_readmes_method_trains(readers: Path, monkeypatch: pytest.MonkeyPatc
     grid = Path("my_grid.yaml").read_text().replace("  - ce\n", "  - logit_mse\n")
     Path("mine.yaml").write_text(f"files: my_method.py\n{grid}")
     assert "logit_mse" in ran("run", "mine.yaml")
+
+
+GUESTS = """\
+files: [my_network.py, my_data.py]
+datasets: my_images
+pairs: resnet8 -> two_blocks
+methods: [ce, fitnet]
+recipe: {base: quick, epochs: 1}
+"""
+
+
+def test_a_network_and_a_data_set_are_added_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_network.py", "my_data.py"):
+        Path(name).write_text(named(ROOT / "CONTRIBUTING.md", name))
+    digits = load("digits", tmp_path)
+    images = torch.cat([digits.test.images, digits.train.images]).numpy()
+    labels = torch.cat([digits.test.labels, digits.train.labels]).numpy()
+    Path("data").mkdir()
+    np.savez("data/mine.npz", train_images=images[:1000], train_labels=labels[:1000],
+             test_images=images[1000:], test_labels=labels[1000:])  # fmt: skip
+    Path("guests.yaml").write_text(GUESTS)
+    assert "two_blocks" in ran("run", "guests.yaml", "--data", "data")
