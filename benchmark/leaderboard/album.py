@@ -1,5 +1,6 @@
 """All pictures that a board has, with what is to be said about each."""
 
+import math
 import re
 import signal
 import sys
@@ -67,6 +68,8 @@ def _sketched(
     cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record], store: Store
 ) -> Iterator[tuple[str, str, str, Draw]]:
     """What each picture is called, what is to be said of it, and how it is drawn."""
+    # Where classes arrive task by task no speed is measured, and epochs begin anew with every task.
+    whole = cells["setting"].iloc[0] != "incremental"
     gained, pairs = evidence.gains(cells, series), series["pair"].nunique()
     unit = "pair" if pairs > 1 else "seed"
     count = gained["unit"].nunique()
@@ -93,16 +96,15 @@ def _sketched(
         "Top-1 after the last epoch, mean over seeds, against the speed of training, the teacher asked anew, beside "
         "that of ce. The line joins the methods that no other beats in both. ↓: too far off to be drawn to scale."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
-        partial(pictures.accuracy_throughput, series.assign(speed=1 / series["relative_cost"])),
+        partial(pictures.accuracy_throughput, series.assign(speed=1 / series["relative_cost"] if whole else math.nan)),
     )
-    of = {} if cells["setting"].iloc[0] == "incremental" else records  # where epochs begin anew with every task
     yield (
         "curves",
         "Learning curves",
         "Top-1 on the test set after every epoch: ce, and of each source the method that gains most; mean over seeds, "
         f"the band is ± one standard deviation. The first epochs may lie below the picture."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
-        partial(pictures.learning_curves, evidence.curves(cells, series, of)),
+        partial(pictures.learning_curves, evidence.curves(cells, series, records if whole else {})),
     )
     yield (
         "width",
@@ -116,7 +118,10 @@ def _sketched(
         "Knowledge in a teacher's layers",
         f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {evidence.K0:g}); points mark the "
         f"{PAIRS} layers with the highest Q, those that feature_only distils.",
-        partial(pictures.knowledge_quality, evidence.qualities(sorted(set(cells["teacher"]) - {""}), store)),
+        partial(
+            pictures.knowledge_quality,
+            evidence.qualities(sorted({name.partition(" #")[0] for name in cells["teacher"]} - {""}), store),
+        ),
     )
     yield (
         "tasks",

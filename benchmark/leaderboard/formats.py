@@ -135,7 +135,7 @@ def _accuracy(table: pd.DataFrame) -> pd.DataFrame:
 
 def _learned(table: pd.DataFrame) -> pd.DataFrame:
     """Classes arrived task by task."""
-    return pd.DataFrame(
+    return _without_empty(
         {
             "source": table["source"],
             "method": table["method"],
