@@ -29,7 +29,9 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
         )
     by_unit, unit = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds"
     first, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
-    notes = [f"Recipe {recipe}; a source stands for the mean of its methods."]
+    ahead = [first["source"], *(other["source"] for other in others[:1])]
+    members = "; ".join(_members(gains, source) for source in ahead)
+    notes = [f"Recipe {recipe}. A source stands for the mean of its methods: {members}."]
     if others:
         notes.append(
             f"Next: {others[0]['source']}, {_points(others[0]['mean'])}{_behind(by_unit, first, others[0], unit)}."
@@ -50,6 +52,14 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
     else:  # chance may have made all of it; of one run there is no interval
         said = f"{where}, nothing is decided yet. Ahead is knowledge from {first['source']}: {gain}."
     return said, " ".join(notes)
+
+
+def _members(gains: pd.DataFrame, source: str) -> str:
+    means = gains[gains["source"] == source].groupby("method")["gain"].mean().sort_values(kind="stable")
+    if len(means) == 1:
+        return f"{source} for {means.index[0]} alone"
+    low, high = (f"{_points(means[name])} ({name})" for name in means.index[[0, -1]])
+    return f"{source} for {len(means)}, from {low} to {high}"
 
 
 def _behind(by_unit: pd.DataFrame, first: dict[Hashable, Any], second: dict[Hashable, Any], unit: str) -> str:

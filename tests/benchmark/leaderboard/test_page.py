@@ -89,8 +89,11 @@ def test_the_headline_says_who_leads_and_how_sure_that_is(study: Study) -> None:
         "On digits, knowledge from logits gains most: +6.00 points of top-1 against labels alone "
         "(95% interval +3.52 to +8.48 over 3 seeds)."
     )
+    assert "A source stands for the mean of its methods: logits for kd alone; relations for rkd alone." in notes
     assert "Next: relations, +2.00; on the same seeds 4.00 behind." in notes
     assert "One pair speaks for no other." in notes
+    ((_, notes),) = headlines(board_of(study({"dkd": [1, 2, 0], "kd": [5, 6, 7]})))
+    assert "logits for 2, from +1.00 (dkd) to +6.00 (kd)." in notes
     ((said, _),) = headlines(board_of(study({"kd": [-3, -2, -4]})))
     assert said.startswith("On digits, knowledge from logits loses least: −3.00 points")
     for gains, gain in ({"kd": [-3, 1, -4]}, "−2.00"), ({"kd": [1]}, "+1.00"):
