@@ -93,7 +93,7 @@ def parts(board: Board) -> Iterator[Part]:
         for names, table in board.series.groupby(SECTION, sort=False):
             setting, dataset, recipe, pair = names
             tables = [_learned(table) if setting == "incremental" else _accuracy(table), _costs(table)]
-            notes = [*taught.get(names, []), *_correlated(table), *_places(table)]
+            notes = [*taught.get(names, []), *_correlated(table), *places(table)]
             yield Part(_title(setting, dataset, pair, recipe), tables, notes)
 
 
@@ -178,7 +178,7 @@ def _correlated(table: pd.DataFrame) -> list[str]:
     return [f"Correlation of a method's runs with ce's of the same seeds: {said}."]
 
 
-def _places(table: pd.DataFrame) -> list[str]:
+def places(table: pd.DataFrame) -> list[str]:
     """Where costs were taken; those of a section are of one place and manner."""
     paced, trained = table["paced_in"].dropna().unique(), table["environment"].dropna().unique()
     if not table["paced_alone"].isin([True]).any():

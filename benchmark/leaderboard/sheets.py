@@ -1,12 +1,14 @@
 """The board's tables as the page's script shows them: values, and how each column is to be shown."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from kdbench.benchmark.leaderboard.formats import places
 from kdbench.benchmark.leaderboard.frame import SECTION, SERIES
 from kdbench.benchmark.leaderboard.table import FIELD, Board, too_few
 from kdbench.benchmark.leaderboard.teachers import teachers
@@ -63,8 +65,6 @@ COSTS = [
     Column("memory, MB", "count", ("peak_memory_mb",), "peak, in training"),
     Column("parameters", "count", ("deployed_parameters",), "of the network that is used in the end"),
     Column("discarded", "count", ("discarded_parameters",), "parameters of the method, thrown away after training"),
-    Column("speed on", "text", ("paced_in",), "and memory"),
-    Column("trained on", "text", ("environment",)),
 ]
 OF_A_SEED = [
     Column("seed", "count", ("seed",)),
@@ -88,8 +88,7 @@ def sheets(board: Board) -> list[dict[str, Any]]:
     """Methods over pairs, where there are several, methods on each pair with the seeds behind every row, and costs."""
     over_pairs = []
     if not board.methods.empty:
-        fields = [own.assign(said=too_few(own)) for _, own in board.methods.groupby(FIELD, sort=False)]
-        over_pairs = [_sheet("Methods over pairs", pd.concat(fields), [*FIELD, "said"], OVER_PAIRS)]
+        over_pairs = [_sheet("Methods over pairs", board.methods, FIELD, OVER_PAIRS, too_few)]
     columns = [column for column in OF_A_SEED if column.kind != "text" or _several(board, column.keys[0])]
     cells = board.cells.sort_values(["seed", "teacher", "id"])
     seeds = _grouped(
@@ -98,14 +97,14 @@ def sheets(board: Board) -> list[dict[str, Any]]:
     on_pairs, taught = [], teachers(board.cells)
     for setting, series in board.series.groupby("setting"):
         title, shown = OF_A_SETTING[str(setting)]
-        sections = series[SECTION].itertuples(index=False, name=None)
-        said = series.assign(taught=[taught.get(section, "") for section in sections])
-        sheet = _sheet(title, said, [*(head for head in SECTION if head != "setting"), "taught"], shown)
+        heads = [head for head in SECTION if head != "setting"]
+        sheet = _sheet(title, series, heads, shown, lambda own: taught.get(tuple(own[SECTION].iloc[0]), ""))
         rows = [row for group in sheet["groups"] for row in group["rows"]]
         for row, key in zip(rows, series[SERIES].itertuples(index=False, name=None), strict=True):
             row["seeds"] = seeds[key]
         on_pairs.append(sheet | {"seeds": [asdict(column) for column in columns]})
-    return [*over_pairs, *on_pairs, _sheet("What they cost", board.series, SECTION, COSTS)]
+    cost = _sheet("What they cost", board.series, SECTION, COSTS, lambda own: " ".join(places(own)))
+    return [*over_pairs, *on_pairs, cost]
 
 
 def _several(board: Board, name: str) -> bool:
@@ -113,15 +112,14 @@ def _several(board: Board, name: str) -> bool:
     return bool((board.cells.groupby(SERIES)[name].nunique() > 1).any())
 
 
-def _sheet(title: str, table: pd.DataFrame, by: list[str], columns: list[Column]) -> dict[str, Any]:
-    """Without the columns that have nothing to say. Groups are chosen by HEADS; what else is in ``by`` is said."""
+def _sheet(
+    title: str, table: pd.DataFrame, by: list[str], columns: list[Column], say: Callable[[pd.DataFrame], str]
+) -> dict[str, Any]:
+    """Without the columns that have nothing to say; behind a group's names stands what ``say`` says of it."""
     columns = [column for column in columns if column.keys[0] in table and table[column.keys[0]].notna().any()]
     heads = [head for head in HEADS if head in by and (head != "setting" or (table[head] != "compression").any())]
-    rows = _grouped(
-        table,
-        [*heads, *(name for name in by if name not in HEADS)],
-        [{"cells": cells} for cells in _cells(table, columns)],
-    )
+    table = pd.concat([own.assign(said=say(own)) for _, own in table.groupby(by, sort=False)])
+    rows = _grouped(table, [*heads, "said"], [{"cells": cells} for cells in _cells(table, columns)])
     return {
         "title": title,
         "heads": [HEADS[head] for head in heads],
