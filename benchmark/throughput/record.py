@@ -26,7 +26,8 @@ class Pace(msgspec.Struct, kw_only=True):
 
 
 class Throughput(msgspec.Struct, kw_only=True):
-    """One method on one pair. Fields that a newer version adds have defaults, so that old records still read."""
+    """One method on one pair. Fields that a newer version adds have defaults, so that old records still read; but the
+    cost, which was not always timed, nobody can know afterwards: a record without it must be measured anew."""
 
     format: int = FORMAT
     id: str  # of the cell that was measured, see ``measured``
@@ -97,5 +98,5 @@ def records(results: Path, troubles: list[str] | None = None) -> list[Throughput
             found.append(record)
         except (ValueError, RecursionError, OSError) as error:  # ValueError: msgspec's, and those of text
             if troubles is not None:
-                troubles.append(f"{file} is no throughput record: {error}")
+                troubles.append(f"{file} is no throughput record, and must be measured anew: {error}")
     return found

@@ -35,6 +35,17 @@ def test_what_cannot_be_believed_is_reported_and_hides_nothing_else(tmp_path: Pa
     ]  # fmt: skip
 
 
+def test_a_record_without_a_cost_must_be_measured_anew(tmp_path: Path, make: MakeThroughput) -> None:
+    keep(make(), tmp_path)
+    file = next(folder(tmp_path).glob("*/*.json"))
+    file.write_text(file.read_text().replace('"cost": 1.0,', ""))
+    troubles: list[str] = []
+    assert records(tmp_path, troubles) == []
+    assert troubles == [
+        f"{file} is no throughput record, and must be measured anew: Object missing required field `cost`"
+    ]
+
+
 def test_a_field_of_a_newer_version_is_no_trouble(tmp_path: Path, make: MakeThroughput) -> None:
     keep(make(), tmp_path)
     file = next(folder(tmp_path).glob("*/*.json"))
