@@ -257,7 +257,7 @@ class Store:
 
     def _unpack(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[R, bytes]]:
         """Each record with its line; a line that is not believed is copied aside, and packing leaves it out."""
-        wanted = f'"id":"{only}"'.encode() if only else b""
+        wanted = f'"id":"{only}"'.encode() if only is not None else b""
         with pack.open("rb", buffering=READ_AT_ONCE) as lines:  # one line at a time: packs are large
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
                 if wanted in line:

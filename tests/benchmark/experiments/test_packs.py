@@ -61,6 +61,7 @@ def test_many_single_records_become_a_few_files_and_all_are_found(packed: Store,
     assert len(files(packed.records_folder)) == 2
     assert packed.records() == by_id(records)
     assert [packed.record(record.id) for record in records] == records
+    assert packed.record("nobody") is packed.record("") is None
     assert files(packed.folder / "work") == []
 
 
