@@ -3,6 +3,7 @@
 import errno
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,8 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Bad input ends in one sentence and exit code 2; a traceback is always our mistake."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # by terminals that lack a letter; of stderr Python takes care
     try:
         app(prog_name="kdbench", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

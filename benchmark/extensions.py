@@ -40,34 +40,32 @@ def load(file: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     loader = spec.loader
-    _run(path, str(file), lambda: loader.exec_module(module))
+    _run(spec.name, str(file), lambda: loader.exec_module(module))
 
 
 def _load_plugins() -> None:
     for entry in entry_points(group="kdbench"):
-        spec = importlib.util.find_spec(entry.module)
-        if spec is None or spec.origin is None:
-            raise Refusal(f"the plugin '{entry.name}' must name a module, got '{entry.value}'")
-        path = Path(spec.origin).resolve()
-        _run(path, f"the plugin '{entry.name}'", entry.load)
+        path = _run(entry.module, f"the plugin '{entry.name}'", entry.load)
         _module[path] = entry.module
 
 
-def _run(path: Path, what: str, execute: Callable[[], object]) -> None:
-    """Execute what registers names, and remember whose they are."""
+def _run(module: str, what: str, execute: Callable[[], object]) -> Path:
+    """Execute the module that registers names, and remember whose they are; answers with its file."""
     before = _names()
     try:
         execute()
     except (Exception, SystemExit) as error:
         why = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
         raise Refusal(f"{what} cannot be loaded: {why}") from None
-    new = _names() - before
-    if not new:
+    new, file = _names() - before, getattr(sys.modules[module], "__file__", None)
+    if not new or file is None:
         raise Refusal(f"{what} registers no method, network or data set")
     for name in sorted(new & METHODS.keys()):
         _check(METHODS[name], f"{what}: {name}")
+    path = Path(file).resolve()
     _loaded[path] = _digest(path)
     _owner.update(dict.fromkeys(new, path))
+    return path
 
 
 def _check(method: type[Method], what: str) -> None:

@@ -81,7 +81,7 @@ def load_files(files: tuple[Path, ...]) -> None:
 
 
 def say(value: Any, as_json: bool, text: Callable[[], str]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text())
+    print(json.dumps(value, indent=2) if as_json else text())
 
 
 def warn(sentences: list[str]) -> None:

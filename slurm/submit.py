@@ -55,10 +55,11 @@ def submit(
     wanted = (State.MISSING, State.FAILED) if retry_failed else (State.MISSING,)
     if dry_run:
         try:
-            known, longest = waiting(store, queue.queued()), queue.largest_array()
+            there, longest = waiting(store, queue.queued()), queue.largest_array()
         except Refusal:  # a dry run works anywhere
-            known, longest = {}, queue.USUAL_ARRAY
+            there, longest = {}, queue.USUAL_ARRAY
         made = to_be_run(grid, store)
+        known = _to_come(made, there)
         submission, parts = drawn_up(made, wanted, site, site_name, known, longest)
         texts = _shown(submission, parts, site, store)
         return "\n".join([*texts, f"{_counted(parts)} would be submitted{_besides(made, wanted, known)}."])
@@ -71,8 +72,9 @@ def submit(
         raise Refusal("another submission to these results is under way: ask again when it is over")
     try:
         # The queue is asked before the records: a job that ends in between has left what it leaves.
-        known = waiting(store, queue.queued())
+        there = waiting(store, queue.queued())
         made = to_be_run(grid, store)
+        known = _to_come(made, there)
         submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
         if not parts:
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
@@ -102,6 +104,12 @@ def submit(
     finally:
         desk.release()
     return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
+
+
+def _to_come(made: Plan, there: dict[str, queue.Queued]) -> dict[str, queue.Queued]:
+    """The cells that jobs in the queue will still do: one that has failed no job tries again."""
+    left = {entry.cell.id for entry in made.those(State.MISSING, State.RUNNING)}
+    return {cell_id: job for cell_id, job in there.items() if cell_id in left}
 
 
 def _ids(arrays: list[list[list[str]]]) -> set[str]:

@@ -126,7 +126,7 @@ class Launcher:
             files = extensions.files()
             arguments = (theirs, self.store.folder, self.data_folder, self.engines[place], self.threads, files)
             process = self.context.Process(target=worker.main, args=arguments)
-            with _deaf():
+            with deaf():
                 process.start()
                 self.desks[place] = Desk(process, ours)
             theirs.close()
@@ -185,7 +185,7 @@ class Launcher:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def deaf() -> Iterator[None]:
     """What is started here never hears Ctrl-C, which reaches the whole group: the launcher decides."""
     resource_tracker.ensure_running()  # by itself it would start in here, and unblock what is blocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

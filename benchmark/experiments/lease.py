@@ -106,8 +106,8 @@ def alive(lease: Path) -> bool:
 
 
 def _seen(content: bytes) -> bool | None:
-    """Is the holder's process there? None where that cannot be seen: on another machine, or because another process
-    has its number, or the clock was set and it only seems another."""
+    """Is the holder's process there? None where that cannot be seen: on another machine, or on one that hides what
+    others run, or because another process has its number, or the clock was set and it only seems another."""
     try:
         holder = msgspec.json.decode(content, type=Holder)
         if holder.host != here():
@@ -117,9 +117,19 @@ def _seen(content: bytes) -> bool | None:
             return False
         return True if abs(process.create_time() - holder.began) < 1 else None
     except psutil.NoSuchProcess:
-        return False
+        return _unless_hidden(holder.pid)
     except (psutil.AccessDenied, msgspec.MsgspecError, ValueError):
         return None
+
+
+def _unless_hidden(pid: int) -> bool | None:
+    """The same of a process that /proc does not show: mounted with hidepid, it hides those of other users."""
+    try:
+        with contextlib.suppress(PermissionError):
+            os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    return None
 
 
 @cache

@@ -78,10 +78,12 @@ def run_again(
     name: str, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
 ) -> int:
     """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits;
-    its teacher must be there. ``name`` is a record's id, or a file that holds a record or a cell."""
+    its teacher must be there. ``name`` is a record's id, or a file that holds a record or a cell; a cell that has no
+    record here leaves one."""
     store = Store(results)
     record = store.record(name) if Path(name).name == name else None
     record, cell = (record, record.cell) if record else _record_or_cell(Path(name))
+    record = record or store.record(cell.id)
     extensions.needs(cell.files)
     if record is None and (why := unworkable(cell)):
         raise Refusal(f"{cell.id} cannot work: {why}")

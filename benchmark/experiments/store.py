@@ -179,7 +179,7 @@ class Store:
 
     # -- weights and work ---------------------------------------------------------------------------------------------
 
-    def weights(self, cell: Cell) -> Path:
+    def weights(self, cell: Cell | Outline) -> Path:
         return self.folder / "teachers" / f"{cell.id}.safetensors"
 
     def remembered(self, teacher: Record, name: str, find: Callable[[], Any]) -> Any:
@@ -223,15 +223,20 @@ class Store:
                 file.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Pack, and clear up behind those that were killed with their record just written."""
+        """Pack, and clear up behind those that were killed with all that they leave just written."""
         self.pack()
         for folder in (self.failures_folder, self.folder / "teachers"):
             self._sweep(folder)
-        finished = self.outlines().keys()
+        finished = self.outlines()
         for folder in (self.folder / "work").glob("*"):
-            if folder.name in finished and (lease := Lease.take(folder)):
-                self.clear(folder.name)
+            record = finished.get(folder.name)
+            if record and not self._lacks_weights(record) and (lease := Lease.take(folder)):
+                self.clear(record.id)
                 lease.release()
+
+    def _lacks_weights(self, record: Outline) -> bool:
+        """Of one that may teach: its checkpoint is the shortest way to them."""
+        return record.method == "ce" and not record.tasks and not self.weights(record).exists()
 
     # -- what is believed ---------------------------------------------------------------------------------------------
 
@@ -252,7 +257,7 @@ class Store:
 
     def _unpack(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[R, bytes]]:
         """Each record with its line; a line that is not believed is copied aside, and packing leaves it out."""
-        wanted = f'"id":"{only}"'.encode() if only else b""
+        wanted = f'"id":"{only}"'.encode() if only is not None else b""
         with pack.open("rb", buffering=READ_AT_ONCE) as lines:  # one line at a time: packs are large
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
                 if wanted in line:
@@ -312,8 +317,11 @@ def write(file: Path, content: bytes) -> None:
     """All of it or nothing, whatever happens in between."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")  # on other machines pids are the same
-    with part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)  # where the disk was full, others need the space

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.memory import in_words
+from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.plan import Entry, Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted, duration
@@ -30,14 +32,23 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 def plan_text(plan: Plan) -> str:
     lines = [_headline(plan, plan.counts())]
     for state in (State.INVALID, State.FAILED):
-        lines += [f"  {state}  {entry.cell.id}: {entry.reason}" for entry in plan.those(state)]
+        lines += [f"  {state}  {_named(entry.cell)}: {entry.reason}" for entry in plan.those(state)]
     missing = plan.those(State.MISSING)
-    lines += [f"  to run  {entry.cell.id}{_expected(entry)}" for entry in missing[:20]]
+    lines += [f"  to run  {_named(entry.cell)}{_expected(entry)}" for entry in missing[:20]]
     if len(missing) > 20:
         lines.append(f"  … and {len(missing) - 20} more")
     if missing:
         lines += [*in_words(plan.memories), f"time to run  {time_left(plan)}"]
     return "\n".join(lines)
+
+
+def _named(cell: Cell) -> str:
+    """Its id, and what that only has in its digest: of a sweep one line would read like the other."""
+    method = shown(cell.method, cell.params)
+    words = [cell.id] if method == cell.method else [cell.id, method]
+    words += [str(cell.incremental)] if cell.incremental else []
+    words += [f"teacher's seed {cell.teacher.seed}"] if cell.teacher and cell.teacher.seed else []
+    return ", ".join(words)
 
 
 class Sent(NamedTuple):

@@ -51,8 +51,10 @@ def export_records(grid: str | None, file: Path, weights: bool, results: Path, f
 def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, ...]) -> None:
     """Add the records of an archive to those that are here.
 
-    What is here already stays as it is: a record of the same cell with another result is a conflict, which is shown,
-    and the exit code is then 1. A record needs no code to be imported; weights of a network of one's own need --with.
+    What is here already stays as it is: a record of the same cell with another result is a conflict, which is shown. A
+    record needs no code to be imported; weights of a network of one's own need --with.
+
+    Exit code 1 says that something was left out: in conflict, or damaged.
 
     \b
     Examples:
@@ -67,7 +69,7 @@ def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, 
     intake = archive.take_in(store, file, dry_run)
     print(intake.text(dry_run))
     warn([*store.troubles, *intake.damaged])
-    sys.exit(int(bool(intake.conflicts)))
+    sys.exit(int(bool(intake.conflicts or intake.damaged)))
 
 
 @click.group()

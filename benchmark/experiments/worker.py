@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -88,20 +89,24 @@ class Worker:
         self, cell: Cell, needs_weights: bool, tell: Tell | None, together: Together | None
     ) -> Generator[None, None, Outcome]:
         folder = self.store.work(cell.id)
-        lease = Lease.take(folder)
-        if lease is None:
-            return "elsewhere"
         try:
-            # Another may have finished it between the plan and the lease, or failed.
-            if self.store.record(cell.id) and not (needs_weights and not self.store.weights(cell).exists()):
-                return "finished"
-            if self.store.failure(cell.id):
-                return "failed"
-            with Pulse(lease, folder, partial(tell, cell) if tell else None) as pulse:
-                return (yield from self._run(cell, lease, pulse, together))
-        finally:
-            (folder / "status.json").unlink(missing_ok=True)
-            lease.release()
+            lease = Lease.take(folder)
+            if lease is None:
+                return "elsewhere"
+            try:
+                # Another may have finished it between the plan and the lease, or failed.
+                if self.store.record(cell.id) and not (needs_weights and not self.store.weights(cell).exists()):
+                    return "finished"
+                if self.store.failure(cell.id):
+                    return "failed"
+                with Pulse(lease, folder, partial(tell, cell) if tell else None) as pulse:
+                    return (yield from self._run(cell, lease, pulse, together))
+            finally:
+                (folder / "status.json").unlink(missing_ok=True)
+                lease.release()
+        except OSError as error:  # of the store, as when its disk is full: the cell's own is caught before
+            self.store.fail(failure(cell, describe(error), traceback.format_exc(), self.engine))
+            return "failed"
 
     def _run(
         self, cell: Cell, lease: Lease, pulse: "Pulse", together: Together | None
@@ -212,13 +217,17 @@ def main(
             launcher.send((kind, what))
 
     warnings.showwarning = lambda message, *_, **__: say("warning", str(message))
-    with contextlib.suppress(EOFError, ConnectionResetError, Interrupted):
+    try:
         while not worker.stop.is_set():
             if launcher.poll(0.2):
                 cells, needs_weights, others = launcher.recv()
                 with crew(engine, others, results, data_folder, files) as worker.ranks:
                     for cell, outcome in worker.work_on(cells, needs_weights, lambda *news: say("live", news)):
                         say("outcome", (cell, outcome))
+    except (EOFError, ConnectionResetError, Interrupted):
+        pass
+    except OSError as error:  # the disk is so full that not even the failure could be written
+        sys.exit(f"kdbench: {describe(error)}")
 
 
 def _outlive(stop: threading.Event) -> None:

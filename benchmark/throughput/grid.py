@@ -1,6 +1,10 @@
 """The verb ``throughput``: measure all of a grid that has no record in this environment yet."""
 
 import multiprocessing
+import os
+import signal
+import tempfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +17,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import describe
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.experiments.launcher import deaf
 from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.plan import unworkable
 from kdbench.benchmark.experiments.store import write
@@ -33,6 +38,7 @@ class Measured:
 
 def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Measured:
     """Measure, and write the environment's page anew."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as when a grid is run
     answer = Measured([], [])
     troubles = answer.troubles
     cells = {cell.id: cell for cell in map(measured, load(name).cells)}
@@ -47,15 +53,15 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
     for dataset in {cell.dataset for cell in able}:
         data.load(dataset, data_folder)  # read, or downloaded, before any clock runs
 
-    scratch = results / "work"
-    scratch.mkdir(parents=True, exist_ok=True)
+    work = results / "work"
+    work.mkdir(parents=True, exist_ok=True)
     bars = Bars()
     bars.console.stderr = True  # the answer is all that a script finds on stdout
-    with bars:
+    with tempfile.TemporaryDirectory(dir=work) as scratch, bars:
         bars.total(len(able))
         for cell in able:
             try:
-                record = by_itself(cell, engine, data_folder, scratch)
+                record = by_itself(cell, engine, data_folder, Path(scratch))
             except Exception as error:  # what one cell cannot do, the others may
                 answer.failed += 1
                 bars.over(cell, "failed", describe(error))
@@ -75,13 +81,27 @@ def by_itself(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> T
     context = multiprocessing.get_context("spawn")
     there = torch.get_num_threads(), extensions.files()
     with ProcessPoolExecutor(1, context, initializer=_settle_in, initargs=there) as process:
-        return process.submit(_as_it_runs, cell, engine, data_folder, scratch).result()
+        try:
+            with deaf():
+                measuring = process.submit(_as_it_runs, cell, engine, data_folder, scratch)
+            return measuring.result()
+        except KeyboardInterrupt:  # nobody waits for what it would have said
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
 
 
 def _settle_in(threads: int, files: Sequence[Path]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     for file in files:
         extensions.load(file)
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _as_it_runs(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:

@@ -22,7 +22,7 @@ def throughput(grid: str, again: bool, data: Path, results: Path, files: tuple[P
     measured again. Cells that differ in their seeds are one. No teacher need be trained: random weights are as fast.
     Leave the machine alone meanwhile: whatever else runs is measured too.
 
-    Exit code 1 says that a cell could not be measured.
+    Exit code 1 says that a measurement failed; a cell that cannot work is named and left out.
 
     \b
     Examples:

@@ -44,14 +44,17 @@ class Checkpoints:
         body = buffer.getbuffer()
         self.last.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.last.with_suffix(f".{os.getpid()}.part")
-        with temporary.open("wb") as file:
-            file.write(FORMAT + hashlib.blake2b(body, digest_size=32).digest())
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        if self.last.exists():
-            self.last.replace(self.before)
-        temporary.replace(self.last)
+        try:
+            with temporary.open("wb") as file:
+                file.write(FORMAT + hashlib.blake2b(body, digest_size=32).digest())
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            if self.last.exists():
+                self.last.replace(self.before)
+            temporary.replace(self.last)
+        finally:
+            temporary.unlink(missing_ok=True)  # where the disk was full, others need the space
         self._saved = time.monotonic()
 
     def load(self) -> State | None:

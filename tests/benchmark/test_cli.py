@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,18 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cli, "planned", lambda *_: [][1])
     with pytest.raises(IndexError):
         cli.main()
+
+
+@pytest.mark.parametrize("words", [["show", "resnet8"], ["show", "resnet8", "--json"]], ids=["people", "scripts"])
+def test_a_terminal_that_lacks_a_letter_is_answered(
+    kdbench: Command, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    whole = kdbench(*words).out
+    with TextIOWrapper(BytesIO(), encoding="ascii", write_through=True) as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert kdbench(*words).code == 0
+        shown = terminal.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert shown == (whole if "--json" in words else whole.replace("→", "?").replace("×", "?"))
 
 
 def test_a_stop_by_the_keyboard_says_how_to_go_on(kdbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,7 +284,8 @@ def test_a_plugin_goes_by_its_module(monkeypatch: pytest.MonkeyPatch, folder: Pa
     [
         ("1 / 0", "echoing", "the plugin 'echo' cannot be loaded: ZeroDivisionError: division by zero"),
         ("", "echoing", "the plugin 'echo' registers no method, network or data set"),
-        ("", "nowhere", "the plugin 'echo' must name a module, got 'nowhere'"),
+        ("", "nowhere", "the plugin 'echo' cannot be loaded: ModuleNotFoundError: No module named 'nowhere'"),
+        ("1 / 0", "echoing.inner", "the plugin 'echo' cannot be loaded: ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_one_sentence(

@@ -162,6 +162,24 @@ def test_students_that_were_left_out_by_their_job_are_lost_to_their_teachers_fai
     assert [lost[cell] for cell in sent.arrays[1][0] if "-kd-" in cell] == ["its teacher failed"] * 3
 
 
+@pytest.mark.parametrize("job", [0, 1], ids=["teacher", "student"])
+def test_a_cell_that_failed_can_be_sent_again_while_its_job_still_does_others(
+    store: Store, sent: Submission, answer: Answer, job: int
+) -> None:
+    made = planned(store)
+    store.fail(failure((made.teachers, made.students)[job][0].cell, "broken", "", None))
+    answer("".join(f"kdbench-grid-1.{number}|N/A|{number}|RUNNING|None\n" for number in (0, 1)))
+
+    def last_line(retry: bool) -> str:
+        said = submit(load("grid.yaml"), "site.yaml", store.folder, Path(), dry_run=True, retry_failed=retry)
+        return said.splitlines()[-1]
+
+    assert last_line(retry=True) == "1 cell in 1 job would be submitted; 6 in the queue already."
+    assert last_line(retry=False) == (
+        "0 cells in 0 jobs would be submitted; 6 in the queue already, 1 failed (--retry failed submits them again)."
+    )
+
+
 @pytest.mark.usefixtures("sent")
 def test_a_machine_without_slurm_says_so_and_what_the_files_say(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")

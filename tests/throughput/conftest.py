@@ -8,6 +8,7 @@ import pytest
 from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.throughput.record import Pace, Throughput
 from tests.benchmark.conftest import kdbench, make_cell  # noqa: F401
+from tests.benchmark.experiments.conftest import command  # noqa: F401
 
 MakeThroughput = Callable[..., Throughput]
 

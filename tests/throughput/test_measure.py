@@ -1,6 +1,9 @@
 """What a pace is made of, that it is the real loop's, and how the verb keeps what was measured."""
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -236,6 +239,38 @@ def test_a_cell_is_measured_in_a_process_of_its_own(
     record = of_grid.by_itself(make_cell("mine", teacher="resnet14x0.5"), CPU, Path(), tmp_path)
     assert record.method == "mine" and record.environment.arithmetic["threads"] == 1
     assert record.live.peak_memory_mb < ballast.nbytes / 2**20
+
+
+ENDLESS = MINE.replace(
+    "losses(self, student, teacher, batch):",
+    """losses(self, student, teacher, batch):
+        Path("begun").touch()
+        time.sleep(600)""",
+).replace("\n", "\nimport time\nfrom pathlib import Path\n", 1)
+STOPPED = 130, "kdbench: stopped; the same command goes on from here"
+
+
+@pytest.mark.parametrize(
+    ("stop", "answer"),
+    [
+        (lambda process: os.killpg(process.pid, signal.SIGINT), STOPPED),
+        (subprocess.Popen.terminate, STOPPED),
+        (subprocess.Popen.kill, None),
+    ],
+    ids=["ctrl-c", "sigterm", "sigkill"],
+)
+def test_however_it_is_stopped_nothing_goes_on(
+    command: Callable[..., Any], stop: Callable[[subprocess.Popen[str]], None], answer: tuple[int, str] | None
+) -> None:
+    mine = command(grid_yaml=GRID.replace("[ce, kd]", "mine") + "files: mine.py\n", mine_py=ENDLESS)
+    process = mine.start("grid.yaml", verb="throughput")
+    mine.wait((mine.folder / "begun").exists)
+    stop(process)
+    process.wait()
+    mine.wait(lambda: not mine.alive(process))
+    if answer:
+        assert (process.returncode, process.communicate()[1].strip()) == answer
+        assert list(mine.folder.glob("results/work/*")) == []
 
 
 def test_what_has_a_record_in_this_environment_is_measured_anew_only_if_asked(

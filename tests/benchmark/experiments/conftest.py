@@ -53,10 +53,10 @@ class Command:
         for name, text in files.items():
             (folder / name.replace("_", ".")).write_text(text)
 
-    def start(self, *words: object, **environment: object) -> subprocess.Popen[str]:
+    def start(self, *words: object, verb: str = "run", **environment: object) -> subprocess.Popen[str]:
         settings = {"OMP_NUM_THREADS": "1", "COLUMNS": "300"} | {key: str(value) for key, value in environment.items()}
         process = subprocess.Popen(
-            [sys.executable, "-m", "kdbench.benchmark.cli", "run", *map(str, words)],
+            [sys.executable, "-m", "kdbench.benchmark.cli", verb, *map(str, words)],
             cwd=self.folder, env=os.environ | settings, start_new_session=True, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

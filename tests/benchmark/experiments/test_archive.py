@@ -159,7 +159,7 @@ def test_what_is_damaged_is_reported_and_the_others_come_in(
     deep = first[:-1] + b',"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     made = zipped(tmp_path / "a.zip", {archive.RECORDS: b"\n".join([first, forged, b"\xff{", deep, third[:-9], third])})
     answer = kdbench("records", "import", made, "--results", theirs.folder)
-    assert answer.code == 0 and "2 imported" in answer.out and "4 damaged" in answer.out
+    assert answer.code == 1 and "2 imported" in answer.out and "4 damaged" in answer.out
     assert [f"record {n}, is not believed" in answer.err for n in range(1, 7)] == [False, True, True, True, True, False]
     assert set(theirs.records()) == {records[0].id, records[2].id}
 

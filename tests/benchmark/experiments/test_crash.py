@@ -133,12 +133,15 @@ def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
         )
         store.finish(record, weights)
     before = seen(store)
-    for name in (cell.teacher.id, str(store.records_folder / f"{cell.id}.json")):
+    declared = tmp_path / "cell.json"
+    declared.write_bytes(msgspec.json.encode(cell))
+    for name in (cell.teacher.id, str(store.records_folder / f"{cell.id}.json"), str(declared)):
         torch.set_num_threads(2)  # it goes back to as many as the record names
         assert run_again(name, tmp_path, Path()) == 0
         assert capsys.readouterr().out.endswith("The same bits as the record.\n")
         assert torch.get_num_threads() == 1
 
+    declared.unlink()
     others = tmp_path / "others.json"
     record.result.top1 += 1e-9
     teachers = record.result.teacher_weights

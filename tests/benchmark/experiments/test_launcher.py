@@ -161,6 +161,24 @@ def test_a_teacher_that_fails_blocks_its_students_and_nobody_else(command: MakeC
     assert outcomes(out) == dict.fromkeys(["raises", "kd"], "blocked: its teacher is not there")
 
 
+FULL = """
+from kdbench.benchmark.experiments.store import Store
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+Store.fail = full
+"""
+
+
+def test_a_failure_that_cannot_be_written_ends_the_run_in_a_sentence(command: MakeCommand) -> None:
+    mine = command(grid_yaml=f"{GRID}teacher_recipe: {{base: quick, epochs: 1, lr: 1.0e+15}}\n", mine_py=MINE + FULL)
+    code, _, err = mine.run("grid.yaml")
+    assert (code, err.splitlines()) == (2, [
+        "kdbench: OSError: [Errno 28] No space left on device", "kdbench: No space left on device"
+    ])  # fmt: skip
+
+
 def stopped(mine: Any, process: subprocess.Popen[str]) -> None:
     """It ends as it should, and leaves nothing that runs."""
     out, err = process.communicate(timeout=60)

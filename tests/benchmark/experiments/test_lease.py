@@ -137,6 +137,24 @@ def test_a_process_that_has_only_the_number_of_the_holder_is_not_believed_for_ev
     taken(folder)
 
 
+@pytest.mark.parametrize("pid", [2**22, 2**40])  # more than Linux gives, and more than it can be asked for
+def test_a_process_that_is_gone_is_not_alive_however_young_its_heartbeat(folder: Path, pid: int) -> None:
+    assert not alive(leave(folder, pid=pid))
+
+
+def test_a_process_of_another_user_that_the_machine_hides_is_believed_while_its_heart_beats(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: int) -> NoReturn:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    file = leave(folder, pid=2**22)
+    assert Lease.take(folder) is None
+    os.utime(file, (time.time() - PATIENCE - 1,) * 2)
+    taken(folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"rubbish", b'{"host": "x"}', b"\xff\xfe"])
 def test_a_lease_that_nobody_can_read_holds_while_its_heart_beats(folder: Path, content: bytes) -> None:
     file = leave(folder)

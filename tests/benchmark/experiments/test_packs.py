@@ -61,6 +61,7 @@ def test_many_single_records_become_a_few_files_and_all_are_found(packed: Store,
     assert len(files(packed.records_folder)) == 2
     assert packed.records() == by_id(records)
     assert [packed.record(record.id) for record in records] == records
+    assert packed.record("nobody") is packed.record("") is None
     assert files(packed.folder / "work") == []
 
 
@@ -201,14 +202,15 @@ def test_a_record_with_fields_of_a_newer_version_is_read_and_keeps_them_when_pac
 def test_what_a_killed_run_left_of_a_finished_cell_is_cleared_up_and_nothing_else(
     store: Store, records: list[Record]
 ) -> None:
-    done, begun, held = records[:3]
+    done, begun, held, weightless = records[:4]
     for record in (done, held):
-        store.finish(record)
-    for record in (done, begun, held):
+        store.finish(record, b"weights")
+    store.finish(weightless)
+    for record in (done, begun, held, weightless):
         write(store.work(record.id) / "checkpoint.pt", b"state")
     lease = Lease.take(store.work(held.id))
     assert lease
     store.tidy()
     assert files(store.folder / "work") == sorted(
-        [f"{begun.id}/checkpoint.pt", f"{held.id}/checkpoint.pt", f"{held.id}/lease.1"]
+        [*(f"{left.id}/checkpoint.pt" for left in (begun, held, weightless)), f"{held.id}/lease.1"]
     )

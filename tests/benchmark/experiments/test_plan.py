@@ -16,6 +16,7 @@ from kdbench.benchmark.experiments.record import Failure, Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import of_plan, of_status, plan_text, status_text, time_left
 from kdbench.benchmark.experiments.words import duration
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
@@ -151,17 +152,20 @@ def test_a_cell_that_somebody_holds_is_running(grid: Grid, store: Store, ce: Cel
 
 
 @pytest.mark.parametrize(
-    ("params", "reason"),
-    [({}, "fussy: wants 64 classes, got 10"), ({"bug": True}, "TypeError: a mistake of its author's")],
+    ("params", "named", "reason"),
+    [
+        ({}, "", "fussy: wants 64 classes, got 10"),
+        ({"bug": True}, ", fussy(bug=True)", "TypeError: a mistake of its author's"),
+    ],
 )
 def test_a_cell_that_cannot_work_is_invalid_with_the_methods_own_reason(
-    store: Store, make_cell: MakeCell, ce: Cell, params: dict[str, Any], reason: str
+    store: Store, make_cell: MakeCell, ce: Cell, params: dict[str, Any], named: str, reason: str
 ) -> None:
     METHODS.register("fussy")(Fussy)
     cell = make_cell("fussy", teacher="resnet14x0.5", params=params)
     made = plan(Grid("tiny", "", (ce, cell)), store)
     assert [(entry.cell, entry.reason) for entry in made.those(State.INVALID)] == [(cell, reason)]
-    assert f"  invalid  {cell.id}: {reason}" in plan_text(made).splitlines()
+    assert f"  invalid  {cell.id}{named}: {reason}" in plan_text(made).splitlines()
 
 
 def test_what_relates_images_and_differentiates_by_them_is_for_one_process_alone(
@@ -214,6 +218,22 @@ def test_a_plan_in_words_lists_what_is_to_run_and_no_more_than_twenty(store: Sto
     assert lines[0] == "tiny: 23 cells and 0 teachers: 23 missing"
     assert lines[1] == f"  to run  {cells[0].id}"
     assert lines[-2:] == ["  … and 3 more", "time to run  23 cells of unmeasured length"]
+
+
+def test_a_plan_in_words_tells_the_cells_of_a_sweep_apart(store: Store, make_cell: MakeCell) -> None:
+    teachers = [make_cell(student="resnet8", seed=seed) for seed in (0, 1)]
+    usual, hot, other = (
+        make_cell("kd", teacher=teacher, params=params)
+        for teacher, params in ((teachers[0], {}), (teachers[0], {"temperature": 8.0}), (teachers[1], {}))
+    )
+    tasks = make_cell(setting="incremental", incremental=Incremental(count=5, exemplars=20))
+    lines = plan_text(plan(Grid("tiny", "", (usual, hot, other, tasks)), store)).splitlines()
+    assert lines[3:7] == [
+        f"  to run  {usual.id}",
+        f"  to run  {hot.id}, kd(temperature=8.0)",
+        f"  to run  {other.id}, teacher's seed 1",
+        f"  to run  {tasks.id}, 5 tasks, 20 exemplars, herding",
+    ]
 
 
 def test_a_plan_for_scripts_has_a_row_for_every_cell(grid: Grid, store: Store, ce: Cell) -> None:

@@ -1,5 +1,6 @@
 """A results folder: what is finished is found again, what cannot be believed is set aside and never fatal."""
 
+import errno
 import json
 import os
 import time
@@ -221,18 +222,19 @@ def test_a_part_is_no_record_and_is_set_aside_once_its_writer_must_be_dead(store
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
-def test_a_writer_that_is_killed_leaves_the_record_before_it(
+def test_a_writer_that_is_stopped_leaves_the_record_before_it_alone(
     store: Store, records: list[Record], make_record: Make, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     store.finish(records[0])
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stopped(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(step, killed)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(step, stopped)
+    with pytest.raises(OSError, match="No space left"):
         store.finish(make_record(records[0].cell, top1=99.0))
     monkeypatch.undo()
+    assert files(store.folder) == [f"records/{records[0].id}.json"]
     assert store.records() == by_id(records[:1])
     assert store.troubles == []
 

@@ -1,5 +1,6 @@
 """Checkpoints through kills, damage and malice."""
 
+import errno
 import hashlib
 import io
 import os
@@ -49,6 +50,17 @@ def test_the_last_state_saved_comes_back(twice: Checkpoints) -> None:
     twice.save(state(3))
     assert number(twice.load()) == 3
     assert names(twice) == {"checkpoint.pt", "checkpoint.before.pt"}
+
+
+def test_a_full_disk_leaves_what_was_saved_and_no_part(twice: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="No space left"):
+        disk.setattr(os, "fsync", full)
+        twice.save(state(3))
+    assert names(twice) == {"checkpoint.pt", "checkpoint.before.pt"}
+    assert number(twice.load()) == 2
 
 
 def test_where_nothing_was_saved_nothing_comes_back(tmp_path: Path) -> None:
