@@ -94,8 +94,8 @@ def in_words(memories: Iterable[Outlook]) -> list[str]:
         )
         full = sum(max(memory.full, memory.there) for memory in on)  # others have asked for more
         lines.append(
-            f"teachers' memory: {_shown(there)} there, at most {_shown(full)}; {heard} epochs of answers for about "
-            f"{asked:.0f} of teacher (all views in advance: {everything})"
+            f"teachers' memory: {_shown(there)} so far, at most {_shown(full)}; teachers answer for about {asked:.0f} "
+            f"epochs of images instead of {heard} (every view in advance: {everything})"
         )
     if off := [memory for memory in memories if memory.off]:
         largest = _shown(max(memory.full for memory in off))

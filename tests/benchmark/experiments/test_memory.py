@@ -181,8 +181,8 @@ def test_a_plan_says_what_is_there_and_what_is_spared(make_cell: Make, store: St
     there = of_plan(made)["memories"][0]["there"]
     assert there > 0
     line = (
-        f"teachers' memory: {there / 1e6:.1f} MB there, at most 0.4 MB; 8 epochs of answers for about 3 of teacher "
-        "(all views in advance: 9)"
+        f"teachers' memory: {there / 1e6:.1f} MB so far, at most 0.4 MB; teachers answer for about 3 epochs of images "
+        "instead of 8 (every view in advance: 9)"
     )
     assert line in plan_text(made).splitlines()
 

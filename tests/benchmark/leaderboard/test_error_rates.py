@@ -16,7 +16,9 @@ from kdbench.benchmark.leaderboard.table import FIELD, board, series
 
 TABLES, RUN = 200, 0.25  # points by which runs of one cell scatter, seed by seed
 TAUGHT = ["kd", *(f"other{number}" for number in range(11))]
-NOWHERE = dict.fromkeys(["average", "forgetting", "backward", "seconds", "speed", "memory"], float("nan"))
+NOWHERE = dict.fromkeys(
+    ["average", "forgetting", "backward", "seconds", "speed", "memory", "teacher_top1"], float("nan")
+)
 LIKE = NOWHERE | {"deployed": 1, "discarded": 0, "environment": None, "setting": "compression", "dataset": "d"}
 
 
