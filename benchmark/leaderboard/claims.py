@@ -11,7 +11,6 @@ from scipy import stats
 
 from kdbench.benchmark import networks
 from kdbench.benchmark.data import source
-from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.benchmark.experiments.record import Brief
@@ -21,7 +20,7 @@ from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE
 
 Form = str | dict[str, dict[str, Any]]
-Seed = tuple[str, int]  # the teacher's id, and the seed
+Seed = tuple[str, int]  # a training of the teacher, and the seed
 
 
 class Pair(NamedTuple):
@@ -117,7 +116,7 @@ def _gains(claim: Claim, records: Sequence[Brief]) -> dict[str, Gains]:
         name = shown(cell.method, cell.params)
         for side, forms in sides.items():
             if name in forms:
-                run = found.setdefault((cell.protocol, *_place(cell)), {})
+                run = found.setdefault((cell.protocol, *_place(record)), {})
                 run[side] = min(run.get(side, (len(forms), 0.0)), (forms.index(name), record.result.top1))
     gains: dict[str, Gains] = {}
     for (recipe, pair, seed), run in found.items():
@@ -126,11 +125,14 @@ def _gains(claim: Claim, records: Sequence[Brief]) -> dict[str, Gains]:
     return gains
 
 
-def _place(cell: Cell) -> tuple[Pair, Seed]:
-    teacher, series = cell.teacher, msgspec.structs.replace(cell, seed=0)
+def _place(record: Brief) -> tuple[Pair, Seed]:
+    cell, teacher, series = record.cell, record.cell.teacher, msgspec.structs.replace(record.cell, seed=0)
     lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
     task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id
-    return Pair(cell.dataset, cell.student, lineage, task), (teacher.id if teacher else "", cell.seed)
+    return Pair(cell.dataset, cell.student, lineage, task), (
+        f"{teacher.id} {record.result.teacher_weights}" if teacher else "",
+        cell.seed,
+    )
 
 
 def _weak(pairs: Iterable[Pair], records: Sequence[Brief]) -> str:
@@ -141,7 +143,7 @@ def _weak(pairs: Iterable[Pair], records: Sequence[Brief]) -> str:
     for record in records:
         cell, top1 = record.cell, record.result.teacher_top1
         if (cell.dataset, cell.student) in students and (cell.method == "ce" or top1 is not None):
-            pair, (teacher, _) = _place(cell)
+            pair, (teacher, _) = _place(record)
             if top1 is None:
                 alone.setdefault(pair.task, []).append(record.result.top1)
             elif pair in teachers:

@@ -25,11 +25,13 @@ def series(make_cell: MakeCell, make_record: MakeRecord) -> Series:
     """The records of one method, by seed."""
 
     def make(
-        method: str, top1: list[float], teacher: str | Cell | None = "big", knows: float = 90.0, **asked: Any
-    ) -> list[Record]:
+        method: str, top1: list[float], teacher: str | Cell | None = "big", knows: float = 90.0, weights: str = "t",
+        **asked: Any,
+    ) -> list[Record]:  # fmt: skip
+        cells = [make_cell(method, teacher, seed=seed, **asked) for seed in range(len(top1))]
         return [
-            make_record(make_cell(method, teacher, seed=seed, **asked), top1=value, teacher=knows)
-            for seed, value in enumerate(top1)
+            make_record(cell, top1=value, teacher=knows, teacher_weights=weights)
+            for cell, value in zip(cells, top1, strict=True)
         ]
 
     return make
@@ -78,6 +80,8 @@ def test_two_seeds_of_a_teacher_are_one_pair_where_a_students_seed_counts_once(
 def test_only_the_same_seed_of_the_same_teacher_is_compared(series: Series) -> None:
     assert weigh(CLAIM, series("clkd", [50]) + series("kd", [50, 51])[1:])[0].verdict == "not tested"
     assert weigh(CLAIM, series("clkd", [50]) + series("kd", [50], teacher="bigger"))[0].verdict == "not tested"
+    trained_again = series("kd", [50], weights="e" * 32)
+    assert weigh(CLAIM, series("clkd", [50]) + trained_again)[0].verdict == "not tested"
     (row,) = weigh(CLAIM, series("clkd", [50, 51, 52]) + series("kd", [49]))
     assert (row.runs, row.gain, row.half, row.verdict) == (1, 1, None, "undecided")
 
