@@ -1,6 +1,7 @@
 """A method's hyper-parameters, checked against the types that its constructor declares."""
 
 import inspect
+from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import msgspec
@@ -30,13 +31,23 @@ def complete(name: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(name: str, params: dict[str, Any]) -> str:
-    """A method's name with those of its parameters that are not at their defaults: ``kd(temperature=2.0)``."""
+    """A method's name with those of its parameters that are not at their defaults: ``kd(temperature=2.0)``,
+    ``crd+kd(kd.weight=1.0)``."""
     try:
         defaults = _plain(complete(name, {}))
     except Refusal:  # a method from a file that is not loaded now
         return name
-    unusual = [f"{key}={value}" for key, value in _plain(params).items() if defaults.get(key, ...) != value]
-    return f"{name}({', '.join(unusual)})" if unusual else name
+    unusual = ", ".join(_unusual(_plain(params), defaults))
+    return f"{name}({unusual})" if unusual else name
+
+
+def _unusual(params: dict[str, Any], defaults: dict[str, Any], member: str = "") -> Iterator[str]:
+    for key, value in params.items():
+        default = defaults.get(key, ...)
+        if isinstance(value, dict) and isinstance(default, dict):
+            yield from _unusual(value, default, f"{member}{key}.")
+        elif value != default:
+            yield f"{member}{key}={value}"
 
 
 def _plain(params: dict[str, Any]) -> dict[str, Any]:

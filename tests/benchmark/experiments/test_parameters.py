@@ -87,6 +87,7 @@ def test_a_combination_has_its_members_parameters_under_their_names() -> None:
 def test_what_is_shown_of_the_parameters_is_what_is_unusual() -> None:
     assert shown("kd", complete("kd", {})) == "kd"
     assert shown("kd", complete("kd", {"temperature": 2})) == "kd(temperature=2.0)"
+    assert shown("crd+kd", complete("crd+kd", {"kd": {"weight": 1}})) == "crd+kd(kd.weight=1.0)"
     assert shown("mine", complete("mine", {"steps": [1, 2]}) | {"steps": [1, 2]}) == "mine"  # as a record has it
 
 
