@@ -34,9 +34,11 @@ def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
 
 
 def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """``source method unit gain`` of one field: a pair is the unit; where there is one alone, its seeds are."""
+    """``source method unit gain`` of one field: a pair is the unit, and of who ran on one nothing is said; where there
+    is one pair alone, its seeds are."""
     if series["pair"].nunique() > 1:
-        rows = series.rename(columns={"pair": "unit", "over_ce": "gain"})
+        on_several = series.groupby("method")["pair"].transform("nunique") > 1
+        rows = series[on_several].rename(columns={"pair": "unit", "over_ce": "gain"})
     else:
         rows = cells.rename(columns={"seed": "unit", "over ce": "gain"})
     rows = rows.groupby(["source", "method", "unit"], as_index=False).agg(gain=("gain", "mean"))

@@ -128,6 +128,8 @@ def test_gains_are_over_pairs_or_where_there_is_one_over_seeds(study: Study) -> 
     assert list(evidence.gains(one.cells, one.series)["gain"]) == [1, 2, 6]
     two = board_of(study({"kd": [1, 2, 6]}, students=("resnet8x0.25", "resnet8x0.5")))
     assert list(evidence.gains(two.cells, two.series)["gain"]) == [3, 4]
+    three = board_of(study({"kd": [1, 2, 6], "rkd": [5, 5, 5]}) + study({"kd": [1, 2, 6]}, students=("resnet8x0.5",)))
+    assert set(evidence.gains(three.cells, three.series)["method"]) == {"kd"}
 
 
 def test_a_mean_gain_has_the_interval_that_was_worked_out_by_hand() -> None:
