@@ -8,7 +8,7 @@ import msgspec
 
 from kdbench.benchmark.experiments.conversion import Misfit, convert
 from kdbench.methods import members
-from kdbench.methods.method import Method, hyper_parameters
+from kdbench.methods.method import METHODS, Method, hyper_parameters
 from kdbench.methods.refusal import Refusal, nearest
 
 
@@ -65,4 +65,8 @@ def _complete(name: str, method: type[Method], params: dict[str, Any], place: st
     for key, value in values.items():
         if value is inspect.Parameter.empty:
             raise Misfit(f"{place}.{key}", f"{name} has no default for '{key}': it must be given")
-    return {key: convert(value, types.get(key, Any), f"{place}.{key}") for key, value in values.items()}
+    values = {key: convert(value, types.get(key, Any), f"{place}.{key}") for key, value in values.items()}
+    if "method" in values and values.get("params"):  # those of a method within this one: what is not given stays open
+        inner = _complete(values["method"], METHODS[values["method"]], values["params"], f"{place}.params")
+        values["params"] = {key: inner[key] for key in values["params"]}
+    return values

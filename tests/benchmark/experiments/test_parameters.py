@@ -84,6 +84,21 @@ def test_a_combination_has_its_members_parameters_under_their_names() -> None:
     assert params["mine"] == complete("mine", {"weight": 3})
 
 
+def test_the_parameters_of_a_method_within_another_are_held_against_that_one() -> None:
+    assert complete("standardized", {"params": {"temperature": 2}})["params"] == {
+        "temperature": 2.0
+    }  # no more than given
+    for params, sentence in [
+        ({"temprature": 2}, "params.temprature: kd has no parameter 'temprature'; did you mean 'temperature'?"),
+        ({"temperature": "2"}, "params.temperature: must be a number, got '2'"),
+    ]:
+        with pytest.raises(Refusal) as refusal:
+            complete("standardized", {"params": params})
+        assert str(refusal.value) == sentence
+    with pytest.raises(Refusal, match=r"^standardized\.params\.weight: must be a number"):
+        complete("crd+standardized", {"standardized": {"params": {"weight": "1"}}})
+
+
 def test_what_is_shown_of_the_parameters_is_what_is_unusual() -> None:
     assert shown("kd", complete("kd", {})) == "kd"
     assert shown("kd", complete("kd", {"temperature": 2})) == "kd(temperature=2.0)"

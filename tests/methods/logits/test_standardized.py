@@ -110,7 +110,6 @@ def test_what_the_inner_method_learns_is_learned(student: Chain, teacher: Chain,
         ({"method": "standardized"}, "method must be another one"),
         ({"method": "ce"}, "method must draw on logits, got 'ce', which draws on labels"),
         ({"method": "kdd"}, "did you mean 'kd'"),
-        ({"params": {"temprature": 1.0}}, "did you mean 'temperature'"),
         ({"method": "peeping"}, "method must read logits alone, got 'peeping'"),
     ],
 )
