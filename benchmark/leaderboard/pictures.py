@@ -74,7 +74,7 @@ def _ladder(rows: pd.DataFrame, name: str, unit: str) -> Figure | None:
         return None
     means = intervals(rows, list(dict.fromkeys(["source", name]))).head(ROWS)
     figure, panel = drawing.ladder(means[name])
-    panel.set_xlabel(f"gain over ce, points (bars: a {unit} each)")
+    panel.set_xlabel(f"gain over ce, points\n(lines: 95% intervals; bars: a {unit} each)")
     low, high = drawing.within(means["mean"])
     for rung, row in enumerate(means.to_dict("records")):
         colour, marker = COLOURS[kind(row["source"])], MARKERS[kind(row["source"])]
