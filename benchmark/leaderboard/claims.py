@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean, linear_regression, stdev
 from typing import Any, Literal, NamedTuple
 
@@ -75,18 +76,13 @@ def claims() -> list[Claim]:
 
 def weigh(claim: Claim, records: Sequence[Brief]) -> list[Row]:
     """A row a recipe by which both sides were run; one that says what is missing where there is none."""
-    about: dict[str, Any] = {
-        "claim": claim.says,
-        "paper": claim.paper,
-        "better": " or ".join(_names(claim.better)),
-        "worse": " or ".join(_names(claim.worse)),
-        "setting": claim.setting,
-    }
-    evidence = {} if claim.lacks else _gains(claim, records)
+    about: dict[str, Any] = {"claim": claim.says, "paper": claim.paper, "setting": claim.setting}
+    sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
+    evidence = {} if claim.lacks else _gains(claim, sides, records)
     rows = []
-    for recipe, gains in sorted(evidence.items()):
-        unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
-        if values:
+    for recipe, (better, worse, gains) in sorted(evidence.items()):
+        if gains:
+            unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
             gain, half = interval(values)
             notes = [note] if note else []
             if claim.setting == "incremental":
@@ -96,33 +92,53 @@ def weigh(claim: Claim, records: Sequence[Brief]) -> list[Row]:
             other = claim.recipe and recipe != claim.recipe
             verdict = _verdict(gain, half) + (f", by another recipe than {claim.recipe}" if other else "")
             runs = sum(len(of_pair) for of_pair in gains.values())
-            rows.append(Row(**about, recipe=recipe, verdict=verdict, note="; ".join(notes), pairs=len(gains), runs=runs,
-                            unit=unit, gain=gain, half=half))  # fmt: skip
+            rows.append(Row(**about, better=better, worse=worse, recipe=recipe, verdict=verdict, note="; ".join(notes),
+                            pairs=len(gains), runs=runs, unit=unit, gain=gain, half=half))  # fmt: skip
     missing = claim.lacks or "no seed on which both were run" + (f": run the grid {claim.grid}" if claim.grid else "")
-    return rows or [Row(**about, recipe=claim.recipe, verdict="not tested", note=missing)]
+    either: dict[str, Any] = {side: " or ".join(names) for side, names in sides.items()}
+    return rows or [Row(**about, **either, recipe=claim.recipe, verdict="not tested", note=missing)]
 
 
 # -- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def _gains(claim: Claim, records: Sequence[Brief]) -> dict[str, Gains]:
-    """By recipe, pair and seed: how far the better is ahead, of the same teacher and on the same seed."""
-    found: dict[tuple[str, Pair, Seed], dict[str, tuple[int, float]]] = {}
-    sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
+def _gains(claim: Claim, sides: dict[str, list[str]], records: Sequence[Brief]) -> dict[str, tuple[str, str, Gains]]:
+    """By recipe: how far the better is ahead on each pair, of the same teacher and on the same seed. Of several forms
+    of a method the one that ran on most pairs is taken, and no other beside it: a row is of two methods."""
+    found: dict[tuple[str, Pair, Seed], dict[str, float]] = {}
     for record in sorted(records, key=lambda record: record.id):
         cell = record.cell
-        if cell.setting != claim.setting or (claim.students and cell.student not in claim.students):
-            continue
-        name = shown(cell.method, cell.params)
-        for side, forms in sides.items():
-            if name in forms:
-                run = found.setdefault((cell.protocol, *_place(record)), {})
-                run[side] = min(run.get(side, (len(forms), 0.0)), (forms.index(name), record.result.top1))
-    gains: dict[str, Gains] = {}
-    for (recipe, pair, seed), run in found.items():
-        if len(run) == 2:
-            gains.setdefault(recipe, {}).setdefault(pair, {})[seed] = run["better"][1] - run["worse"][1]
-    return gains
+        if cell.setting == claim.setting and (not claim.students or cell.student in claim.students):
+            run = found.setdefault((cell.protocol, *_place(record)), {})
+            run[shown(cell.method, cell.params)] = record.result.top1
+    gains: dict[str, dict[tuple[str, str], Gains]] = {}
+    for forms in product(sides["better"], sides["worse"]):
+        for (recipe, pair, seed), run in found.items():
+            if run.keys() >= set(forms):
+                ahead = run[forms[0]] - run[forms[1]]
+                gains.setdefault(recipe, {}).setdefault(forms, {}).setdefault(pair, {})[seed] = ahead
+    evidence = {}
+    for recipe, of_forms in gains.items():
+        if claim.grows_with:
+            of_forms = {forms: _over_widths(found_on) for forms, found_on in of_forms.items()}
+        forms = max(of_forms, key=lambda forms: len(of_forms[forms]))
+        evidence[recipe] = (*forms, of_forms[forms])
+    return evidence
+
+
+def _over_widths(gains: Gains) -> Gains:
+    """Those runs alone that were made at three widths or more."""
+    widths: dict[Seed, set[int]] = {}
+    for pair, runs in gains.items():
+        for seed in runs:
+            widths.setdefault(seed, set()).add(_width(pair))
+    wide = {pair: {seed: gain for seed, gain in runs.items() if len(widths[seed]) > 2} for pair, runs in gains.items()}
+    return {pair: runs for pair, runs in wide.items() if runs}
+
+
+def _width(pair: Pair) -> int:
+    known = source(pair.dataset)
+    return networks.form(pair.student, known.classes, known.image).embedding_width
 
 
 def _place(record: Brief) -> tuple[Pair, Seed]:
@@ -156,7 +172,9 @@ def _weak(pairs: Iterable[Pair], records: Sequence[Brief]) -> str:
 def _by_pair(gains: Gains) -> tuple[str, list[float], str]:
     """Pairs, each with its mean gain; the seeds of one where there is one alone."""
     if len(gains) > 1:
-        return "pairs", [fmean(runs.values()) for runs in gains.values()], ""
+        teachers = len({pair.lineage for pair in gains})
+        note = "pairs that share a teacher are not independent" if teachers < len(gains) else ""
+        return "pairs", [fmean(runs.values()) for runs in gains.values()], note
     (runs,) = gains.values()
     return "seeds", _by_seed(runs), "one pair speaks for no other"
 
@@ -165,13 +183,10 @@ def _slopes(gains: Gains) -> tuple[str, list[float], str]:
     """Of each seed, how many points the gain grows by when the student's embedding becomes twice as wide."""
     of_seeds: dict[Seed, list[tuple[float, float]]] = {}
     for pair, runs in gains.items():
-        known = source(pair.dataset)
-        width = networks.form(pair.student, known.classes, known.image).embedding_width
         for seed, gain in runs.items():
-            of_seeds.setdefault(seed, []).append((math.log2(width), gain))
-    wide = {seed: points for seed, points in sorted(of_seeds.items()) if len({width for width, _ in points}) > 2}
-    slopes = {seed: linear_regression(*zip(*points, strict=True)).slope for seed, points in wide.items()}
-    teachers = counted(len({teacher for teacher, _ in wide}), "teacher")
+            of_seeds.setdefault(seed, []).append((math.log2(_width(pair)), gain))
+    slopes = {seed: linear_regression(*zip(*points, strict=True)).slope for seed, points in sorted(of_seeds.items())}
+    teachers = counted(len({teacher for teacher, _ in slopes}), "teacher")
     return "seeds", _by_seed(slopes), f"points for each doubling of the width, over three widths or more; {teachers}"
 
 

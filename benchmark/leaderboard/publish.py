@@ -12,6 +12,7 @@ from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.table import Board, board
 from kdbench.benchmark.throughput import record as throughput
+from kdbench.benchmark.throughput.table import tables
 from kdbench.methods.refusal import Refusal
 
 
@@ -49,13 +50,16 @@ def publish(results: Path, grid: str | None) -> Published:
     cells = frame(records)
     if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
-    found = board(cells, throughput.records(results, store.troubles))
+    speeds = throughput.records(results, store.troubles)
+    found = board(cells, speeds)
     shown = set(found.cells["id"])
     whole = store.records(shown) if len(shown) <= MOST_RECORDS else {}
     pictures = album(found, whole, store)
     content = files(found, stem)  # while the pictures are drawn
     content |= seen(found, list(pictures), whole, stem)
     named = {results / name: content for name, content in content.items()}
+    if grid is None:  # whatever grid they were measured for
+        named |= tables(speeds, results)
     return Published(found, named, store.troubles)
 
 

@@ -22,8 +22,8 @@ from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.plan import unworkable
 from kdbench.benchmark.experiments.store import write
 from kdbench.benchmark.throughput.measure import measure
-from kdbench.benchmark.throughput.record import Throughput, folder, keep, measured, records
-from kdbench.benchmark.throughput.table import pages
+from kdbench.benchmark.throughput.record import Throughput, keep, measured, records
+from kdbench.benchmark.throughput.table import tables
 from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
 from kdbench.methods.refusal import Refusal
@@ -70,8 +70,8 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
                 bars.over(cell, "measured", f"{record.live.images_per_second:,.0f} images/s")
 
     there = [record for record in records(results) if record.environment.key in here]
-    for key, text in pages(there).items():
-        write(folder(results) / key / "throughput.md", text.encode())
+    for file, content in tables(there, results).items():
+        write(file, content)
     answer.records = [record for record in there if record.id in cells]
     return answer
 

@@ -1,6 +1,7 @@
 """The records of one environment as a page of tables: regenerated from them alone."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
@@ -8,7 +9,7 @@ from kdbench import methods
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.experiments.words import markdown_table
-from kdbench.benchmark.throughput.record import Throughput
+from kdbench.benchmark.throughput.record import Throughput, folder
 from kdbench.methods.method import SOURCES
 
 ABOUT = (
@@ -34,6 +35,11 @@ def pages(records: Iterable[Throughput]) -> dict[str, str]:
     for record in records:
         alike.setdefault(record.environment.key, []).append(record)
     return {key: page(alike[key]) for key in sorted(alike)}
+
+
+def tables(records: Iterable[Throughput], results: Path) -> dict[Path, bytes]:
+    """The same as files, beside the records."""
+    return {folder(results) / key / "throughput.md": text.encode() for key, text in pages(records).items()}
 
 
 def page(records: Iterable[Throughput]) -> str:

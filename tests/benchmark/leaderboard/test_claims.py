@@ -61,6 +61,7 @@ def test_of_several_pairs_each_counts_once(series: Series) -> None:
     (row,) = weigh(CLAIM, records)
     assert (row.gain, row.half) == (2.5, pytest.approx(4.303 * 0.5 / 3**0.5, rel=1e-3))
     assert (row.unit, row.pairs, row.runs, row.verdict) == ("pairs", 3, 4, "supported")
+    assert row.note == "pairs that share a teacher are not independent"
     (turned,) = weigh(msgspec.structs.replace(CLAIM, better="kd", worse="clkd"), records)
     assert (turned.gain, turned.verdict) == (-2.5, "contradicted")
 
@@ -96,13 +97,18 @@ def test_a_recipe_is_evidence_of_its_own_and_another_than_the_papers_is_marked(s
     assert rows["short"].verdict == "contradicted, by another recipe than tiny"
 
 
-def test_of_several_forms_the_first_that_was_run_counts(series: Series) -> None:
-    forms = [{"kd": {"temperature": 2}}, "kd"]
-    claim = msgspec.structs.replace(CLAIM, worse=forms)
+def test_of_several_forms_one_counts_the_one_of_most_pairs_and_else_the_first(series: Series) -> None:
+    cold = {"params": {"temperature": 2}}
+    claim = msgspec.structs.replace(CLAIM, worse=[{"kd": {"temperature": 2}}, "kd"])
     records = series("clkd", [52]) + series("kd", [50])
     assert weigh(claim, records)[0].gain == 2
-    assert weigh(claim, records + series("kd", [51.5], params={"temperature": 2}))[0].gain == 0.5
     assert weigh(claim, records + series("kd", [10], params={"temperature": 8}))[0].gain == 2
+    records += series("kd", [51.5], **cold)
+    (row,) = weigh(claim, records)
+    assert (row.gain, row.worse) == (0.5, "kd(temperature=2.0)")
+    records += series("clkd", [53], student="resnet8x0.5") + series("kd", [50], student="resnet8x0.5")
+    (row,) = weigh(claim, records)
+    assert (row.gain, row.pairs, row.worse) == (2.5, 2, "kd")  # a row is of two methods: 0.5 has no place in it
 
 
 def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
@@ -115,6 +121,8 @@ def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
     (row,) = weigh(claim, records)
     assert (row.gain, row.half) == (pytest.approx(1.1), pytest.approx(12.706 * 0.1, rel=1e-3))
     assert (row.verdict, row.note.rpartition("; ")[2]) == ("undecided", "1 teacher")
+    alone = series("clkd", [90], teacher="bigger") + series("kd", [50], teacher="bigger")  # at one width
+    assert weigh(claim, records + alone) == [row]
     assert weigh(claim, [r for r in records if r.cell.student != "resnet8"])[0].verdict == "not tested"
     flat = msgspec.structs.replace(claim, students=["resnet8"])
     assert weigh(flat, records)[0].verdict == "not tested"

@@ -135,6 +135,17 @@ def measure(make_cell: Make) -> Callable[..., Throughput]:
     return make
 
 
+def test_the_page_of_speeds_is_what_its_records_give_too(results: Path, measure: Callable[..., Throughput]) -> None:
+    publish(results, None).write()
+    keep(measure("kd", 2000, 4000), results)
+    page = results / "throughput" / "gpu" / "throughput.md"
+    assert page in publish(results, None).outdated()
+    publish(results, None).write()
+    assert "| kd " in page.read_text() and publish(results, None).outdated() == []
+    page.write_text("by hand\n")
+    assert publish(results, None).outdated() == [page]
+
+
 def test_measured_speeds_stand_instead_of_cells_and_never_beside_those_of_another_environment(
     results: Path, measure: Callable[..., Throughput]
 ) -> None:
