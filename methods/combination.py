@@ -10,9 +10,11 @@ from kdbench.methods.refusal import Refusal
 
 
 class Combination(Method):
-    """The sum of its members' terms; cross-entropy weighs what the member that asks for most gives it.
+    """The sum of its members' terms; cross-entropy weighs what the member that asks for most gives it, wherever one of
+    them takes it.
 
     Every other term keeps its weight: KD's is 0.9, where published sums such as CRD + KD say 1 (``kd: {weight: 1}``).
+    What a member ships in the student's place (SimKD's classifier is the teacher's) no other member has trained.
     """
 
     def __init__(
@@ -20,6 +22,8 @@ class Combination(Method):
     ) -> None:
         largest = max(member.ce_weight for member in members.values())
         super().__init__(student, teacher, facts, ce_weight=largest if ce_weight is None else ce_weight)
+        for member in members.values():
+            member.ce_weight = self.ce_weight  # some take the task's loss elsewhere too
         self.members = nn.ModuleDict(members)
         self.methods = dict(members)
         self.phases = tuple(phase for member in members.values() for phase in member.phases)

@@ -36,8 +36,11 @@ class FeatureOnly(Method):
     the teacher's are the four of the highest knowledge quality Q on the training set (``quality``; ``samples``,
     ``class_samples`` and ``k0`` are its settings), t(l) in order. The paper never released that selection: how ours
     measures a layer is said there. The student's are the paper's for its four students; the rule that gives them for
-    any network (``standard``) is ours. Networks with fewer layers have fewer pairs. A student that the teacher once was
-    is compared with it as it is, without P.
+    any network (``standard``) is ours. Networks with fewer layers have fewer pairs.
+
+    A student that the teacher once was is compared with it layer by layer and, at one depth, without P. Nothing moves
+    its backbone then: it begins where the teacher is, and labels do not reach it. Where classes arrive task by task
+    this is a frozen backbone, and ``feature_with_ce`` what learns.
     """
 
     source = "features"
@@ -72,8 +75,8 @@ class FeatureOnly(Method):
             )
         forms = [(student.form(s), teacher.form(t)) for s, t in self.pairs]
         self.project = nn.ModuleList(
-            nn.Identity() if facts.continued and s == t else nn.Conv1d(s.channels, t.channels, 1, bias=False)
-            for s, t in forms
+            nn.Identity() if facts.continued and mine == theirs else nn.Conv1d(s.channels, t.channels, 1, bias=False)
+            for (mine, theirs), (s, t) in zip(self.pairs, forms, strict=True)
         )
         self.forms = forms
         self.weight = weight
@@ -82,7 +85,9 @@ class FeatureOnly(Method):
     def resolve(cls, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> dict[str, Any]:
         asked = params.get("student_depths", "standard"), params.get("teacher_depths", "quality")
         mine, theirs = numbers(student, asked[0], teacher, asked[1])
-        if asked[1] == "quality":
+        if asked[1] == "quality" and facts.continued:
+            theirs = mine
+        elif asked[1] == "quality":
             settings = {key: params[key] for key in ("k0", "samples", "class_samples") if key in params}
             theirs = best(qualities(teacher, facts, **settings), len(theirs))
         return params | {"student_depths": mine, "teacher_depths": theirs}
@@ -108,7 +113,7 @@ class FeatureOnly(Method):
 
 @METHODS.register("feature_with_ce")
 class FeatureWithCE(FeatureOnly):
-    """The counter-proof: feature-only with a backbone that cross-entropy trains too, and with ``+kd`` KL as well."""
+    """The control: as feature-only, but cross-entropy trains the backbone too. ``feature_with_ce+kd`` adds KD."""
 
     def needs(self) -> Needs:
         return replace(super().needs(), cut=None)

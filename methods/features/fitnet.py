@@ -47,7 +47,9 @@ class FitNet(Stagewise):
 
     Ours: at sizes that are neither equal nor in the ratio of two, a 1×1 convolution, and the larger of guess and hint
     is averaged (the field has one large kernel without padding there, or nothing). Tokens have either sign: where they
-    are the hint, the regressor ends with its norm. A student that the teacher once was needs none.
+    are the hint, the regressor ends with its norm. A map is predicted behind a ReLU whatever its sign, as in the field:
+    of hints that have passed none (wide ResNets', MobileNets', many of timm's) the negative part is out of reach. A
+    student that the teacher once was needs no regressor.
     """
 
     def __init__(

@@ -28,6 +28,18 @@ def flow_distance(maps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.stack(distances).sum()
 
 
+def from_the_stem(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
+    """Consecutive resolutions, behind the stems where the first stages still have theirs."""
+    pairs = consecutive("fsp", student, teacher)
+    stem, first = (student.stages[0], teacher.stages[0]), pairs[0]
+    apart = stem[0] < first[0] and stem[1] < first[1]
+    as_large = all(
+        chain.form(depth).size == chain.form(stage).size
+        for chain, depth, stage in zip((student, teacher), stem, first, strict=True)
+    )
+    return [stem, *pairs] if apart and as_large else pairs
+
+
 @METHODS.register("fsp")
 class FlowOfSolutionProcedure(Stagewise):
     """The way from one stage to the next, as a Gram matrix between them, is taught first; the labels follow.
@@ -37,8 +49,9 @@ class FlowOfSolutionProcedure(Stagewise):
     cross-entropy alone afterwards: ``weight`` is what L weighs in the main phase, and the field's published scripts
     multiply it with zero there.
 
-    Ours: flows run between consecutive resolutions (the paper: from the first to the last layer of a stage). The paper
-    needs equal widths; a student's map of another width is brought to the teacher's by a learned 1×1 convolution first.
+    As in the field's scripts flows run from the stem to the first stage, and from each resolution to the next (the
+    paper: from the first to the last layer of a stage). Both need equal widths. Ours: a student's map of another width
+    is brought to the teacher's by a learned 1×1 convolution first.
     """
 
     def __init__(
@@ -51,7 +64,7 @@ class FlowOfSolutionProcedure(Stagewise):
         weight: float = 0.0,
         ce_weight: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, facts, consecutive("fsp", student, teacher), ce_weight=ce_weight)
+        super().__init__(student, teacher, facts, from_the_stem(student, teacher), ce_weight=ce_weight)
         self.phases = (Phase("fsp", initial_epochs_of("fsp", initial_epochs)),)
         self.weight = weight
         self.widen = nn.ModuleList(widened(source, target) for source, target in self.forms)

@@ -26,7 +26,8 @@ class OFD(Method):
     and the weight are those of the field's reference codebases: the loss grows with the maps.
 
     Ours: maps of different sizes meet at the smaller one's. A teacher without batch norm near its stages is refused:
-    nothing else says how its values are distributed, and none of its values was discarded.
+    nothing else says how its values are distributed, and none of its values was discarded. A student that the teacher
+    once was has no connectors.
     """
 
     source = "features"
@@ -48,7 +49,8 @@ class OFD(Method):
                 )
             self.register_buffer(f"margin{number}", margin(norm))
             mine, theirs = student.form(one), teacher.form(other)
-            self.connectors.append(Adapter(mine, Form("map", theirs.channels, smaller(mine, theirs)), norm=True))
+            adapter = Adapter(mine, Form("map", theirs.channels, smaller(mine, theirs)), norm=True)
+            self.connectors.append(nn.Identity() if facts.continued and mine == theirs else adapter)
 
     def needs(self) -> Needs:
         student, teacher = zip(*self.pairs, strict=True)

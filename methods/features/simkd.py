@@ -19,8 +19,9 @@ class SimKD(Method):
     1×1, 3×3 and 1×1 convolutions, ``factor`` times narrower than the teacher's map. What is shipped is the student's
     backbone, P, and the teacher's pooling and classifier.
 
-    F is the last map before the pooling. Ours: a network that ends in tokens, or has no map, gives its embedding, a
-    map of one pixel; P ends in batch norm and, only where the teacher's map does too, in a ReLU.
+    F is the last map before the pooling. Ours: of MobileNetV2 and ShuffleV2 too, where the authors' code takes the
+    student's last stage, before its last 1×1 convolution; a network that ends in tokens, or has no map, gives its
+    embedding, a map of one pixel; P ends in batch norm and, only where the teacher's map does too, in a ReLU.
     """
 
     source = "features"

@@ -28,8 +28,9 @@ class Gaussian(nn.Module):
             nn.ReLU(),
             nn.Conv2d(target, target, 1, bias=False),
         )
-        # The number whose softplus is the variance.
-        self.log_scale = nn.Parameter(torch.full((target,), math.log(math.expm1(variance - SMALLEST))))
+        # The number whose softplus is the variance: log(exp(v) − 1), which must not overflow on the way.
+        more = variance - SMALLEST
+        self.log_scale = nn.Parameter(torch.full((target,), more + math.log(-math.expm1(-more))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """−log q(t | s), less its constant: the mean over all elements."""

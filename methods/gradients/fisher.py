@@ -79,31 +79,25 @@ def prediction_information(p: Tensor) -> Tensor:
 # -- the Fisher information by differentiation ------------------------------------------------------------------------
 
 
-def drawn(p: Tensor, generator: Generator) -> Tensor:
-    """One class for each sample, by its probabilities."""
-    waits = torch.empty_like(p).exponential_(generator=generator)  # for events of rates p: the first is a y ~ p
-    return (p / waits).argmax(1)
-
-
 @torch.enable_grad()
 def tail_diagonal(tail: Callable[[Tensor], Tensor], feature: Tensor, samples: int, generator: Generator) -> Tensor:
     """diag F at any depth, through the rest of the network: E_{y~p}[(∂log p(y)/∂z)²].
 
-    From so many draws of y, which is right in the mean; 0 samples go through all the classes, one backward pass each.
-    A network at rest treats samples one by one: the gradient of their sum is each one's own.
+    Of 0 samples, exactly: one backward pass for each class. Otherwise from so many draws of signs ε, as the mean of
+    (∂/∂z Σ_y ε_y √p(y) log p(y))², in which what differs from class to class cancels in the mean. Draws of y ~ p would
+    be right in the mean too, but of a sure teacher nearly all of them are the class that says nothing.
+    A network at rest treats images one by one: the gradient of their sum is each one's own.
     """
     feature = feature.detach().requires_grad_()
     log_p = F.log_softmax(tail(feature), dim=1)
     p = log_p.detach().exp()
 
-    def squared_gradient(classes: Tensor) -> Tensor:
-        (gradient,) = torch.autograd.grad(log_p.gather(1, classes[:, None]).sum(), feature, retain_graph=True)
+    def squared_gradient(weights: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad((weights * log_p).sum(), feature, retain_graph=True)
         return gradient.square()
 
     if samples > 0:
-        return torch.stack([squared_gradient(drawn(p, generator)) for _ in range(samples)]).mean(0)
-    shape = (-1, *[1] * (feature.dim() - 1))
-    total = torch.zeros_like(feature)
-    for k, share in enumerate(p.T):
-        total += share.reshape(shape) * squared_gradient(torch.full_like(p[:, 0], k, dtype=torch.long))
-    return total
+        signs = (torch.empty_like(p).bernoulli_(0.5, generator=generator) * 2 - 1 for _ in range(samples))
+        return torch.stack([squared_gradient(sign * p.sqrt()) for sign in signs]).mean(0)
+    classes = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+    return torch.stack([squared_gradient(one * p.sqrt()) for one in classes]).sum(0)

@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.gradients.fisher import drawn
+from kdbench.methods.logits.divergence import others
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 
 Output = Literal["log_probability", "logit"]
@@ -58,9 +58,9 @@ class Jacobian(Method):
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         classes = self._classes(teacher.logits.detach(), batch)
-        theirs = input_gradient(self.output, teacher.logits, classes, batch.images)
-        mine = input_gradient(self.output, student.logits, classes, batch.images, create_graph=True)
-        return {"jacobian": self.weight * gradient_distance(mine, theirs, self.normalise)}
+        theirs = input_gradient(self.output, teacher.logits, classes, batch.images, self.normalise)
+        mine = input_gradient(self.output, student.logits, classes, batch.images, self.normalise, create_graph=True)
+        return {"jacobian": self.weight * (mine - theirs).square().sum(1).mean()}
 
     def _classes(self, logits: Tensor, batch: Batch) -> Tensor:
         match self.of:
@@ -73,18 +73,23 @@ class Jacobian(Method):
 
 
 def input_gradient(
-    output: Output, logits: Tensor, classes: Tensor, images: Tensor, create_graph: bool = False
+    output: Output, logits: Tensor, classes: Tensor, images: Tensor, normalise: bool, create_graph: bool = False
 ) -> Tensor:
     """(B, pixels): of one output of each sample, by its image."""
-    outputs = F.log_softmax(logits, dim=1) if output == "log_probability" else logits
-    (gradient,) = torch.autograd.grad(outputs.gather(1, classes[:, None]).sum(), images, create_graph=create_graph)
-    return gradient.flatten(1)
-
-
-def gradient_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:
-    """Squared, summed over pixels, the mean over samples."""
+    value = logits.gather(1, classes[:, None]).squeeze(1)
+    if output == "log_probability":
+        # ∂ log p = (1 − p) ∂ log p/(1 − p). Where a network is sure of the class, what a softmax leaves of 1 − p is
+        # rounding, and so would all of the gradient be.
+        value = value - others(logits, classes).logsumexp(1)
+    (gradient,) = torch.autograd.grad(value.sum(), images, create_graph=create_graph)
+    gradient = gradient.flatten(1)
     if normalise:
         # A gradient of zero, as a head that starts from zero has it, has no direction to send anything back by.
-        student = torch.where(student.detach().any(1, keepdim=True), student, student.detach())
-        student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
-    return (student - teacher).square().sum(1).mean()
+        return F.normalize(torch.where(gradient.detach().any(1, keepdim=True), gradient, gradient.detach()), dim=1)
+    return gradient if output == "logit" else torch.sigmoid(-value)[:, None] * gradient
+
+
+def drawn(p: Tensor, generator: Generator) -> Tensor:
+    """One class for each sample, by its probabilities."""
+    waits = torch.empty_like(p).exponential_(generator=generator)  # for events of rates p: the first is a y ~ p
+    return (p / waits).argmax(1)

@@ -41,7 +41,8 @@ class WeightedFeatures(Method):
       the first step (elastic feature consolidation, scale 10 and damping 0.1; as published the form is not halved).
 
     ``depth`` moves h to one of the teacher's stages, and to the student's that is aligned with it. There W comes from
-    differentiating the teacher's tail, with ``samples`` draws of y for each image; 0 takes the expectation exactly.
+    differentiating the teacher's tail: all classes at once under random signs, ``samples`` times for each image, which
+    is right in the mean; 0 takes the expectation exactly, one pass a class.
 
     The paper's text leaves the rest open, so it is ours. ``normalise`` divides the sum by the batch mean of the trace
     of the weights, which makes it a weighted mean over coordinates: it does not grow with the width, and images are

@@ -17,7 +17,7 @@ class DIST(Method):
     - ``inter``: along the rows, how each sample's classes relate; the mean over samples.
     - ``intra``: along the columns, how the samples of the batch relate in each class; the mean over classes.
 
-    Weights of 2 and T = 4 are what the field runs on CIFAR-100; on ImageNet all three are 1.
+    Weights of 2 and T = 4 are what the field runs on CIFAR-100; on ImageNet the weights stay and T is 1.
     """
 
     source = "logits"

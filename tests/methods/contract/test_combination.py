@@ -41,6 +41,19 @@ def test_members_take_their_own_parameters_and_cross_entropy_its_weight(
     torch.testing.assert_close(loss(student, both, make_batch), loss(student, kd, make_batch))
 
 
+@pytest.mark.parametrize(("name", "term"), [("blockwise", "stones"), ("multilevel", "strong_task")])
+def test_cross_entropy_has_one_weight_wherever_a_member_takes_it(
+    student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch, name: str, term: str
+) -> None:
+    def value(ce_weight: float) -> float:
+        torch.manual_seed(0)
+        method = create(f"{name}+at", student.eval(), teacher, facts, ce_weight=ce_weight)
+        batch = make_batch(method.needs())
+        return Step(student, method)(batch, LiveTeacher(teacher, method.needs())(batch))[f"{name}.{term}"].item()
+
+    assert value(0.1) == pytest.approx(value(1.0) / 10, rel=1e-5)
+
+
 def test_members_that_ask_for_two_manners_of_the_teacher_are_refused(
     student: Chain, teacher: Chain, facts: Facts
 ) -> None:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from kdbench.benchmark.networks import build
 from kdbench.methods.chain import Chain
-from kdbench.methods.features.fsp import FlowOfSolutionProcedure, flow_distance
+from kdbench.methods.features.fsp import FlowOfSolutionProcedure, flow_distance, from_the_stem
 from kdbench.methods.method import Facts
 from kdbench.methods.refusal import Refusal
 from tests.conftest import Golden, Learn, seeded
@@ -32,7 +33,20 @@ def test_a_weight_keeps_the_flow_in_the_main_phase(student: Chain, teacher: Chai
 def test_equal_widths_need_no_adapter(facts: Facts) -> None:
     deep = seeded("resnet14x0.25", 2)
     assert not list(FlowOfSolutionProcedure(seeded("resnet8x0.25", 1), deep, facts).parameters())
-    assert len(list(FlowOfSolutionProcedure(seeded("resnet8x0.5", 1), deep, facts).parameters())) == 3
+    assert len(list(FlowOfSolutionProcedure(seeded("resnet8x0.5", 1), deep, facts).parameters())) == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "flows"),
+    [("resnet8x0.25", "resnet14x0.25", 3), ("wrn_16_1", "wrn_40_1", 3), ("MobileNetV2", "vgg8", 3)],
+)
+def test_flows_begin_at_the_stem_where_the_first_stage_still_has_its_resolution(
+    one: str, other: str, flows: int
+) -> None:
+    student, teacher = (build(name, 10, (3, 32, 32)) for name in (one, other))
+    pairs = from_the_stem(student, teacher)
+    assert len(pairs) == flows + 1 and pairs == sorted(pairs)
+    assert (pairs[0] == (student.stages[0], teacher.stages[0])) == (one != "MobileNetV2")
 
 
 def test_what_cannot_be_is_refused(student: Chain, teacher: Chain, facts: Facts) -> None:

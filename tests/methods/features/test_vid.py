@@ -31,6 +31,13 @@ def test_variances_are_trained(student: Chain, teacher: Chain, facts: Facts, lea
         assert not torch.allclose(F.softplus(q.log_scale) + SMALLEST, torch.tensor(5.0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("variance", [1e-3, 5.0, 1e4])
+def test_variances_begin_where_they_are_asked_to(student: Chain, teacher: Chain, facts: Facts, variance: float) -> None:
+    method = VariationalInformationDistillation(student, teacher, facts, initial_variance=variance)
+    for q in method.stages:
+        torch.testing.assert_close(F.softplus(q.log_scale) + SMALLEST, torch.full_like(q.log_scale, variance))
+
+
 def test_a_variance_that_cannot_be_is_refused(student: Chain, teacher: Chain, facts: Facts) -> None:
     with pytest.raises(Refusal, match=r"vid: initial_variance must be above 1e-05, got 0\.0"):
         VariationalInformationDistillation(student, teacher, facts, initial_variance=0.0)

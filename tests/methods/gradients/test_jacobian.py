@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from kdbench.benchmark.networks.from_timm import chained
 from kdbench.benchmark.training.step import Step
 from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods import create
 from kdbench.methods.chain import Chain
-from kdbench.methods.gradients.jacobian import Jacobian
+from kdbench.methods.gradients.jacobian import Jacobian, drawn, input_gradient
 from kdbench.methods.method import Batch, Facts, Method
 from tests.conftest import Learn, MakeBatch, seeded
 
@@ -53,6 +53,29 @@ def test_losses_are_the_formula_of_linear_networks(
     if normalise:
         mine, theirs = (j / np.linalg.norm(j, axis=1, keepdims=True) for j in (mine, theirs))
     assert value.item() == pytest.approx(3 * ((mine - theirs) ** 2).sum(1).mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("margin", [2.0, 18.0, 40.0])
+def test_a_network_that_is_sure_has_a_direction_in_single_precision_too(margin: float, normalise: bool) -> None:
+    """log p(y) is nearly 0 there, and what rounds away in it is all that its gradient is made of."""
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        torch.manual_seed(0)
+        images = torch.randn(8, 6, dtype=torch.float64).to(dtype).requires_grad_()
+        weight, classes = torch.randn(6, 4, dtype=torch.float64).to(dtype), torch.zeros(8, dtype=torch.long)
+        sure = torch.tensor([margin, 0, 0, 0], dtype=dtype)
+        return input_gradient("log_probability", images.tanh() @ weight / 4 + sure, classes, images, normalise).double()
+
+    single, double = gradient(torch.float32), gradient(torch.float64)
+    assert (single - double).norm() < 1e-5 * double.norm()
+
+
+def test_classes_are_drawn_by_their_probabilities() -> None:
+    p = torch.tensor([0.7, 0.2, 0.1, 0.0], dtype=torch.float64)
+    counts = drawn(p.expand(10_000, -1), Generator().manual_seed(0)).bincount(minlength=4) / 10_000
+    assert counts[3] == 0
+    assert ((counts - p).abs() <= 4 * (p * (1 - p) / 10_000).sqrt()).all()
 
 
 def test_sampled_answers_are_the_batchs_generators(facts: Facts, make_batch: MakeBatch) -> None:
