@@ -84,6 +84,14 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
         {"recipe": "{base: quick, lr_of: {resnet8: 0.1, resnet20: -1}, precision: fp16}"},
         "4: recipe.lr_of.resnet20: must be a number > 0, got -1",
     ),
+    "lr of an unknown network": (
+        {"recipe": "{base: cifar-240, lr_of: {MobileNetv2: 0.1}}"},
+        "4: recipe.lr_of.MobileNetv2: unknown network 'MobileNetv2'; did you mean 'MobileNetV2'",
+    ),
+    "lr of an unknown network in a recipe of one's own": (
+        {"recipe": "{epochs: 2, lr_of: {resnt8: 0.1}}"},
+        "4: recipe.lr_of.resnt8: unknown network 'resnt8'; did you mean",
+    ),
     "yes for true": ({"recipe": "{base: quick, augment: yes}"}, "4: recipe.augment: must be true or false, got 'yes'"),
     "negative milestone": (
         {"recipe": "{base: quick, milestones: [3, -1]}"},
