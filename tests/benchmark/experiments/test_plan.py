@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -33,6 +33,20 @@ class Fussy(Method):
         if bug:
             raise TypeError("a mistake of its author's")
         raise Refusal(f"fussy: wants 64 classes, got {facts.classes}")
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+
+class Patient(Method):
+    source = "labels"
+    built: ClassVar[list[int]] = []
+
+    def __init__(self, student: Chain, teacher: Chain, facts: Facts) -> None:
+        super().__init__(student, teacher, facts)
+        self.built.append(facts.epochs)
+        if facts.epochs < 3:
+            raise Refusal(f"patient: wants 3 epochs, got {facts.epochs}")
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         return {}
@@ -166,6 +180,17 @@ def test_a_cell_that_cannot_work_is_invalid_with_the_methods_own_reason(
     made = plan(Grid("tiny", "", (ce, cell)), store)
     assert [(entry.cell, entry.reason) for entry in made.those(State.INVALID)] == [(cell, reason)]
     assert f"  invalid  {cell.id}{named}: {reason}" in plan_text(made).splitlines()
+
+
+def test_what_a_method_refuses_by_one_recipe_it_may_do_by_another_and_every_seed_like_the_first(
+    store: Store, make_cell: MakeCell
+) -> None:
+    METHODS.register("patient")(Patient)
+    cells = [make_cell("patient", recipe=Recipe(epochs=n, batch=16), seed=seed) for n in (2, 3) for seed in (0, 1)]
+    made = plan(Grid("tiny", "", tuple(cells)), store)
+    assert [entry.cell for entry in made.those(State.INVALID)] == cells[:2]
+    assert {entry.reason for entry in made.those(State.INVALID)} == {"patient: wants 3 epochs, got 2"}
+    assert Patient.built == [2, 3]
 
 
 def test_what_relates_images_and_differentiates_by_them_is_for_one_process_alone(
