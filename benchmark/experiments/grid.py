@@ -125,9 +125,10 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
     count = len(datasets) * len(settings) * len(pairs) * len(methods) * len(seeds) * len(teacher_seeds)
     if count > MOST_CELLS:
         raise document.refusal("$", f"a grid must not declare more than {MOST_CELLS:,} cells, got {count:,}")
-    for dataset, pair in itertools.product(datasets, pairs):
-        for place, name in filter(None, pair):
-            _network(document, place, name.partition(imported.MARK)[0], dataset)
+    for dataset, (teacher, (place, student)) in itertools.product(datasets, pairs):
+        if teacher:
+            _teacher(document, *teacher, dataset)
+        _network(document, place, student, dataset)
 
     for dataset, (place, asked) in itertools.product(datasets, settings):
         if asked:
@@ -266,6 +267,13 @@ def _network(document: Document, place: str, name: str, dataset: str) -> None:
     known = source(dataset)
     with _placed(document, place):
         networks.form(name, known.classes, known.image)
+
+
+def _teacher(document: Document, place: str, name: str, dataset: str) -> None:
+    """One that was imported must be named as its import said, too."""
+    _network(document, place, name.partition(imported.MARK)[0], dataset)
+    with _placed(document, place):
+        imported.cell(dataset, name)
 
 
 def _seeds(document: Document, seeds: Seeds, place: str) -> Sequence[int]:
