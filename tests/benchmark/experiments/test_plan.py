@@ -245,6 +245,20 @@ def test_a_plan_in_words_lists_what_is_to_run_and_no_more_than_twenty(store: Sto
     assert lines[-2:] == ["  … and 3 more", "time to run  23 cells of unmeasured length"]
 
 
+def test_cells_that_a_method_has_one_reason_for_are_told_of_once_and_of_reasons_no_more_than_twenty(
+    store: Store, make_cell: MakeCell
+) -> None:
+    METHODS.register("fussy")(Fussy)
+    cells = [make_cell("fussy", teacher="resnet14x0.5", seed=seed) for seed in range(3)]
+    hot = [make_cell("kd", teacher="resnet14x0.5", params={"temperature": -float(t)}) for t in range(22)]
+    made = plan(Grid("tiny", "", (*cells, *hot)), store)
+    first = f"  invalid  {cells[0].id} and 2 more like it: fussy: wants 64 classes, got 10"
+    for lines in (plan_text(made).splitlines(), status_text(made, store.folder).splitlines()):
+        assert (lines[1], len(lines)) == (first, 22)
+        assert lines[2].startswith(f"  invalid  {hot[0].id}, kd(temperature=-0.0): kd: temperature must be above 0")
+        assert lines[-1] == "  … and 3 more invalid"
+
+
 def test_a_plan_in_words_tells_the_cells_of_a_sweep_apart(store: Store, make_cell: MakeCell) -> None:
     teachers = [make_cell(student="resnet8", seed=seed) for seed in (0, 1)]
     usual, hot, other = (
