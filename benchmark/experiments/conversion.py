@@ -67,7 +67,10 @@ def _misfit(values: Any, kind: Any, message: str) -> tuple[list[Step], str]:
         return steps, f"the key '{missing[1]}' is missing"
     value = _value(values, steps)
     if why.startswith("Invalid enum value"):
-        return steps, f"unknown value {shown(value)}{nearest(str(value), _choices(_kind(kind, steps)))}"
+        wanted = _kind(kind, steps)
+        if get_origin(wanted) is not typing.Literal:
+            return steps, f"must be {' or '.join(_choices(wanted))}, got {shown(value)}"
+        return steps, f"unknown value {shown(value)}{nearest(str(value), map(str, get_args(wanted)))}"
     if not why.startswith("Expected "):  # a struct's own sentence about its values
         name, _, demand = why.partition(" ")
         of_one = demand.startswith("must ") and isinstance(value, dict) and name in value
@@ -116,10 +119,10 @@ def _kind(kind: Any, steps: list[Step]) -> Any:
 
 
 def _choices(kind: Any) -> list[str]:
-    """What a value may be: the words of a literal, and whatever else in words for people."""
+    """What a value may be, in words for people."""
     match get_origin(kind):
         case typing.Literal:
-            return [str(choice) for choice in get_args(kind)]
+            return [repr(choice) for choice in get_args(kind)]
         case typing.Union | types.UnionType:
             return [choice for part in get_args(kind) if part is not types.NoneType for choice in _choices(part)]
     name = getattr(kind, "__origin__", kind).__name__

@@ -99,7 +99,7 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     ),
     "a word for numbers": (
         {"methods": "[{feature_only: {student_depths: quality}}]"},
-        "3: methods[0].feature_only.student_depths: unknown value 'quality'; known: a list, standard",
+        "3: methods[0].feature_only.student_depths: must be a list or 'standard', got 'quality'",
     ),
     "no seeds": ({"seeds": "0"}, "5: seeds: must be a whole number >= 1, got 0"),
     "a negative seed": ({"seeds": "[0, -2]"}, "5: seeds[1]: must be a whole number >= 0, got -2"),
