@@ -21,10 +21,11 @@ from kdbench.benchmark.data.views import Normalise, draws
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import evaluate
-from kdbench.benchmark.training.loop import Epoch, train
+from kdbench.benchmark.training.loop import Epoch
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
+from tests.conftest import train
 
 CPU = Engine(torch.device("cpu"))
 COLOURS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cow": (30, 30, 200)}
