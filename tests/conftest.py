@@ -17,7 +17,7 @@ from kdbench.benchmark.data import DATASETS, Dataset, load
 from kdbench.benchmark.networks import build, registry
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
-from kdbench.benchmark.training.loop import Epoch, train
+from kdbench.benchmark.training.loop import Epoch, Live, drive, training
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
@@ -107,6 +107,11 @@ def make_batch(facts: Facts) -> MakeBatch:
         )
 
     return make
+
+
+def train(*what: Any, watch: Callable[[Live], None] | None = None, **how: Any) -> list[Epoch]:
+    """All of a ``training``."""
+    return drive(training(*what, **how), watch)
 
 
 Learn = Callable[..., list[Epoch]]

@@ -66,13 +66,13 @@ class Dataset:
     crop: int  # pixels that an image may be shifted by, in each direction
     flip: bool
 
-    def held_out(self, share: float = 0.1) -> "Dataset":
-        """The training set alone, a share of each class held out as test set: what to tune on."""
+    def held_out(self) -> "Dataset":
+        """The training set alone, a tenth of each class held out as test set: what to tune on."""
         shuffled = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
         out = []
         for label in self.train.labels.unique():
             rows = shuffled[self.train.labels[shuffled] == label]
-            out.append(rows[: max(1, round(share * len(rows)))])
+            out.append(rows[: max(1, round(0.1 * len(rows)))])
         held = torch.zeros(len(self.train), dtype=torch.bool)
         held[torch.cat(out)] = True
         return replace(self, train=self.train[~held], test=self.train[held])

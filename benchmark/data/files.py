@@ -20,7 +20,13 @@ from kdbench.benchmark.data.dataset import DATASETS, PREFIXES, Dataset, Shape, S
 from kdbench.benchmark.data.views import Draw, Normalise, Views, views_of_an_image
 from kdbench.methods.refusal import Refusal
 
-WORKERS = min(16, max(1, len(os.sched_getaffinity(0)) - 1))
+
+def cores() -> int:
+    """Those that this process may use, where the system says so, or all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+WORKERS = min(16, max(1, cores() - 1))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 SIDE = 224
 WHOLE = -1  # the view of an image as it is tested: its middle
@@ -140,8 +146,9 @@ def views(data: Dataset, augment: bool) -> Views | FileViews:
 
 def read(folder: Path, side: int) -> Dataset:
     (train, classes), (test, others) = _listed(folder / "train", side), _listed(folder / "val", side)
-    if classes != others:
-        raise Refusal(f"{folder}: train/ and val/ must hold the same classes, got {len(classes)} and {len(others)}")
+    if differing := sorted({*classes} ^ {*others}):
+        place = "train" if differing[0] in classes else "val"
+        raise Refusal(f"{folder}: train/ and val/ must hold the same classes, got '{differing[0]}' in {place}/ alone")
     return Dataset(train, test, MEAN, STD, crop=0, flip=True)
 
 

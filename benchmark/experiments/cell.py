@@ -62,13 +62,6 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def pair(self) -> str:
         return f"{self.teacher.student} → {self.student}" if self.teacher else self.student
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What decides whether a cell can work: all but its seed and its recipe."""
-        params = msgspec.json.encode(self.params, order="sorted").decode()
-        before = self.teacher.student if self.teacher else str(self.incremental or "")
-        return self.dataset, before, self.student, self.method, params, str(self.world)
-
 
 @cache
 def _plain(word: str) -> str:

@@ -2,7 +2,9 @@
 
 import copy
 import re
-from typing import Any, get_args
+import types
+import typing
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -16,7 +18,10 @@ WORDS = {
     "float": "a number",
     "bool": "true or false",
     "array": "a list",
+    "list": "a list",
+    "tuple": "a list",
     "object": "a mapping",
+    "dict": "a mapping",
 }
 
 
@@ -62,8 +67,10 @@ def _misfit(values: Any, kind: Any, message: str) -> tuple[list[Step], str]:
         return steps, f"the key '{missing[1]}' is missing"
     value = _value(values, steps)
     if why.startswith("Invalid enum value"):
-        choices = get_args(_kind(kind, steps))
-        return steps, f"unknown value {shown(value)}{nearest(str(value), map(str, choices))}"
+        wanted = _kind(kind, steps)
+        if get_origin(wanted) is not typing.Literal:
+            return steps, f"must be {' or '.join(_choices(wanted))}, got {shown(value)}"
+        return steps, f"unknown value {shown(value)}{nearest(str(value), map(str, get_args(wanted)))}"
     if not why.startswith("Expected "):  # a struct's own sentence about its values
         name, _, demand = why.partition(" ")
         of_one = demand.startswith("must ") and isinstance(value, dict) and name in value
@@ -109,3 +116,14 @@ def _kind(kind: Any, steps: list[Step]) -> Any:
             if field.encode_name == step:
                 kind = field.type
     return kind
+
+
+def _choices(kind: Any) -> list[str]:
+    """What a value may be, in words for people."""
+    match get_origin(kind):
+        case typing.Literal:
+            return [repr(choice) for choice in get_args(kind)]
+        case typing.Union | types.UnionType:
+            return [choice for part in get_args(kind) if part is not types.NoneType for choice in _choices(part)]
+    name = getattr(kind, "__origin__", kind).__name__
+    return [WORDS.get(name, name)]

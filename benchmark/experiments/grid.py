@@ -125,9 +125,10 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
     count = len(datasets) * len(settings) * len(pairs) * len(methods) * len(seeds) * len(teacher_seeds)
     if count > MOST_CELLS:
         raise document.refusal("$", f"a grid must not declare more than {MOST_CELLS:,} cells, got {count:,}")
-    for dataset, pair in itertools.product(datasets, pairs):
-        for place, name in filter(None, pair):
-            _network(document, place, name.partition(imported.MARK)[0], dataset)
+    for dataset, (teacher, (place, student)) in itertools.product(datasets, pairs):
+        if teacher:
+            _teacher(document, *teacher, dataset)
+        _network(document, place, student, dataset)
 
     for dataset, (place, asked) in itertools.product(datasets, settings):
         if asked:
@@ -233,14 +234,26 @@ def _recipe(document: Document, value: str | dict[str, Any], place: str) -> tupl
     """A recipe and its name: one that is known, or one with some of its settings changed."""
     settings = {"base": value} if isinstance(value, str) else value
     if "base" not in settings:
-        return document.convert(Recipe, settings, place), "custom"
+        return _known_networks(document, document.convert(Recipe, settings, place), place), "custom"
     with _placed(document, place if isinstance(value, str) else f"{place}.base"):
         base = convert(settings["base"], str)
         known = msgspec.to_builtins(RECIPES[base])
     changes = {key: setting for key, setting in settings.items() if key != "base"}
-    recipe = document.convert(Recipe, known | changes, place)
+    if "lr" in changes and known["lr_of"]:  # a rate that is asked for is every network's
+        known |= {"lr": None, "lr_of": {}}
+    if isinstance(changes.get("lr_of"), dict):
+        changes["lr_of"] = known["lr_of"] | changes["lr_of"]
+    recipe = _known_networks(document, document.convert(Recipe, known | changes, place), place)
     changed = [f"{key}={now}" for key, now in msgspec.to_builtins(recipe).items() if now != known[key]]
     return recipe, f"{base}({', '.join(changed)})" if changed else base
+
+
+def _known_networks(document: Document, recipe: Recipe, place: str) -> Recipe:
+    """The recipe, if the networks that it has rates of their own for are known."""
+    for name in recipe.lr_of:
+        with _placed(document, f"{place}.lr_of.{name}"):
+            networks.family_of(name)
+    return recipe
 
 
 def _dataset(document: Document, place: str, name: str) -> str:
@@ -254,6 +267,13 @@ def _network(document: Document, place: str, name: str, dataset: str) -> None:
     known = source(dataset)
     with _placed(document, place):
         networks.form(name, known.classes, known.image)
+
+
+def _teacher(document: Document, place: str, name: str, dataset: str) -> None:
+    """One that was imported must be named as its import said, too."""
+    _network(document, place, name.partition(imported.MARK)[0], dataset)
+    with _placed(document, place):
+        imported.cell(dataset, name)
 
 
 def _seeds(document: Document, seeds: Seeds, place: str) -> Sequence[int]:

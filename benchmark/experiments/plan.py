@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
 import torch
 
 from kdbench import methods
@@ -70,15 +71,16 @@ class Plan:
 def plan(grid: Grid, store: Store) -> Plan:
     records, failures = store.outlines(), store.failures()
     expected = Expectation(records.values())
-    tried: dict[tuple[str, ...], str | Needs] = {}
+    tried: dict[bytes, str | Needs] = {}
     running = {folder.name for folder in (store.folder / "work").glob("*") if lease.held(folder)}
 
     def entry(cell: Cell, finished: bool) -> Entry:
         if finished:
             return Entry(cell, State.FINISHED, seconds=records[cell.id].seconds)
-        if cell.key not in tried:
-            tried[cell.key] = attempt(cell)
-        needs = tried[cell.key]
+        decisive = _decisive(cell)
+        if decisive not in tried:
+            tried[decisive] = attempt(cell)
+        needs = tried[decisive]
         if isinstance(needs, str):
             return Entry(cell, State.INVALID, needs)
         if cell.id in running:
@@ -100,6 +102,13 @@ def plan(grid: Grid, store: Store) -> Plan:
     taught = tuple(_without(student, lost) for student in second)
     missing = [(entry.cell, entry.needs) for entry in taught if entry.state is State.MISSING and entry.needs]
     return Plan(grid, tuple(first), taught, outlook(missing, store))
+
+
+def _decisive(cell: Cell) -> bytes:
+    """What decides whether a cell can work: all but its seed; a method may refuse a recipe, too."""
+    teacher = cell.teacher.student if cell.teacher else None
+    setting = (cell.incremental, cell.dataset, teacher, cell.student, cell.world)
+    return msgspec.json.encode((setting, cell.method, cell.params, cell.recipe), order="sorted")
 
 
 def _without(student: Entry, lost: dict[str, str]) -> Entry:

@@ -32,11 +32,9 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 def plan_text(plan: Plan) -> str:
     lines = [_headline(plan, plan.counts())]
     for state in (State.INVALID, State.FAILED):
-        lines += [f"  {state}  {_named(entry.cell)}: {entry.reason}" for entry in plan.those(state)]
+        lines += _reasons(plan, state)
     missing = plan.those(State.MISSING)
-    lines += [f"  to run  {_named(entry.cell)}{_expected(entry)}" for entry in missing[:20]]
-    if len(missing) > 20:
-        lines.append(f"  … and {len(missing) - 20} more")
+    lines += _first([f"  to run  {_named(entry.cell)}{_expected(entry)}" for entry in missing])
     if missing:
         lines += [*in_words(plan.memories), f"time to run  {time_left(plan)}"]
     return "\n".join(lines)
@@ -49,6 +47,25 @@ def _named(cell: Cell) -> str:
     words += [str(cell.incremental)] if cell.incremental else []
     words += [f"teacher's seed {cell.teacher.seed}"] if cell.teacher and cell.teacher.seed else []
     return ", ".join(words)
+
+
+def _reasons(plan: Plan, state: State) -> list[str]:
+    """Why cells are invalid, or have failed; of those that a method has the same reason for, the first and how many."""
+    alike: dict[tuple[str, str, str], list[Cell]] = {}
+    for entry in plan.those(state):
+        alike.setdefault((entry.cell.method, str(entry.cell.params), entry.reason), []).append(entry.cell)
+    return _first(
+        [
+            f"  {state}  {_named(cells[0])}{f' and {len(cells) - 1} more like it' if cells[1:] else ''}: {reason}"
+            for (*_, reason), cells in alike.items()
+        ],
+        f" {state}",
+    )
+
+
+def _first(lines: list[str], kind: str = "") -> list[str]:
+    """As many lines as a person reads."""
+    return [*lines[:20], f"  … and {len(lines) - 20} more{kind}"] if len(lines) > 20 else lines
 
 
 class Sent(NamedTuple):
@@ -81,10 +98,9 @@ def status_text(plan: Plan, results: Path, sent: Sent = NOWHERE) -> str:
             phase = "" if status.phase == "main" else f"{status.phase}, "
             lines.append(f"  running  {entry.cell.id}: {phase}epoch {status.epoch} of {status.epochs}{left}")
     for name, cells in sent._asdict().items():
-        lines += [f"  {name}  {cell_id}: {why}" for cell_id, why in list(cells.items())[:20]]
-        lines += [f"  … and {len(cells) - 20} more {name}"] if len(cells) > 20 else []
+        lines += _first([f"  {name}  {cell_id}: {why}" for cell_id, why in cells.items()], f" {name}")
     for state in (State.FAILED, State.INVALID):
-        lines += [f"  {state}  {entry.cell.id}: {entry.reason}" for entry in plan.those(state)]
+        lines += _reasons(plan, state)
     if plan.those(State.FAILED):
         lines.append(f"Failures in full: {results / 'failures'}/; run them again with --retry failed.")
     return "\n".join(lines)

@@ -10,6 +10,6 @@ from kdbench.benchmark.networks import (  # noqa: F401  (their names register th
     vgg,
     wide_resnet,
 )
-from kdbench.benchmark.networks.registry import Image, build, family, form, names, network
+from kdbench.benchmark.networks.registry import Image, build, family, family_of, form, names, network
 
-__all__ = ["Image", "build", "family", "form", "names", "network"]
+__all__ = ["Image", "build", "family", "family_of", "form", "names", "network"]

@@ -52,7 +52,8 @@ class Cut:
     def add(self, *blocks: nn.Module) -> None:
         for block in blocks:
             norm, activation = ENDS.get(type(block), ("", ""))
-            applied = block.get_submodule(activation) if activation else nn.Identity()
+            # Not every norm that activates has a module for it.
+            applied = dict(block.named_modules()).get(activation, nn.Identity()) if activation else nn.Identity()
             # An activation in front of a sum stays where it is.
             parted = not isinstance(applied, nn.Identity) and not getattr(block, "has_skip", False)
             self.links.append(without(block, activation) if parted else block)
@@ -194,8 +195,8 @@ def _convnext(model: Any) -> Cut:
     for stage in model.stages:
         cut.stage((stage.downsample, *stage.blocks))
     head = model.head
-    cut.links += [model.norm_pre, nn.Sequential(head.global_pool, head.norm, head.flatten, head.pre_logits, head.drop)]
-    cut.links.append(head.fc)
+    normed = (head.norm, head.flatten, head.pre_logits) if hasattr(head, "norm") else ()  # or norm_pre is the norm
+    cut.links += [model.norm_pre, nn.Sequential(head.global_pool, *normed, head.drop), head.fc]
     return cut
 
 
@@ -232,7 +233,7 @@ def _densenet(model: Any) -> Cut:
 
 def _regnet(model: Any) -> Cut:
     cut = Cut()
-    cut.stage(model.stem.children())
+    cut.stage(list(model.stem.children()) or [model.stem])  # a convolution alone, where blocks begin with a norm
     for stage in (model.s1, model.s2, model.s3, model.s4):
         cut.stage(stage.children())
     cut.links += [model.final_conv, nn.Sequential(model.head.global_pool, model.head.drop), model.head.fc]

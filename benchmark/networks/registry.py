@@ -76,10 +76,16 @@ def names() -> list[str]:
     return [name for member in FAMILIES for name in member.names]
 
 
+def family_of(name: str) -> tuple[Family, re.Match[str]]:
+    """The family that a name belongs to, and how its pattern matches."""
+    for member in FAMILIES:
+        if matched := re.fullmatch(member.pattern, name):
+            return member, matched
+    raise Refusal(f"unknown network '{name}'{nearest(name, names())}")
+
+
 def build(name: str, classes: int, image: Image, device: torch.device | str = "cpu") -> Chain:
     """The network of this name, freshly initialised from torch's random state; on ``meta`` it costs nothing."""
-    for member in FAMILIES:
-        if match := re.fullmatch(member.pattern, name):
-            with torch.device(device):
-                return member.build(match, classes, image)
-    raise Refusal(f"unknown network '{name}'{nearest(name, names())}")
+    member, matched = family_of(name)
+    with torch.device(device):
+        return member.build(matched, classes, image)

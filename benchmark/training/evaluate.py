@@ -12,6 +12,8 @@ from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 
+BATCH = 250
+
 
 @dataclass(frozen=True)
 class Score:
@@ -21,11 +23,11 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, test: Images, normalise: Normalise, batch: int = 250, among: Ranks = ALONE) -> Score:
+def evaluate(network: nn.Module, test: Images, normalise: Normalise, among: Ranks = ALONE) -> Score:
     """Top-1, top-5 and cross-entropy, in large batches and with one wait for the device; ranks share the images."""
     network.eval()
     rows = []
-    for images, labels in among.part(test).batches(batch):
+    for images, labels in among.part(test).batches(BATCH):
         logits = network(normalise(images))
         own, order = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
         # Classes held more likely than the right one: of equals the first wins, as in argmax, and NaN is never right.

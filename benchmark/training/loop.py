@@ -81,13 +81,8 @@ class Live:
     steps: int
 
 
-def train(*what: Any, watch: Callable[[Live], None] | None = None, **how: Any) -> list[Epoch]:
-    """All of a ``training`` without a pause; ``watch`` is told of every step."""
-    return drive(training(*what, **how), watch)
-
-
 def drive(steps: Generator[Live, None, T], watch: Callable[[Live], None] | None = None) -> T:
-    """Take all the steps, and return what comes out at the end."""
+    """Take all the steps without a pause, and return what comes out at the end; ``watch`` is told of every step."""
     while True:
         try:
             live = next(steps)

@@ -25,6 +25,7 @@ SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 OF_SLURM = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SACCT", "SCANCEL", "MUNGE")
 LONGEST_FOLDER = 70  # a socket's path has 107 characters; a job's is cluster/n1/n1_JOB.STEP
 UP = {"idle", "mixed", "allocated", "completing"}
+PATIENCE = 60.0  # seconds that the cluster has to do what it was told
 UNSEEN = 3.0  # seconds after which a daemon that nobody sees has died
 
 
@@ -74,7 +75,7 @@ class DevCluster:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    def start(self, seconds: float = 60) -> None:
+    def start(self) -> None:
         """Returns when all nodes are idle; what was started is stopped again if one does not come up."""
         self._refuse_what_cannot_work()
         self._make_room()
@@ -82,12 +83,12 @@ class DevCluster:
             self._write(*_free_ports(3 + self.options.nodes))
             self._spawn("munged", *self._munged())
             if self.options.accounting:
-                self._start_accounting(seconds)
+                self._start_accounting()
             self._spawn("slurmctld", "slurmctld")
             for name in self.options.names:
                 self._spawn(f"slurmd-{name}", "slurmd", "-N", name)
             daemons = ["slurmctld", *(f"slurmd-{name}" for name in self.options.names)]
-            self._wait(lambda: self._states() == dict.fromkeys(self.options.names, "idle"), seconds, *daemons)
+            self._wait(lambda: self._states() == dict.fromkeys(self.options.names, "idle"), *daemons)
         except BaseException:
             self.stop()
             raise
@@ -108,18 +109,18 @@ class DevCluster:
         if reported:
             self.ask("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=killed")
 
-    def start_node(self, name: str, seconds: float = 60) -> None:
+    def start_node(self, name: str) -> None:
         """As after a reboot; returns when the node takes jobs again."""
         self._spawn(f"slurmd-{name}", "slurmd", "-b", "-N", name)
-        self._wait(lambda: self._states().get(name) in UP, seconds, f"slurmd-{name}")
+        self._wait(lambda: self._states().get(name) in UP, f"slurmd-{name}")
 
-    def restart_controller(self, seconds: float = 60) -> None:
+    def restart_controller(self) -> None:
         """As an administrator would: it saves its state and reads it again."""
         for process in processes.holding(self.logs, "slurmctld"):
             process.terminate()
-        self._wait(lambda: not self.running, seconds)
+        self._wait(lambda: not self.running)
         self._spawn("slurmctld", "slurmctld")
-        self._wait(lambda: bool(self._states()), seconds, "slurmctld")
+        self._wait(lambda: bool(self._states()), "slurmctld")
 
     def _refuse_what_cannot_work(self) -> None:
         if lacking := missing_packages(self.options.accounting):
@@ -174,7 +175,7 @@ class DevCluster:
         places = [f"--{option}={self.home}/{file}" for option, file in files.items()]
         return ["munged", "--force", f"--log-file={self.logs}/munged.log", *places]  # by force: the folder is private
 
-    def _start_accounting(self, seconds: float) -> None:
+    def _start_accounting(self) -> None:
         data = f"--datadir={self.home}/database"
         small = ["--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M", "--innodb-flush-method=nosync"]
         install = ["mariadb-install-db", "--no-defaults", "--user=root", "--skip-test-db", data, *small]
@@ -185,11 +186,9 @@ class DevCluster:
         self._spawn(
             "mariadbd", "setsid", "--fork", "mariadbd", "--no-defaults", "--user=root", data, *small, *places, *reach
         )
-        self._wait(lambda: _answers(port), seconds, "mariadbd")
+        self._wait(lambda: _answers(port), "mariadbd")
         self._spawn("slurmdbd", "slurmdbd")
-        self._wait(
-            lambda: self._says("sacctmgr", "-i", "add", "cluster", "devcluster") is not None, seconds, "slurmdbd"
-        )
+        self._wait(lambda: self._says("sacctmgr", "-i", "add", "cluster", "devcluster") is not None, "slurmdbd")
 
     def _states(self) -> dict[str, str]:
         """A node that does not answer has a mark at its state, and is never up."""
@@ -217,9 +216,9 @@ class DevCluster:
         if done.returncode:
             raise self._trouble(log)
 
-    def _wait(self, reached: Callable[[], bool], seconds: float, *daemons: str) -> None:
+    def _wait(self, reached: Callable[[], bool], *daemons: str) -> None:
         """A daemon that has died is not waited for; one that is just going into the background may hold no log yet."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         unseen: dict[str, float] = {}
         while not reached():
             for daemon in daemons:

@@ -1,6 +1,7 @@
 """Images in files: the same order, the same views and the same bits, whatever decodes them and wherever a run began."""
 
 import multiprocessing
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from kdbench.benchmark.data.views import Normalise, draws
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import evaluate
-from kdbench.benchmark.training.loop import Epoch, train
+from kdbench.benchmark.training.loop import Epoch
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
+from tests.conftest import train
 
 CPU = Engine(torch.device("cpu"))
 COLOURS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cow": (30, 30, 200)}
@@ -224,9 +226,18 @@ def test_a_damaged_image_is_one_sentence_from_a_worker_too(
 
 def test_folders_that_are_missing_or_differ_are_refused(folder: Path) -> None:
     (folder / "val" / "cow").rename(folder / "val" / "dog")
-    with pytest.raises(Refusal, match=r"train/ and val/ must hold the same classes"):
+    with pytest.raises(Refusal, match=r"train/ and val/ must hold the same classes, got 'cow' in train/ alone"):
+        source(f"imagefolder:{folder}@20")
+    (folder / "train" / "cow").rename(folder / "train" / "elk")
+    with pytest.raises(Refusal, match=r"train/ and val/ must hold the same classes, got 'dog' in val/ alone"):
         source(f"imagefolder:{folder}@20")
     (folder / "val").rename(folder / "valid")
     with pytest.raises(Refusal, match=r"val must be a folder of class folders of images: ") as refused:
         source(f"imagefolder:{folder}@20")
     assert "\n" not in str(refused.value)
+
+
+def test_where_a_system_does_not_say_which_cores_are_ours_all_of_them_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert files.cores() == 6

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -33,6 +33,20 @@ class Fussy(Method):
         if bug:
             raise TypeError("a mistake of its author's")
         raise Refusal(f"fussy: wants 64 classes, got {facts.classes}")
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+
+class Patient(Method):
+    source = "labels"
+    built: ClassVar[list[int]] = []
+
+    def __init__(self, student: Chain, teacher: Chain, facts: Facts) -> None:
+        super().__init__(student, teacher, facts)
+        self.built.append(facts.epochs)
+        if facts.epochs < 3:
+            raise Refusal(f"patient: wants 3 epochs, got {facts.epochs}")
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         return {}
@@ -168,6 +182,17 @@ def test_a_cell_that_cannot_work_is_invalid_with_the_methods_own_reason(
     assert f"  invalid  {cell.id}{named}: {reason}" in plan_text(made).splitlines()
 
 
+def test_what_a_method_refuses_by_one_recipe_it_may_do_by_another_and_every_seed_like_the_first(
+    store: Store, make_cell: MakeCell
+) -> None:
+    METHODS.register("patient")(Patient)
+    cells = [make_cell("patient", recipe=Recipe(epochs=n, batch=16), seed=seed) for n in (2, 3) for seed in (0, 1)]
+    made = plan(Grid("tiny", "", tuple(cells)), store)
+    assert [entry.cell for entry in made.those(State.INVALID)] == cells[:2]
+    assert {entry.reason for entry in made.those(State.INVALID)} == {"patient: wants 3 epochs, got 2"}
+    assert Patient.built == [2, 3]
+
+
 def test_what_relates_images_and_differentiates_by_them_is_for_one_process_alone(
     store: Store, make_cell: MakeCell
 ) -> None:
@@ -218,6 +243,20 @@ def test_a_plan_in_words_lists_what_is_to_run_and_no_more_than_twenty(store: Sto
     assert lines[0] == "tiny: 23 cells and 0 teachers: 23 missing"
     assert lines[1] == f"  to run  {cells[0].id}"
     assert lines[-2:] == ["  … and 3 more", "time to run  23 cells of unmeasured length"]
+
+
+def test_cells_that_a_method_has_one_reason_for_are_told_of_once_and_of_reasons_no_more_than_twenty(
+    store: Store, make_cell: MakeCell
+) -> None:
+    METHODS.register("fussy")(Fussy)
+    cells = [make_cell("fussy", teacher="resnet14x0.5", seed=seed) for seed in range(3)]
+    hot = [make_cell("kd", teacher="resnet14x0.5", params={"temperature": -float(t)}) for t in range(22)]
+    made = plan(Grid("tiny", "", (*cells, *hot)), store)
+    first = f"  invalid  {cells[0].id} and 2 more like it: fussy: wants 64 classes, got 10"
+    for lines in (plan_text(made).splitlines(), status_text(made, store.folder).splitlines()):
+        assert (lines[1], len(lines)) == (first, 22)
+        assert lines[2].startswith(f"  invalid  {hot[0].id}, kd(temperature=-0.0): kd: temperature must be above 0")
+        assert lines[-1] == "  … and 3 more invalid"
 
 
 def test_a_plan_in_words_tells_the_cells_of_a_sweep_apart(store: Store, make_cell: MakeCell) -> None:

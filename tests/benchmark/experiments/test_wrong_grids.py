@@ -84,10 +84,22 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
         {"recipe": "{base: quick, lr_of: {resnet8: 0.1, resnet20: -1}, precision: fp16}"},
         "4: recipe.lr_of.resnet20: must be a number > 0, got -1",
     ),
+    "lr of an unknown network": (
+        {"recipe": "{base: cifar-240, lr_of: {MobileNetv2: 0.1}}"},
+        "4: recipe.lr_of.MobileNetv2: unknown network 'MobileNetv2'; did you mean 'MobileNetV2'",
+    ),
+    "lr of an unknown network in a recipe of one's own": (
+        {"recipe": "{epochs: 2, lr_of: {resnt8: 0.1}}"},
+        "4: recipe.lr_of.resnt8: unknown network 'resnt8'; did you mean",
+    ),
     "yes for true": ({"recipe": "{base: quick, augment: yes}"}, "4: recipe.augment: must be true or false, got 'yes'"),
     "negative milestone": (
         {"recipe": "{base: quick, milestones: [3, -1]}"},
         "4: recipe.milestones[1]: must be a whole number >= 1, got -1",
+    ),
+    "a word for numbers": (
+        {"methods": "[{feature_only: {student_depths: quality}}]"},
+        "3: methods[0].feature_only.student_depths: must be a list or 'standard', got 'quality'",
     ),
     "no seeds": ({"seeds": "0"}, "5: seeds: must be a whole number >= 1, got 0"),
     "a negative seed": ({"seeds": "[0, -2]"}, "5: seeds[1]: must be a whole number >= 0, got -2"),
@@ -110,6 +122,14 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     ),
     "half a pair": ({"pairs": "[a -> ]"}, "2: pairs[0]: a pair must be written 'teacher -> student', got 'a ->'"),
     "a pair of three": ({"pairs": "resnet8 -> resnet8 -> resnet8"}, "2: pairs: unknown network 'resnet8 -> resnet8'"),
+    "an imported teacher without its digest": (
+        {"pairs": "[resnet14 -> resnet8, resnet8@12 -> resnet8]"},
+        "2: pairs[1]: an imported teacher must be named NETWORK@DIGEST as its import said, got 'resnet8@12'",
+    ),
+    "a student that was imported": (
+        {"pairs": "resnet14 -> resnet8@0123456789ab"},
+        "2: pairs: unknown network 'resnet8@0123456789ab'; did you mean",
+    ),
     "a depth that is not 6n + 2": ({"pairs": "resnet15 -> resnet8"}, "2: pairs: a resnet's depth must be 6n + 2"),
     "a width beyond all": ({"pairs": f"resnet8x{10**20} -> resnet8"}, "2: pairs: a resnet's depth must be 6n + 2"),
     "no data set's key": ({"datasets": None}, "1: the key 'datasets' is missing"),

@@ -56,6 +56,7 @@ def test_tasks_are_a_number_a_mapping_or_several_and_sweep_as_parameters_do(tmp_
         ),
         ({"tasks": "0"}, ":2: tasks.count: must be a whole number >= 1, got 0"),
         ({"tasks": "{count: 5, memroy: 20}"}, ":2: tasks.memroy: unknown key 'memroy'; did you mean 'memory'?"),
+        ({"tasks": "{count: 5, memory: x}"}, ":2: tasks.memory: must be a whole number or 'all', got 'x'"),
         (
             {"tasks": "{count: 5, memory: 20, exemplars: 2}"},
             ":2: tasks: memory is counted in all and exemplars a",

@@ -15,8 +15,10 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.refusal import Refusal
 
 WHOLE = ("resnetv2_50", "ghostnet_100")  # of families that are not cut
+# A stem that is a convolution alone, a head without a norm, norms that activate without a module for it.
+UNUSUAL = ("regnetv_040", "convnext_tiny_hnf", "test_efficientnet_evos")
 CLASSES = 7
-every_model = pytest.mark.parametrize("model", [*LISTED, *WHOLE])
+every_model = pytest.mark.parametrize("model", [*LISTED, *UNUSUAL, *WHOLE])
 
 
 @cache

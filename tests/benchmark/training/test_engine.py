@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from kdbench import methods
 from kdbench.benchmark.data import Dataset
 from kdbench.benchmark.training.engine import LONG, Compile, Engine
-from kdbench.benchmark.training.loop import train, training
+from kdbench.benchmark.training.loop import training
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Method, Needs
+from tests.conftest import train
 
 Make = Callable[..., Chain]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

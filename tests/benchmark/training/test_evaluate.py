@@ -27,11 +27,11 @@ class Lookup(nn.Module):
         return self.logits[images.flatten().mul(255).round().long()]
 
 
-def score(logits: Tensor, labels: Tensor, batch: int = 500) -> tuple[Score, list[int]]:
+def score(logits: Tensor, labels: Tensor) -> tuple[Score, list[int]]:
     numbers = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
     test = Split(numbers, labels)
     network = Lookup(logits)
-    return evaluate(network, test, Normalise(Dataset(test, test, (0.0,), (1.0,), 0, False), CPU), batch), network.sizes
+    return evaluate(network, test, Normalise(Dataset(test, test, (0.0,), (1.0,), 0, False), CPU)), network.sizes
 
 
 def random_logits(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -50,9 +50,12 @@ def naive(logits: Tensor, labels: Tensor) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("batch", [500, 47, 10, 1])
-def test_accuracies_and_loss_are_means_over_images_whatever_the_batch(batch: int) -> None:
+def test_accuracies_and_loss_are_means_over_images_whatever_the_batch(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr("kdbench.benchmark.training.evaluate.BATCH", batch)
     logits, labels = random_logits()
-    got, sizes = score(logits, labels, batch)
+    got, sizes = score(logits, labels)
     assert (got.top1, got.top5, got.loss) == pytest.approx(naive(logits, labels), rel=1e-6)
     assert 0 < got.top1 < got.top5 < 100
     assert (sum(sizes), max(sizes), len(sizes)) == (IMAGES, min(batch, IMAGES), math.ceil(IMAGES / batch))

@@ -13,11 +13,12 @@ from kdbench.benchmark.data import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.evaluate import evaluate
-from kdbench.benchmark.training.loop import Epoch, Live, train
+from kdbench.benchmark.training.loop import Epoch, Live
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods import METHODS
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Phase
+from tests.conftest import train
 
 Make = Callable[..., Chain]
 

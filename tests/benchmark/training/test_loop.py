@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from kdbench.benchmark.data import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.randomness import stream
-from kdbench.benchmark.training.loop import Diverged, Epoch, train
+from kdbench.benchmark.training.loop import Diverged, Epoch
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import Batch, Facts, Method, Needs, Phase
+from tests.conftest import train
 
 Make = Callable[..., Chain]
 Net = dict[str, Tensor]

@@ -6,6 +6,7 @@ Run as a script, this file is one of the ranks.
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from kdbench.benchmark.experiments.run import shown
 from kdbench.benchmark.networks import build
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
-from kdbench.benchmark.training.loop import Live, train
+from kdbench.benchmark.training.loop import Live, drive, training
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.recipe import Recipe
 
@@ -46,8 +47,9 @@ class Killed(Exception):
 
 
 def trained(
-    name: str, params: dict[str, Any], images: int, ranks: Ranks, *, norms: bool = False, **how: Any
-) -> dict[str, Any]:
+    name: str, params: dict[str, Any], images: int, ranks: Ranks, *,
+    norms: bool = False, watch: Callable[[Live], None] | None = None, **how: Any,
+) -> dict[str, Any]:  # fmt: skip
     """All that a run leaves behind; without ``norms`` nothing relates a rank's images to each other."""
     digits, rows = load("digits", Path()), torch.arange(images)
     data = replace(digits, train=digits.train[rows], test=digits.test[torch.arange(41)])
@@ -58,7 +60,7 @@ def trained(
     if not norms:
         for module in (student, teacher, method):
             rest(module)
-    epochs = train(student, teacher, method, data, RECIPE, 0, engine=ENGINE, ranks=ranks, **how)
+    epochs = drive(training(student, teacher, method, data, RECIPE, 0, engine=ENGINE, ranks=ranks, **how), watch)
     told = [{"terms": epoch.terms, "score": epoch.score and asdict(epoch.score)} for epoch in epochs]
     return {"student": student.state_dict(), "method": method.state_dict(), "told": told}
 

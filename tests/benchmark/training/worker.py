@@ -87,7 +87,8 @@ def run(folder: Path, precision: str, seen: Callable[[loop.Live], None], every: 
     torch.manual_seed(3)
     method = Remembering(student, teacher, recipe.facts(CLASSES, data.train.labels))
     torch.seed()  # what the process itself draws must not matter
-    history = loop.train(student, teacher, method, data, recipe, 5, checkpoints=Checkpoints(folder, every), watch=seen)
+    steps = loop.training(student, teacher, method, data, recipe, 5, checkpoints=Checkpoints(folder, every))
+    history = loop.drive(steps, seen)
     rows = [asdict(epoch) | {"seconds": None} for epoch in history]
     return {"student": student.state_dict(), "method": method.state_dict(), "history": rows}
 
