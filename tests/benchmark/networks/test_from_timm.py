@@ -1,7 +1,5 @@
 """Chains cut from timm's models, against timm's own forward pass."""
 
-from functools import cache
-
 import pytest
 import timm
 import torch
@@ -18,10 +16,20 @@ WHOLE = ("resnetv2_50", "ghostnet_100")  # of families that are not cut
 # A stem that is a convolution alone, a head without a norm, norms that activate without a module for it.
 UNUSUAL = ("regnetv_040", "convnext_tiny_hnf", "test_efficientnet_evos")
 CLASSES = 7
-every_model = pytest.mark.parametrize("model", [*LISTED, *UNUSUAL, *WHOLE])
 
 
-@cache
+@pytest.fixture(scope="module", params=[*LISTED, *UNUSUAL, *WHOLE])
+def model(request: pytest.FixtureRequest) -> str:
+    """All tests of one model run before those of the next: kept at once, they would take gigabytes."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def chain(model: str) -> Chain:
+    return seasoned(model)
+
+
 def seasoned(model: str, image: tuple[int, int, int] = (3, 32, 32)) -> Chain:
     """Nothing is zero any more: neither a classifier nor a scale that would hide what a block does."""
     torch.manual_seed(0)
@@ -65,9 +73,8 @@ def restore(chain: Chain, buffers: dict[str, Tensor]) -> None:
         value.copy_(buffers[key])
 
 
-@every_model
-def test_in_evaluation_the_logits_are_timms_and_come_back_from_every_depth(model: str) -> None:
-    chain, images = seasoned(model).eval(), some_images()[:2]
+def test_in_evaluation_the_logits_are_timms_and_come_back_from_every_depth(model: str, chain: Chain) -> None:
+    chain, images = chain.eval(), some_images()[:2]
     with torch.no_grad():
         trace = chain.trace(images, range(len(chain) + 1))
         assert close(trace.logits, chain.network(images))
@@ -93,9 +100,8 @@ def shape(chain: Chain, depth: int) -> tuple[int, ...]:
             return (form.channels,)
 
 
-@every_model
-def test_in_training_the_logits_and_the_running_statistics_are_timms(model: str) -> None:
-    chain, images = seasoned(model).train(), some_images()
+def test_in_training_the_logits_and_the_running_statistics_are_timms(chain: Chain) -> None:
+    chain, images = chain.train(), some_images()
     before = statistics(chain)
     torch.manual_seed(2)
     with torch.no_grad():
@@ -128,9 +134,8 @@ def test_what_is_dropped_in_training_is_what_timm_drops(model: str) -> None:
         assert not close(answers[0], chain(images))  # it does drop
 
 
-@every_model
-def test_every_parameter_receives_a_gradient(model: str) -> None:
-    chain = seasoned(model).train()
+def test_every_parameter_receives_a_gradient(chain: Chain) -> None:
+    chain.train()
     before = statistics(chain)
     chain.zero_grad(set_to_none=True)
     chain(some_images()).square().sum().backward()
@@ -140,9 +145,7 @@ def test_every_parameter_receives_a_gradient(model: str) -> None:
     assert untouched == []
 
 
-@every_model
-def test_the_state_has_timms_own_keys_and_nothing_works_in_place(model: str) -> None:
-    chain = seasoned(model)
+def test_the_state_has_timms_own_keys_and_nothing_works_in_place(chain: Chain) -> None:
     assert list(chain.state_dict()) == list(chain.network.state_dict())
     held = {value.data_ptr() for value in chain.state_dict().values()}
     assert {parameter.data_ptr() for link in chain.links for parameter in link.parameters()} <= held
@@ -183,7 +186,6 @@ def test_a_family_without_batch_norm_says_so(model: str) -> None:
 
 
 @pytest.mark.parametrize("image", [(1, 32, 32), (3, 64, 64)], ids=str)
-@every_model
 def test_image_size_and_channels_adapt(model: str, image: tuple[int, int, int]) -> None:
     chain = networks.form(f"timm:{model}", CLASSES, image)
     assert chain.forms[0].channels == image[0]
