@@ -213,7 +213,7 @@ def setup(site: Site, code: Path) -> list[str]:
         f"export {CODE}",
         "export SLURM_EXPORT_ENV=ALL",  # srun's tasks are given it all, whatever sbatch was told of its own
         f"trap 'rm -rf \"${CODE}\"' EXIT",
-        f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
+        f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}" || exit',  # not with other code
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',
     ]
 

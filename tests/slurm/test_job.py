@@ -95,6 +95,14 @@ def test_code_is_unpacked_where_the_login_nodes_folder_for_temporary_files_is_no
     assert [file.name for file in tmp_path.iterdir()] == ["code.zip"]
 
 
+def test_a_job_whose_code_cannot_be_unpacked_ends_and_runs_no_other_code(tmp_path: Path) -> None:
+    (tmp_path / "code.zip").write_bytes(b"half of it")
+    script = "\n".join([*submit.setup(Site(), tmp_path / "code.zip"), "echo other code"])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode and not done.stdout
+    assert "BadZipFile" in done.stderr
+
+
 def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
     manners = []
     monkeypatch.setattr(submit, "submit", lambda *_, **how: manners.append(how["live_teacher"]))
