@@ -15,7 +15,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import METHODS, SOURCES, Method, hyper_parameters
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 Row = dict[str, Any]
 SHOWN_FOR = (100, (3, 32, 32))  # the classes and images for which networks are shown

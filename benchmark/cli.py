@@ -24,6 +24,7 @@ from kdbench.benchmark.options import (
     warn,
 )
 from kdbench.benchmark.throughput.verbs import throughput
+from kdbench.refusal import Refusal
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
@@ -309,10 +310,8 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""  # which file did not fit is not told
         _refuse(f"{where}{error.strerror}")
-    except ValueError as error:
-        if type(error).__name__ != "Refusal":  # by name: the class comes with torch, and help must not wait for it
-            raise
-        _refuse(str(error))
+    except Refusal as refusal:
+        _refuse(str(refusal))
 
 
 def _refuse(sentence: str) -> None:

@@ -4,7 +4,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 USUAL_ARRAY = 1001  # jobs, where a cluster says nothing else
 

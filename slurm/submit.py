@@ -24,7 +24,7 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from kdbench.slurm import queue, snapshot
 from kdbench.slurm import site as sites
 from kdbench.slurm.bundles import Bundle, bundles

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from kdbench.benchmark.data.dataset import DATASETS, PREFIXES, Dataset, Shape, Source
 from kdbench.benchmark.data.views import Draw, Normalise, Views, views_of_an_image
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 WORKERS = min(16, max(1, len(os.sched_getaffinity(0)) - 1))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's

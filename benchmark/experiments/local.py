@@ -26,7 +26,7 @@ from kdbench.benchmark.options import warn
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Diverged, Live
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def run_grid(

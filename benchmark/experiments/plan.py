@@ -20,7 +20,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental import feasibility
 from kdbench.benchmark.options import warn
 from kdbench.methods.method import Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 class State(StrEnum):

@@ -20,7 +20,7 @@ from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.features.layers import PAIRS, layers
 from kdbench.methods.features.quality import Watch, best, qualities
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 # What each measure asks of a layer, beside its letter in the paper.
 MEASURES = {"S": "separation", "I": "information", "E": "efficiency", "Q": "quality, S + √(I·E)"}

@@ -27,7 +27,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
 from kdbench.benchmark.experiments.record import Brief, Failure, Record
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 PACK_FROM = 200  # single files that may lie about before they are packed
 READ_AT_ONCE = 2**20  # bytes; with Python's own few thousand, reading a pack takes three times as long

@@ -21,7 +21,7 @@ from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.leaderboard.published import Figure, Paper, papers, stated
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 CLOSE = 1.0  # points: where the interval is wider, that it holds zero says little
 

@@ -6,7 +6,7 @@ import pytest
 
 from kdbench.benchmark.catalogue import columns, described, listed, paragraphs
 from kdbench.methods.method import METHODS
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 NOWHERE = Path("nowhere")
 

@@ -12,7 +12,7 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, plan
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import failure
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from kdbench.slurm import queue, watch
 from kdbench.slurm.queue import Queued
 from kdbench.slurm.site import Site

@@ -23,7 +23,7 @@ from kdbench.benchmark.training.evaluate import evaluate
 from kdbench.benchmark.training.loop import Epoch, train
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 CPU = Engine(torch.device("cpu"))
 COLOURS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cow": (30, 30, 200)}

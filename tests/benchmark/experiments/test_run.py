@@ -26,7 +26,7 @@ from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 CPU = Engine(torch.device("cpu"))
 Make = Callable[..., Any]
