@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from kdbench.benchmark.experiments.verbs import quality, records, teacher
+from kdbench.benchmark.experiments.words import columns, warn
 from kdbench.benchmark.leaderboard.verbs import leaderboard
 from kdbench.benchmark.options import (
     as_json,
@@ -21,7 +22,6 @@ from kdbench.benchmark.options import (
     results,
     say,
     settings,
-    warn,
 )
 from kdbench.benchmark.throughput.verbs import throughput
 from kdbench.refusal import Refusal
@@ -71,7 +71,7 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
         rows = site.listed()
     else:
         rows = catalogue.listed(noun)
-    say(rows, as_json, lambda: catalogue.columns(rows))
+    say(rows, as_json, lambda: columns(rows))
 
 
 @app.command()

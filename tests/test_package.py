@@ -56,6 +56,14 @@ def test_rooms_depend_on_each_other_in_one_direction() -> None:
             assert not [other for other in above if f"kdbench.{other}" in known], file
 
 
+def test_what_the_commands_verbs_share_is_known_to_them_alone() -> None:
+    """Else the folders of a room and the files beside them import each other in circles."""
+    for file in (ROOT / "benchmark").glob("*/*.py"):
+        known = file.read_text()
+        assert "benchmark.catalogue" not in known and "benchmark import catalogue" not in known, file
+        assert "benchmark.options" not in known or file.name == "verbs.py", file
+
+
 def test_the_bare_names_of_the_rooms_are_forbidden(tmp_path: Path) -> None:
     """A bare import would find whatever folder of that name the user has."""
     file = tmp_path / "bare.py"

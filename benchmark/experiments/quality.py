@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdbench.benchmark import catalogue, data
+from kdbench.benchmark import data
 from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
+from kdbench.benchmark.experiments.words import columns
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.recipe import Recipe
@@ -66,7 +67,7 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{found['teacher']}: top-1 {found['top1']:.2f}",
-            catalogue.columns(rows),
+            columns(rows),
             f"Highest Q (k0 = {found['k0']:g}): layers {chosen}.",
             f"In a grid: 'feature_only: {{teacher_depths: [{chosen}]}}'.",
         ]
