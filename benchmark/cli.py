@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+import kdbench
 from kdbench.benchmark.experiments.verbs import quality, records, teacher
 from kdbench.benchmark.experiments.words import columns, warn
 from kdbench.benchmark.leaderboard.verbs import leaderboard
@@ -29,7 +30,7 @@ from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="kdbench")
+@click.version_option(kdbench.__version__)
 def app() -> None:
     """Which knowledge should a small network take from a large one?
 

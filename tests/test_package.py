@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import kdbench
+
 ROOT = Path(__file__).parents[1]
 FILES_OF_A_CHECKOUT = (
     "pyproject.toml", "README.md", "LICENSE", "src", "benchmark", "methods", "slurm", "results/published"
@@ -29,6 +31,18 @@ def test_the_wheel_holds_one_package_with_its_data(wheel: Path) -> None:
     assert {"kdbench/py.typed", "kdbench/methods/logits/kd.py", "kdbench/benchmark/grids/quickstart.yaml"} <= set(names)
     published = {f"kdbench/published/{file.name}" for file in (ROOT / "results/published").iterdir()}
     assert published and published <= set(names)
+
+
+def test_the_wheel_has_the_version_that_the_code_says(wheel: Path) -> None:
+    assert wheel.name.startswith(f"kdbench-{kdbench.__version__}-")
+
+
+def test_code_that_nobody_has_installed_knows_its_version() -> None:
+    """As in a cluster's container, which has the dependencies alone."""
+    code = "import sys; sys.path.insert(0, 'src'); import kdbench; print(kdbench.__version__)"
+    words = [sys.executable, "-I", "-S", "-c", code]  # -S: without site-packages
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kdbench.__version__
 
 
 def test_the_wheel_works_in_a_folder_that_has_rooms_of_the_same_names(wheel: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import kdbench
 from kdbench.benchmark import extensions
+from kdbench.benchmark.experiments.environment import commit
 from kdbench.slurm import job, snapshot, submit, verbs
 from kdbench.slurm.job import Job
 from kdbench.slurm.site import Site
@@ -78,6 +79,14 @@ def test_code_that_is_older_than_zip_archives_is_frozen_too(tmp_path: Path, monk
     (tmp_path / "jobs").mkdir()
     snapshot.freeze(tmp_path / "jobs" / "code.zip")
     assert "kdbench/__init__.py" in zipfile.ZipFile(tmp_path / "jobs" / "code.zip").namelist()
+
+
+def test_a_job_knows_the_commit_of_its_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "commit", lambda: "c0ffee+changed")
+    snapshot.freeze(tmp_path / "code.zip")
+    zipfile.ZipFile(tmp_path / "code.zip").extractall(tmp_path / "node")
+    monkeypatch.setattr(kdbench, "__file__", str(tmp_path / "node" / "kdbench" / "__init__.py"))
+    assert commit.__wrapped__() == "c0ffee+changed"
 
 
 def test_code_is_unpacked_where_the_login_nodes_folder_for_temporary_files_is_not(
