@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 import kdbench
 from kdbench.benchmark import extensions
+from kdbench.benchmark.cli import app
 from kdbench.benchmark.experiments.environment import commit
-from kdbench.slurm import job, snapshot, submit, verbs
+from kdbench.slurm import job, snapshot, submit
 from kdbench.slurm.job import Job
 from kdbench.slurm.site import Site
 
@@ -116,5 +117,5 @@ def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> Non
     manners = []
     monkeypatch.setattr(submit, "submit", lambda *_, **how: manners.append(how["live_teacher"]))
     for flag in ([], ["--live-teacher"]):
-        assert CliRunner().invoke(verbs.submit, ["quickstart", "--site", "any", *flag]).exit_code == 0
+        assert CliRunner().invoke(app, ["submit", "quickstart", "--site", "any", *flag]).exit_code == 0
     assert manners == [False, True]
