@@ -28,6 +28,7 @@ import psutil
 
 PATIENCE = 120.0
 BEAT = 10.0
+BOOT = Path("/proc/sys/kernel/random/boot_id")  # drawn by each machine when it starts
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -157,9 +158,14 @@ def _unless_hidden(pid: int) -> bool | None:
 
 @cache
 def here() -> str:
-    """This machine, as far as its processes see each other: containers on it may share its name."""
-    space = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {space.readlink() if space.is_symlink() else ''}".strip()
+    """This machine, as far as its processes see each other: containers on it may share its name, and so may other
+    machines, on all of which the first namespace has one number."""
+    facts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # not on Linux
+        facts.append(BOOT.read_text().strip())
+    with contextlib.suppress(OSError):
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(facts)
 
 
 def _now(folder: Path) -> float:

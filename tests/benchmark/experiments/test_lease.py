@@ -178,6 +178,16 @@ def test_a_process_that_is_gone_is_not_alive_however_young_its_heartbeat(folder:
     assert not alive(leave(folder, pid=pid))
 
 
+def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boots, seen = [tmp_path / "one", tmp_path / "another", tmp_path / "none that can be read"], set()
+    for boot in boots[:2]:
+        boot.write_text(f"{boot.name}\n")
+    for boot in boots:
+        monkeypatch.setattr(lease_module, "BOOT", boot)
+        seen.add(lease_module.here.__wrapped__())
+    assert len(seen) == 3
+
+
 def test_a_process_of_another_user_that_the_machine_hides_is_believed_while_its_heart_beats(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
