@@ -12,10 +12,11 @@ from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.experiments import grid as grids
 from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.words import readable
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import METHODS, SOURCES, Method, hyper_parameters
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 Row = dict[str, Any]
 SHOWN_FOR = (100, (3, 32, 32))  # the classes and images for which networks are shown
@@ -79,16 +80,6 @@ def described(name: str, results: Path) -> Row:
     return {"network": name} | _network(chain) | {"at": "3@32x32, 100 classes", "depths": links}
 
 
-def columns(rows: list[Row]) -> str:
-    """Names and facts in columns."""
-    if not rows:
-        return "none"
-    heads = list(rows[0])
-    cells = [heads, *([_text(row[head]) for head in heads] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
-    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells)
-
-
 def paragraphs(row: Row, indent: str = "") -> str:
     lines = []
     for key, value in row.items():
@@ -99,7 +90,7 @@ def paragraphs(row: Row, indent: str = "") -> str:
         elif isinstance(value, str) and "\n" in value:
             lines += [f"{indent}{key}:", *(f"{indent}  {line}".rstrip() for line in value.splitlines())]
         else:
-            lines.append(f"{indent}{key}: {_text(value)}")
+            lines.append(f"{indent}{key}: {readable(value)}")
     return "\n".join(lines)
 
 
@@ -165,10 +156,6 @@ def _typed(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else re.sub(r"typing\.", "", str(annotation))
 
 
-def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
 def _brief(value: Any) -> str:
     """In a matrix, numbers stand below one another."""
-    return f"{value:6.2f}" if isinstance(value, float) else _text(value)
+    return f"{value:6.2f}" if isinstance(value, float) else readable(value)

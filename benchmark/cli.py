@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+import kdbench
 from kdbench.benchmark.experiments.verbs import quality, records, teacher
+from kdbench.benchmark.experiments.words import columns, warn
 from kdbench.benchmark.leaderboard.verbs import leaderboard
 from kdbench.benchmark.options import (
     as_json,
@@ -21,14 +23,14 @@ from kdbench.benchmark.options import (
     results,
     say,
     settings,
-    warn,
 )
 from kdbench.benchmark.throughput.verbs import throughput
+from kdbench.refusal import Refusal
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="kdbench")
+@click.version_option(kdbench.__version__)
 def app() -> None:
     """Which knowledge should a small network take from a large one?
 
@@ -70,7 +72,7 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
         rows = site.listed()
     else:
         rows = catalogue.listed(noun)
-    say(rows, as_json, lambda: catalogue.columns(rows))
+    say(rows, as_json, lambda: columns(rows))
 
 
 @app.command()
@@ -309,10 +311,8 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""  # which file did not fit is not told
         _refuse(f"{where}{error.strerror}")
-    except ValueError as error:
-        if type(error).__name__ != "Refusal":  # by name: the class comes with torch, and help must not wait for it
-            raise
-        _refuse(str(error))
+    except Refusal as refusal:
+        _refuse(str(refusal))
 
 
 def _refuse(sentence: str) -> None:

@@ -16,7 +16,7 @@ from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.data.dataset import HELD_OUT
 from kdbench.benchmark.networks.registry import FAMILIES
 from kdbench.methods.method import METHODS, SOURCES, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 _loaded: dict[Path, str] = {}  # file → digest
 _owner: dict[str, Path] = {}  # name, or pattern of names → the file that registered it

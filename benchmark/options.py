@@ -2,12 +2,13 @@
 
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+from kdbench.benchmark.experiments.words import warn
 
 if TYPE_CHECKING:
     from kdbench.benchmark.experiments.plan import Plan
@@ -82,8 +83,3 @@ def load_files(files: tuple[Path, ...]) -> None:
 
 def say(value: Any, as_json: bool, text: Callable[[], str]) -> None:
     print(json.dumps(value, indent=2) if as_json else text())
-
-
-def warn(sentences: list[str]) -> None:
-    for sentence in sentences:
-        print(f"kdbench: {sentence}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Which depth of the student answers to which of the teacher: the one place where depths of two networks meet."""
 
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def aligned(student: Chain, teacher: Chain) -> list[tuple[int, int]]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.methods.forms import Form
-from kdbench.methods.refusal import Refusal
 from kdbench.methods.shadow import Shadow
+from kdbench.refusal import Refusal
 
 
 class Unasked:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 class Combination(Method):

@@ -4,7 +4,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 USUAL_ARRAY = 1001  # jobs, where a cluster says nothing else
 
@@ -40,7 +40,7 @@ def gpu_types(partition: str | None) -> set[str]:
     """The types of GPU that the nodes of a partition have, where they have names."""
     where = ["--partition", partition] if partition else []
     resources = ask("sinfo", "--noheader", "--format=%G", *where)
-    return set(re.findall(r"gpu:([A-Za-z][\w.-]*):\d", resources))
+    return set(re.findall(r"gpu:([\w.-]+):\d", resources))  # 3090, too; without a type a number stands there alone
 
 
 def ask(*command: str) -> str:

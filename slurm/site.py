@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from kdbench.benchmark.experiments.conversion import shown
 from kdbench.benchmark.experiments.document import read
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parent / "sites"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import kdbench
 from kdbench.benchmark import extensions
+from kdbench.benchmark.experiments.environment import COMMIT, commit
 
 WITHIN = "files"  # where a user's own files lie in the archive
 
@@ -18,6 +19,7 @@ def freeze(archive: Path) -> None:
             frozen.write(file, Path("kdbench") / file.relative_to(package))
         for file in extensions.files():
             frozen.write(file, Path(WITHIN) / file.name)
+        frozen.writestr(COMMIT, commit())
 
 
 def _files(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from kdbench.slurm import queue, snapshot
 from kdbench.slurm import site as sites
 from kdbench.slurm.bundles import Bundle, bundles
@@ -33,6 +33,7 @@ from kdbench.slurm.site import Site
 from kdbench.slurm.submission import Submission, folder, keep, waiting
 
 DEAF = 128 + signal.SIGUSR2  # srun's exit code where the warning of the end has killed what it ran
+BUSY = "another submission to these results is under way: ask again when it is over"
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def submit(
         datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
-        raise Refusal("another submission to these results is under way: ask again when it is over")
-    try:
+        raise Refusal(BUSY)
+    with desk:
         # The queue is asked before the records: a job that ends in between has left what it leaves.
         there = waiting(store, queue.queued())
         made = to_be_run(grid, store)
@@ -80,6 +81,8 @@ def submit(
             return f"Nothing is left to submit{_besides(made, wanted, known)}."
         if shutil.which("srun") is None:  # submitit looks for it too, and too late
             raise Refusal("SLURM cannot be asked from this machine: there is no command 'srun'")
+        if not desk.holds():  # this process was stopped for so long that it was believed dead
+            raise Refusal(BUSY)
         failed = [failure for id in _ids(submission.arrays) if (failure := store.failure(id))]
         for failure in failed:
             store.forgive(failure.id)
@@ -101,8 +104,6 @@ def submit(
                 if failure.id in refused:
                     store.fail(failure)
             raise
-    finally:
-        desk.release()
     return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
 
 
@@ -213,7 +214,7 @@ def setup(site: Site, code: Path) -> list[str]:
         f"export {CODE}",
         "export SLURM_EXPORT_ENV=ALL",  # srun's tasks are given it all, whatever sbatch was told of its own
         f"trap 'rm -rf \"${CODE}\"' EXIT",
-        f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}"',
+        f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}" || exit',  # not with other code
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',
     ]
 

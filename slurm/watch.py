@@ -6,7 +6,7 @@ from kdbench.benchmark.experiments.plan import Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import Sent
 from kdbench.benchmark.experiments.words import counted
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 from kdbench.slurm import queue
 from kdbench.slurm.submission import folder, logs, submitted, waiting
 

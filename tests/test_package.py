@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import kdbench
+
 ROOT = Path(__file__).parents[1]
 FILES_OF_A_CHECKOUT = (
     "pyproject.toml", "README.md", "LICENSE", "src", "benchmark", "methods", "slurm", "results/published"
@@ -29,6 +31,18 @@ def test_the_wheel_holds_one_package_with_its_data(wheel: Path) -> None:
     assert {"kdbench/py.typed", "kdbench/methods/logits/kd.py", "kdbench/benchmark/grids/quickstart.yaml"} <= set(names)
     published = {f"kdbench/published/{file.name}" for file in (ROOT / "results/published").iterdir()}
     assert published and published <= set(names)
+
+
+def test_the_wheel_has_the_version_that_the_code_says(wheel: Path) -> None:
+    assert wheel.name.startswith(f"kdbench-{kdbench.__version__}-")
+
+
+def test_code_that_nobody_has_installed_knows_its_version() -> None:
+    """As in a cluster's container, which has the dependencies alone."""
+    code = "import sys; sys.path.insert(0, 'src'); import kdbench; print(kdbench.__version__)"
+    words = [sys.executable, "-I", "-S", "-c", code]  # -S: without site-packages
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kdbench.__version__
 
 
 def test_the_wheel_works_in_a_folder_that_has_rooms_of_the_same_names(wheel: Path, tmp_path: Path) -> None:
@@ -54,6 +68,14 @@ def test_rooms_depend_on_each_other_in_one_direction() -> None:
         for file in (ROOT / room).rglob("*.py"):
             known = file.read_text() if file != ROOT / "benchmark/cli.py" else ""
             assert not [other for other in above if f"kdbench.{other}" in known], file
+
+
+def test_what_the_commands_verbs_share_is_known_to_them_alone() -> None:
+    """Else the folders of a room and the files beside them import each other in circles."""
+    for file in (ROOT / "benchmark").glob("*/*.py"):
+        known = file.read_text()
+        assert "benchmark.catalogue" not in known and "benchmark import catalogue" not in known, file
+        assert "benchmark.options" not in known or file.name == "verbs.py", file
 
 
 def test_the_bare_names_of_the_rooms_are_forbidden(tmp_path: Path) -> None:

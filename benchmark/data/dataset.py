@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kdbench.methods.refusal import Refusal
 from kdbench.methods.registry import Registry
+from kdbench.refusal import Refusal
 
 HELD_OUT = ":held-out"
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from kdbench.benchmark.data.dataset import DATASETS, PREFIXES, Dataset, Shape, Source
 from kdbench.benchmark.data.views import Draw, Normalise, Views, views_of_an_image
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def cores() -> int:

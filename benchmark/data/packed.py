@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kdbench.benchmark.data.dataset import Split
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def unpack(file: Path) -> tuple[Split, Split]:

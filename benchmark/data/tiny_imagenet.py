@@ -12,7 +12,7 @@ from rich.progress import track
 
 from kdbench.benchmark.data import packed
 from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, moves, source
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 NAME, FOLDER, SIDE, CROP = "tiny-imagenet", "tiny-imagenet-200", 64, 8
 ADVICE = f"unpack tiny-imagenet-200.zip anew (cs231n.stanford.edu/{FOLDER}.zip)"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdbench.benchmark.data import packed
 from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, moves
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 Opener = Callable[[Path, bool], Any]
 

@@ -24,7 +24,7 @@ from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.store import Store, believed, write
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import counted
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 RECORDS = "records.jsonl"
 LONGEST = 16 * 2**20  # bytes that one record may have; those that were seen have thousands

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import Recipe
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 IMPORT = "import"  # the method of a teacher that others have trained
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 
 from kdbench.benchmark.experiments.conversion import Misfit, convert
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 T = TypeVar("T")
 MOST_VALUES = 100_000  # what aliases may unfold to; a grid that a person wrote has a few hundred

@@ -1,5 +1,6 @@
 """Where a cell runs: what its record says of the machine and the code."""
 
+import contextlib
 import hashlib
 import platform
 import subprocess
@@ -13,8 +14,11 @@ import msgspec
 import psutil
 import torch
 
+import kdbench
 from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.training.engine import Engine
+
+COMMIT = "kdbench.commit"  # the file beside the package that tells it where the code is a copy of a checkout
 
 
 def environment(engine: Engine, **facts: Any) -> Environment:
@@ -25,8 +29,8 @@ def environment(engine: Engine, **facts: Any) -> Environment:
         key=key,
         arithmetic=arithmetic,
         machine=machine(),
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in ("kdbench", "torch", "torchvision", "timm", "numpy")},
+        versions={"python": platform.python_version(), "kdbench": kdbench.__version__}  # the code's, installed or not
+        | {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},
         git=commit(),
         finished=now(),
     )
@@ -53,7 +57,9 @@ def _cpu() -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the code that runs, marked where files were changed since; empty outside a checkout."""
+    """The commit of the code that runs, marked where files were changed since; empty where nothing tells it."""
+    with contextlib.suppress(FileNotFoundError):
+        return (Path(kdbench.__file__).parents[1] / COMMIT).read_text()
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -61,7 +67,7 @@ def commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie inside another's checkout
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../methods")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../methods", "../../src")
         return git("rev-parse", "HEAD") + ("+changed" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -21,7 +21,7 @@ from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
 from kdbench.methods import members, taught
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parents[1] / "grids"
 ARROW = "->"

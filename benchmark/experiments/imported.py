@@ -26,7 +26,7 @@ from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import evaluate
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 MARK = "@"  # no network's own name has it
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")  # under which the field keeps a state

@@ -16,16 +16,19 @@ import contextlib
 import os
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import psutil
 
 PATIENCE = 120.0
 BEAT = 10.0
+BOOT = Path("/proc/sys/kernel/random/boot_id")  # drawn by each machine when it starts
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -42,11 +45,32 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Lease:
-    """Held from ``take`` to ``release``."""
+    """Held from ``take`` to ``release``. Whoever may need it for longer than ``PATIENCE`` works ``with`` it: it beats
+    meanwhile, and is released in the end."""
 
     def __init__(self, file: Path, holder: Holder) -> None:
         self.file = file
         self.content = msgspec.json.encode(holder)
+        self.lost = False  # as the last beat saw it
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.release()
+
+    def _keep_alive(self) -> None:
+        while not self._over.wait(BEAT):
+            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the beat
+                if self.holds():
+                    self.beat()
+                else:
+                    self.lost = True
 
     @classmethod
     def take(cls, folder: Path) -> "Lease | None":
@@ -134,9 +158,14 @@ def _unless_hidden(pid: int) -> bool | None:
 
 @cache
 def here() -> str:
-    """This machine, as far as its processes see each other: containers on it may share its name."""
-    space = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {space.readlink() if space.is_symlink() else ''}".strip()
+    """This machine, as far as its processes see each other: containers on it may share its name, and so may other
+    machines, on all of which the first namespace has one number."""
+    facts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # not on Linux
+        facts.append(BOOT.read_text().strip())
+    with contextlib.suppress(OSError):
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(facts)
 
 
 def _now(folder: Path) -> float:

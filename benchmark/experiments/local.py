@@ -20,13 +20,12 @@ from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
-from kdbench.benchmark.experiments.words import counted, duration
+from kdbench.benchmark.experiments.words import counted, duration, warn
 from kdbench.benchmark.experiments.worker import Status
-from kdbench.benchmark.options import warn
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Diverged, Live
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def run_grid(

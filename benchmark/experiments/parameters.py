@@ -9,7 +9,7 @@ import msgspec
 from kdbench.benchmark.experiments.conversion import Misfit, convert
 from kdbench.methods import members
 from kdbench.methods.method import METHODS, Method, hyper_parameters
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 
 def complete(name: str, params: dict[str, Any]) -> dict[str, Any]:

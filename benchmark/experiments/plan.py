@@ -18,10 +18,10 @@ from kdbench.benchmark.experiments.memory import Outlook, outlook
 from kdbench.benchmark.experiments.outline import Outline, likes
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.words import warn
 from kdbench.benchmark.incremental import feasibility
-from kdbench.benchmark.options import warn
 from kdbench.methods.method import Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 class State(StrEnum):

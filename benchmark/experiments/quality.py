@@ -10,17 +10,18 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdbench.benchmark import catalogue, data
+from kdbench.benchmark import data
 from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
+from kdbench.benchmark.experiments.words import columns
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.features.layers import PAIRS, layers
 from kdbench.methods.features.quality import Watch, best, qualities
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 # What each measure asks of a layer, beside its letter in the paper.
 MEASURES = {"S": "separation", "I": "information", "E": "efficiency", "Q": "quality, S + √(I·E)"}
@@ -66,7 +67,7 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{found['teacher']}: top-1 {found['top1']:.2f}",
-            catalogue.columns(rows),
+            columns(rows),
             f"Highest Q (k0 = {found['k0']:g}): layers {chosen}.",
             f"In a grid: 'feature_only: {{teacher_depths: [{chosen}]}}'.",
         ]

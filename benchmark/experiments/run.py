@@ -31,7 +31,7 @@ from kdbench.benchmark.training.loop import Epoch, Live, drive, training
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.benchmark.training.together import Together
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 load_data = lru_cache(maxsize=2)(data.load)
 Ran = tuple[Record, bytes | None]  # with the weights of one that may teach

@@ -27,7 +27,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
 from kdbench.benchmark.experiments.record import Brief, Failure, Record
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 PACK_FROM = 200  # single files that may lie about before they are packed
 READ_AT_ONCE = 2**20  # bytes; with Python's own few thousand, reading a pack takes three times as long
@@ -146,7 +146,7 @@ class Store:
         singles = self._singles()
         if len(singles) < PACK_FROM or not (lease := Lease.take(self.folder / "work" / "pack")):
             return
-        try:
+        with lease:
             packs: dict[Path, dict[str, bytes]] = {}
             for file in singles:
                 if record := self._read(file, Record):
@@ -155,11 +155,13 @@ class Store:
                     packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
             for pack, fresh in packs.items():
                 there = {record.id: line for record, line in self._unpack(pack, Record)} if pack.exists() else {}
+                if not lease.holds():  # what another has packed since would be lost
+                    return
                 write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
                 for cell_id in fresh:
+                    if not lease.holds():
+                        return
                     (self.records_folder / f"{cell_id}.json").unlink(missing_ok=True)
-        finally:
-            lease.release()
 
     # -- failures -----------------------------------------------------------------------------------------------------
 

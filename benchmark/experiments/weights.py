@@ -12,7 +12,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def trained(cell: Cell, store: Store) -> tuple[Chain, Record]:

@@ -1,7 +1,8 @@
-"""Numbers and tables, as people read them."""
+"""Numbers, tables and warnings, as people read them."""
 
+import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,7 +18,26 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minute:02} min" if hours else f"{minute} min {second:02} s" if minute else f"{second} s"
 
 
+def readable(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def columns(rows: list[dict[str, Any]]) -> str:
+    """Names and facts in columns."""
+    if not rows:
+        return "none"
+    heads = list(rows[0])
+    cells = [heads, *([readable(row[head]) for head in heads] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
+    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
 def markdown_table(table: "DataFrame", align: Iterable[str] | None = None) -> str:
     """Of words; a name with a bar in it does not end its column."""
     safe = table.map(lambda word: word.replace("|", r"\|"))
     return safe.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        print(f"kdbench: {sentence}", file=sys.stderr)

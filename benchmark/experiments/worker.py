@@ -22,7 +22,7 @@ from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import Interrupted, crew, describe, out_of_memory
 from kdbench.benchmark.experiments.environment import environment, now
-from kdbench.benchmark.experiments.lease import BEAT, Lease
+from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.run import Ran, Running, running
 from kdbench.benchmark.experiments.store import Store, write
@@ -93,30 +93,24 @@ class Worker:
             lease = Lease.take(folder)
             if lease is None:
                 return "elsewhere"
-            try:
+            with lease, News(folder, partial(tell, cell) if tell else None) as news:
                 # Another may have finished it between the plan and the lease, or failed.
                 if self.store.record(cell.id) and not (needs_weights and not self.store.weights(cell).exists()):
                     return "finished"
                 if self.store.failure(cell.id):
                     return "failed"
-                with Pulse(lease, folder, partial(tell, cell) if tell else None) as pulse:
-                    return (yield from self._run(cell, lease, pulse, together))
-            finally:
-                (folder / "status.json").unlink(missing_ok=True)
-                lease.release()
+                return (yield from self._run(cell, lease, news, together))
         except OSError as error:  # of the store, as when its disk is full: the cell's own is caught before
             self.store.fail(failure(cell, describe(error), traceback.format_exc(), self.engine))
             return "failed"
 
-    def _run(
-        self, cell: Cell, lease: Lease, pulse: "Pulse", together: Together | None
-    ) -> Generator[None, None, Outcome]:
+    def _run(self, cell: Cell, lease: Lease, news: "News", together: Together | None) -> Generator[None, None, Outcome]:
         checkpoints = Checkpoints(self.store.work(cell.id))
         result: Ran | Failure
         try:
             self.ranks.given(cell)
             steps = running(cell, self.store, self.engine, self.data_folder, checkpoints, together, self.ranks)
-            result = yield from self._watched(steps, checkpoints, pulse)
+            result = yield from self._watched(steps, checkpoints, lease, news)
         except Exception as error:
             if together and out_of_memory(error):
                 return "alone"
@@ -133,13 +127,15 @@ class Worker:
         self.store.clear(cell.id)
         return "finished"
 
-    def _watched(self, steps: Running, checkpoints: Checkpoints, pulse: "Pulse") -> Generator[None, None, Ran]:
+    def _watched(
+        self, steps: Running, checkpoints: Checkpoints, lease: Lease, news: "News"
+    ) -> Generator[None, None, Ran]:
         while True:
             try:
-                pulse.live = next(steps)
+                news.live = next(steps)
             except StopIteration as end:
                 return end.value
-            lost = pulse.lost
+            lost = lease.lost  # asked once: the beat goes on beside this
             written = self.stop.is_set() and checkpoints.every == 0
             if self.ranks.told(lost or written):
                 raise Lost if lost else Interrupted
@@ -148,39 +144,35 @@ class Worker:
             yield
 
 
-class Pulse:
-    """While a cell runs: keeps the lease alive, tells the launcher and other processes how far it is."""
+class News:
+    """While a cell runs: tells the launcher and other processes how far it is."""
 
-    def __init__(self, lease: Lease, folder: Path, tell: Callable[[Status], None] | None) -> None:
-        self.lease, self.folder, self.tell = lease, folder, tell
+    def __init__(self, folder: Path, tell: Callable[[Status], None] | None) -> None:
+        self.file, self.tell = folder / "status.json", tell
         self.live: Live | None = None
         self.phase, self.began, self.first = "", 0.0, 0.0  # and the share that was done when it was first seen
-        self.lost = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._spread, daemon=True)
 
-    def __enter__(self) -> "Pulse":
+    def __enter__(self) -> "News":
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
+        self.file.unlink(missing_ok=True)
 
-    def _beat(self) -> None:
-        beaten = written = time.monotonic()
+    def _spread(self) -> None:
+        written = time.monotonic()
         while not self._over.wait(0.5):
-            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the beat
-                if time.monotonic() - beaten > BEAT:
-                    beaten = time.monotonic()
-                    self.lost = not self.lease.holds()
-                    self.lease.beat()
+            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the news
                 if status := self.status():
                     if self.tell:
                         self.tell(status)
                     if time.monotonic() - written > 2:
                         written = time.monotonic()
-                        write(self.folder / "status.json", msgspec.json.encode(status))
+                        write(self.file, msgspec.json.encode(status))
 
     def status(self) -> Status | None:
         live = self.live

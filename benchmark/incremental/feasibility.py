@@ -7,7 +7,7 @@ from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.methods.method import Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def build(cell: Cell) -> Needs:

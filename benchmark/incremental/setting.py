@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 Count = Annotated[int, Meta(ge=1)]
 Kept = Annotated[int, Meta(ge=0)]

@@ -13,7 +13,7 @@ from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.table import Board, board
 from kdbench.benchmark.throughput import record as throughput
 from kdbench.benchmark.throughput.table import tables
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import msgspec
 
 import kdbench
 from kdbench.benchmark.experiments.document import read
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 FOLDER = Path(kdbench.__file__).parent / "published"
 

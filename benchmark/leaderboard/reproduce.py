@@ -11,17 +11,17 @@ from typing import Any
 import msgspec
 from scipy import stats
 
-from kdbench.benchmark.catalogue import columns
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.grid import Grid, load
 from kdbench.benchmark.experiments.outline import Outline
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.plan import Expectation
 from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.experiments.words import columns
 from kdbench.benchmark.leaderboard.published import Figure, Paper, papers, stated
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 CLOSE = 1.0  # points: where the interval is wider, that it holds zero says little
 

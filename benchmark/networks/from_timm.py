@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from kdbench.benchmark.networks.registry import Image
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal, nearest
+from kdbench.refusal import Refusal, nearest
 
 # A block's last norm, and the activation behind it if there is one: an activation becomes a link of its own.
 ENDS: dict[type[nn.Module], tuple[str, str]] = {

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal, nearest
 from kdbench.methods.shadow import Shadow
+from kdbench.refusal import Refusal, nearest
 
 Image = tuple[int, int, int]  # channels, height, width
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdbench.benchmark.networks.initial import initialise
 from kdbench.benchmark.networks.registry import Image, family
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 class BasicBlock(nn.Module):

@@ -26,7 +26,7 @@ from kdbench.benchmark.throughput.record import Throughput, keep, measured, reco
 from kdbench.benchmark.throughput.table import tables
 from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @dataclass

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from kdbench.benchmark.options import as_json, data, files, grid, load_files, results, say, warn
+from kdbench.benchmark.experiments.words import warn
+from kdbench.benchmark.options import as_json, data, files, grid, load_files, results, say
 
 
 @click.command()

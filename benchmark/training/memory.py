@@ -20,7 +20,7 @@ from torch import Tensor
 from kdbench.benchmark.training.teacher import frozen
 from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 AT_ONCE = 64  # images that the teacher is asked about; on a GPU always as many, for the last bits may depend on it
 PORTION = 16  # on a CPU any multiple of this gives the same bits

@@ -10,7 +10,7 @@ from kdbench.methods.features.preactivation import preactivations
 from kdbench.methods.features.stages import Stagewise, initial_epochs_of
 from kdbench.methods.forms import Adapter, Form
 from kdbench.methods.method import METHODS, Batch, Facts, Phase
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:

@@ -12,7 +12,7 @@ from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size, initial_epochs_of
 from kdbench.methods.method import METHODS, Batch, Facts, Phase
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def layers(*widths: int) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from kdbench.methods.features.layers import PAIRS, layers, standard
 from kdbench.methods.features.quality import best, qualities
 from kdbench.methods.forms import Form, as_map, resized, smaller
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 Numbers = tuple[int, ...] | Literal["standard"]
 NumbersByQuality = tuple[int, ...] | Literal["standard", "quality"]

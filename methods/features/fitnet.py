@@ -10,7 +10,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size
 from kdbench.methods.forms import Form
 from kdbench.methods.method import METHODS, Batch, Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def convolution(source: Form, target: Form) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def preactivations(student: Chain, teacher: Chain) -> list[tuple[int, int]]:

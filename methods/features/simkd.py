@@ -8,7 +8,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.bottleneck import bottleneck
 from kdbench.methods.forms import Form, as_map, resized, smaller
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @METHODS.register("simkd")

@@ -9,7 +9,7 @@ from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.forms import Form, as_map, resized, smaller
 from kdbench.methods.method import Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 class Stagewise(Method):

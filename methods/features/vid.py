@@ -11,7 +11,7 @@ from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size
 from kdbench.methods.method import METHODS, Batch, Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 SMALLEST = 1e-5  # a variance never falls below it
 

@@ -21,8 +21,8 @@ from kdbench.methods.gradients.fisher import (
     tail_diagonal,
 )
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, Source
-from kdbench.methods.refusal import Refusal
 from kdbench.methods.survey import survey
+from kdbench.refusal import Refusal
 
 
 @METHODS.register("weighted_features")

@@ -11,7 +11,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.forms import Adapter
 from kdbench.methods.logits.divergence import softened_kl
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @METHODS.register("blockwise")

@@ -9,7 +9,7 @@ from torch import Tensor
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import gram_distance, silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 Reduction = Literal["element", "sample"]
 Correlation = Literal["classes", "samples", "coefficients"]

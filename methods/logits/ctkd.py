@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import softened_kl
 from kdbench.methods.method import METHODS, Batch, Facts, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @METHODS.register("ctkd")

@@ -5,7 +5,7 @@ from torch import Tensor
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import softened_kl
 from kdbench.methods.method import METHODS, Batch, Facts, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @METHODS.register("kd")

@@ -7,7 +7,7 @@ from torch import Tensor
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import others
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @METHODS.register("nkd")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, hyper_parameters
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 # What the paper's code sets where it is told no more than to standardise.
 PUBLISHED: dict[str, dict[str, Any]] = {

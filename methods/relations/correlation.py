@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def neighbours_loss(student: Tensor, teacher: Tensor) -> Tensor:

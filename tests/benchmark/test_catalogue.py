@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.benchmark.catalogue import columns, described, listed, paragraphs
+from kdbench.benchmark.catalogue import described, listed, paragraphs
 from kdbench.methods.method import METHODS
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 NOWHERE = Path("nowhere")
 
@@ -50,12 +50,6 @@ def test_a_network_is_described_depth_by_depth() -> None:
 def test_what_nothing_is_called_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(Refusal, match="nothing is called 'quickstar'; did you mean 'quickstart'"):
         described("quickstar", NOWHERE)
-
-
-def test_columns_are_as_wide_as_what_stands_in_them() -> None:
-    text = columns([{"name": "a", "size": 1234567}, {"name": "longer", "size": True}])
-    assert text == "name    size\na       1,234,567\nlonger  True"
-    assert columns([]) == "none"
 
 
 def test_paragraphs_are_indented_by_what_they_belong_to() -> None:

@@ -14,6 +14,7 @@ import kdbench as package
 from kdbench.benchmark import cli, networks
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.conversion import Misfit
 from kdbench.benchmark.experiments.grid import shipped
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
@@ -180,6 +181,14 @@ def test_what_is_shown_stays_where_it_is(kdbench: Command) -> None:
     Path("results/leaderboard.json").write_text("{}")
     assert kdbench("show", "../leaderboard").sentence.startswith("nothing is called '../leaderboard'")
     assert Path("results/leaderboard.json").exists()
+
+
+def test_every_kind_of_refusal_is_a_sentence(kdbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def misfit(*_: object) -> None:
+        raise Misfit("$.methods", "must be known")
+
+    monkeypatch.setattr(cli, "planned", misfit)
+    assert "must be known" in kdbench("plan", "quickstart").sentence
 
 
 def test_results_that_cannot_be_made_end_a_run_at_once(kdbench: Command) -> None:

@@ -15,11 +15,11 @@ from kdbench.benchmark import extensions, networks
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.experiments.grid import Grid, load
 from kdbench.methods.method import METHODS
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 METHOD = '''
 from kdbench.methods.method import METHODS, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 @METHODS.register("echo")
 class Echo(Method):

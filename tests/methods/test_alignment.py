@@ -6,7 +6,7 @@ from torch import nn
 from kdbench.benchmark import networks
 from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.pairs import FEATURE_ONLY, STANDARD
 
 MIXED = [("fo_vit_b", "resnet20"), ("resnet56", "fo_vit_ett"), ("vgg13", "fo_vit_ett")]

@@ -14,7 +14,7 @@ from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods import create, resolve
 from kdbench.methods.chain import UNASKED, Chain
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Source, hyper_parameters
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Learn, MakeBatch, seeded
 
 NAMES = [*METHODS, "ce+kd"]

@@ -13,7 +13,7 @@ from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods import create
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.pairs import STANDARD
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)

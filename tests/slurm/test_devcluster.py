@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from kdbench.slurm.devcluster import cluster as rooms
 from kdbench.slurm.devcluster.cluster import DevCluster
 from kdbench.slurm.devcluster.options import Options, Partition

@@ -14,7 +14,9 @@ from click.testing import CliRunner
 
 import kdbench
 from kdbench.benchmark import extensions
-from kdbench.slurm import job, snapshot, submit, verbs
+from kdbench.benchmark.cli import app
+from kdbench.benchmark.experiments.environment import commit
+from kdbench.slurm import job, snapshot, submit
 from kdbench.slurm.job import Job
 from kdbench.slurm.site import Site
 
@@ -80,6 +82,14 @@ def test_code_that_is_older_than_zip_archives_is_frozen_too(tmp_path: Path, monk
     assert "kdbench/__init__.py" in zipfile.ZipFile(tmp_path / "jobs" / "code.zip").namelist()
 
 
+def test_a_job_knows_the_commit_of_its_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "commit", lambda: "c0ffee+changed")
+    snapshot.freeze(tmp_path / "code.zip")
+    zipfile.ZipFile(tmp_path / "code.zip").extractall(tmp_path / "node")
+    monkeypatch.setattr(kdbench, "__file__", str(tmp_path / "node" / "kdbench" / "__init__.py"))
+    assert commit.__wrapped__() == "c0ffee+changed"
+
+
 def test_code_is_unpacked_where_the_login_nodes_folder_for_temporary_files_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,9 +105,17 @@ def test_code_is_unpacked_where_the_login_nodes_folder_for_temporary_files_is_no
     assert [file.name for file in tmp_path.iterdir()] == ["code.zip"]
 
 
+def test_a_job_whose_code_cannot_be_unpacked_ends_and_runs_no_other_code(tmp_path: Path) -> None:
+    (tmp_path / "code.zip").write_bytes(b"half of it")
+    script = "\n".join([*submit.setup(Site(), tmp_path / "code.zip"), "echo other code"])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode and not done.stdout
+    assert "BadZipFile" in done.stderr
+
+
 def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
     manners = []
     monkeypatch.setattr(submit, "submit", lambda *_, **how: manners.append(how["live_teacher"]))
     for flag in ([], ["--live-teacher"]):
-        assert CliRunner().invoke(verbs.submit, ["quickstart", "--site", "any", *flag]).exit_code == 0
+        assert CliRunner().invoke(app, ["submit", "quickstart", "--site", "any", *flag]).exit_code == 0
     assert manners == [False, True]

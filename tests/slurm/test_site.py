@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from submitit.slurm.slurm import _make_sbatch_string
 
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from kdbench.slurm.site import load, minutes, shipped
 
 

@@ -1,5 +1,8 @@
 """What is sent and what is said of it, where a scheduler only seems to be there."""
 
+import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,17 +10,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from kdbench.benchmark.experiments import lease as lease_module
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, plan
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import failure
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from kdbench.slurm import queue, watch
+from kdbench.slurm import submit as sending
 from kdbench.slurm.queue import Queued
 from kdbench.slurm.site import Site
 from kdbench.slurm.submission import Submission, folder, keep, logs, submissions
-from kdbench.slurm.submit import Array, drawn_up, submit
+from kdbench.slurm.submit import BUSY, Array, drawn_up, submit
 
 GRID = """
 datasets: digits
@@ -238,4 +243,26 @@ def test_a_results_folder_whose_name_slurm_would_read_as_its_own(answer: Answer)
 def test_a_second_submit_while_one_is_under_way(store: Store, answer: Answer) -> None:
     answer("")
     assert Lease.take(store.folder / "work" / "submit")
-    assert refused() == "another submission to these results is under way: ask again when it is over"
+    assert refused() == BUSY
+
+
+def test_a_submission_keeps_its_lease_alive_and_sends_nothing_without_it(
+    store: Store, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.folder / "work" / "submit" / "lease.1"
+
+    def slow(*_: object) -> dict[str, Queued]:
+        """As where many records are read over a network; in the end another takes the submission for dead."""
+        deadline = time.monotonic() + 10
+        os.utime(file, (0, 0))
+        while not file.stat().st_mtime:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        file.unlink()
+        return {}
+
+    answer("")
+    monkeypatch.setattr(lease_module, "BEAT", 0.01)
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr(sending, "_to_come", slow)
+    assert refused() == BUSY

@@ -10,7 +10,7 @@ import pytest
 
 from kdbench.benchmark.experiments.plan import State
 from kdbench.benchmark.experiments.worker import failure
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from kdbench.slurm import watch
 from tests.slurm.bench import HELD, SMALL, Bench
 

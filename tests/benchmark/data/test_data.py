@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdbench.benchmark.data import Dataset, Split, load, source
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def same(a: Split, b: Split) -> bool:

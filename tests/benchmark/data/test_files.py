@@ -24,7 +24,7 @@ from kdbench.benchmark.training.evaluate import evaluate
 from kdbench.benchmark.training.loop import Epoch
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import train
 
 CPU = Engine(torch.device("cpu"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from kdbench.benchmark.data import DATASETS, load, packed, source
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 WNIDS = ["n03", "n01", "n02"]  # the list's order is the classes' order
 TRAIN, TEST = 6, 4

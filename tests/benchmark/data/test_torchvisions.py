@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from kdbench.benchmark.data import DATASETS, Dataset, load, source
 from kdbench.benchmark.data.torchvisions import KEPT
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -8,7 +8,7 @@ import pytest
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid, load, shipped
 from kdbench.benchmark.training.recipe import RECIPES
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 WriteGrid = Callable[..., Path]
 

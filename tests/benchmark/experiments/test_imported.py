@@ -18,7 +18,7 @@ from kdbench.benchmark.experiments.local import run_again
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import digest
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 GRID = "datasets: digits\npairs: {name} -> resnet8x0.25\nmethods: kd\nrecipe: quick\n"
 

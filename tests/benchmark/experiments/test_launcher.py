@@ -18,7 +18,7 @@ from kdbench.benchmark.experiments.lease import held
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import failure
 from kdbench.benchmark.training.checkpoint import Checkpoints
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 MakeCommand = Callable[..., Any]
 

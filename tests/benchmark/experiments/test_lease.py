@@ -128,6 +128,42 @@ def test_a_beat_brings_the_lease_up_to_date(folder: Path) -> None:
     assert time.time() - lease.file.stat().st_mtime < PATIENCE / 2
 
 
+def beaten(file: Path) -> bool:
+    """Whether it is brought up to date, by itself, within some seconds."""
+    deadline = time.monotonic() + 10
+    os.utime(file, (time.time() - PATIENCE,) * 2)
+    while time.time() - file.stat().st_mtime > PATIENCE / 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return time.monotonic() < deadline
+
+
+def test_a_lease_that_one_works_with_beats_by_itself_and_is_released_in_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "BEAT", 0.01)
+    with taken(folder) as lease:
+        assert beaten(lease.file) and beaten(lease.file)
+        assert not lease.lost
+    assert names(folder.parent) == []
+
+
+def test_a_lease_that_is_lost_says_so_and_keeps_nobody_elses_alive(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "BEAT", 0.01)
+    with taken(folder) as lease:
+        lease.file.unlink()
+        others = leave(folder, host="elsewhere", age=PATIENCE / 2)
+        seen = others.stat().st_mtime
+        deadline = time.monotonic() + 10
+        while not lease.lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert others.stat().st_mtime == seen
+    assert names(folder) == [others.name]
+
+
 def test_a_process_that_has_only_the_number_of_the_holder_is_not_believed_for_ever(folder: Path) -> None:
     """Its beginning differs. That may also be a clock that was set: a heart that beats is believed."""
     file = leave(folder, began=Holder.me().began - 1000)
@@ -140,6 +176,16 @@ def test_a_process_that_has_only_the_number_of_the_holder_is_not_believed_for_ev
 @pytest.mark.parametrize("pid", [2**22, 2**40])  # more than Linux gives, and more than it can be asked for
 def test_a_process_that_is_gone_is_not_alive_however_young_its_heartbeat(folder: Path, pid: int) -> None:
     assert not alive(leave(folder, pid=pid))
+
+
+def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boots, seen = [tmp_path / "one", tmp_path / "another", tmp_path / "none that can be read"], set()
+    for boot in boots[:2]:
+        boot.write_text(f"{boot.name}\n")
+    for boot in boots:
+        monkeypatch.setattr(lease_module, "BOOT", boot)
+        seen.add(lease_module.here.__wrapped__())
+    assert len(seen) == 3
 
 
 def test_a_process_of_another_user_that_the_machine_hides_is_believed_while_its_heart_beats(

@@ -123,6 +123,28 @@ def test_while_another_packs_nobody_else_does(store: Store, records: list[Record
     assert not single(store, records[0]).exists()
 
 
+def test_a_packer_whose_lease_is_taken_over_writes_nothing_more(
+    store: Store, records: list[Record], pack_from_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its first pack, then before it removes what that holds."""
+    for record in records:
+        store.finish(record)
+
+    def losing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def lost(*words: Any) -> Any:
+            (store.folder / "work" / "pack" / "lease.1").unlink(missing_ok=True)
+            return function(*words)
+
+        return lost
+
+    for place, name, packs in ((Store, "_read", 0), (store_module, "write", 1)):
+        with monkeypatch.context() as other:
+            other.setattr(place, name, losing(getattr(place, name)))
+            store.pack()
+        assert len(list(store.records_folder.glob("*.jsonl"))) == packs
+        assert all(single(store, record).exists() for record in records)
+
+
 def test_readers_see_every_record_while_others_pack_and_finish(
     packed: Store, records: list[Record], make_record: Make
 ) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 class Mine(Method):

@@ -20,7 +20,7 @@ from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
 

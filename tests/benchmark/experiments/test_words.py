@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from kdbench.benchmark.experiments.words import counted, duration, markdown_table
+from kdbench.benchmark.experiments.words import columns, counted, duration, markdown_table
 
 
 def test_one_is_not_counted_like_many() -> None:
@@ -15,6 +15,12 @@ def test_one_is_not_counted_like_many() -> None:
 )
 def test_a_duration_has_two_units_at_most(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_columns_are_as_wide_as_what_stands_in_them() -> None:
+    text = columns([{"name": "a", "size": 1234567}, {"name": "longer", "size": True}])
+    assert text == "name    size\na       1,234,567\nlonger  True"
+    assert columns([]) == "none"
 
 
 def test_a_bar_in_a_name_ends_no_column() -> None:

@@ -22,19 +22,17 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 def test_the_time_that_is_left_follows_from_the_pace_of_the_phase_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lease = Lease.take(tmp_path / "cell")
-    assert lease
     now = 0.0
     monkeypatch.setattr(worker.time, "monotonic", lambda: now)
-    pulse = worker.Pulse(lease, tmp_path / "cell", None)
+    news = worker.News(tmp_path / "cell", None)
 
     def left(phase: str, epoch: int, epochs: int) -> float | None:
-        pulse.live = Live(phase, epoch, epochs, step=10, steps=10)
-        status = pulse.status()
+        news.live = Live(phase, epoch, epochs, step=10, steps=10)
+        status = news.status()
         assert status
         return status.seconds_left
 
-    assert pulse.status() is None
+    assert news.status() is None
     assert left("adapter", 5, 10) is None  # it was resumed there
     now = 1000.0
     assert left("adapter", 9, 10) == pytest.approx(250)

@@ -10,7 +10,7 @@ from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.plan import plan, unworkable
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental.setting import Incremental
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.benchmark.conftest import MakeCell
 
 RIGHT = {

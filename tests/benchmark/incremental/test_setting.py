@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from kdbench.benchmark.incremental.setting import Incremental
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 @pytest.mark.parametrize(

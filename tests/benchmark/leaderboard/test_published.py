@@ -10,7 +10,7 @@ from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.leaderboard.claims import _names, claims
 from kdbench.benchmark.leaderboard.published import FOLDER, figures, incremental, paper, papers, stated
 from kdbench.methods import members
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 ROOT = Path(__file__).parents[3]
 

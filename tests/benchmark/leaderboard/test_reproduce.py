@@ -21,7 +21,7 @@ from kdbench.benchmark.leaderboard import incremental
 from kdbench.benchmark.leaderboard.published import paper, papers
 from kdbench.benchmark.leaderboard.reproduce import Row, cells_of, compare, judged, report, tables
 from kdbench.benchmark.training.recipe import RECIPES
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 MakeRecord, Command = Callable[..., Record], Callable[..., Any]
 

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kdbench.benchmark import networks
 from kdbench.methods.chain import Chain
 from kdbench.methods.forms import Form
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 NAMES = [
     "resnet8",

@@ -10,7 +10,7 @@ from kdbench.benchmark import networks
 from kdbench.benchmark.networks.from_timm import chained
 from kdbench.benchmark.networks.timms import LISTED
 from kdbench.methods.chain import Chain
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 WHOLE = ("resnetv2_50", "ghostnet_100")  # of families that are not cut
 # A stem that is a convolution alone, a head without a norm, norms that activate without a module for it.

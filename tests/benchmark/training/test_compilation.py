@@ -18,7 +18,7 @@ from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
 from kdbench.methods.method import Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 Make = Callable[..., Any]
 CPU = Engine(torch.device("cpu"))

@@ -20,7 +20,7 @@ from kdbench.benchmark.training.memory import RememberingTeacher, limit, remembe
 from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import Batch, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 BOTH = Needs(teacher_embedding=True)
 Make = Callable[..., Chain]

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from kdbench.benchmark.training.optimizer import optimize
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 
 
 def weight() -> nn.Parameter:

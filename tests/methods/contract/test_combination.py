@@ -8,7 +8,7 @@ from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts, Method
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import MakeBatch
 
 

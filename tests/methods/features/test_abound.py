@@ -8,7 +8,7 @@ from kdbench.benchmark import networks
 from kdbench.methods.chain import Chain
 from kdbench.methods.features.abound import ActivationBoundaries, boundary_loss
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, Learn, MakeBatch
 from tests.methods.golden_methods import FACTS, heard, losses, maps, network
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from kdbench.methods.chain import Chain
 from kdbench.methods.features.attention import AttentionTransfer, attention_distance
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, seeded
 from tests.methods.features.golden_maps import stages
 

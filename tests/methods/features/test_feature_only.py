@@ -18,7 +18,7 @@ from kdbench.methods.features.layers import layers
 from kdbench.methods.features.quality import best, qualities
 from kdbench.methods.forms import Form
 from kdbench.methods.method import Facts, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, MakeBatch
 from tests.pairs import FEATURE_ONLY
 

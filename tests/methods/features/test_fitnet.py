@@ -9,7 +9,7 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.features.fitnet import FitNet, hint_loss, regressor
 from kdbench.methods.forms import Form
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden
 
 

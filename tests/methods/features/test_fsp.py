@@ -7,7 +7,7 @@ from kdbench.benchmark.networks import build
 from kdbench.methods.chain import Chain
 from kdbench.methods.features.fsp import FlowOfSolutionProcedure, flow_distance, from_the_stem
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, Learn, seeded
 from tests.methods.features.golden_maps import stages
 

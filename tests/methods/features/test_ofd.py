@@ -8,7 +8,7 @@ from kdbench.benchmark import networks
 from kdbench.methods import create
 from kdbench.methods.features.ofd import margin, partial_distance
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.benchmark.networks.test_pairs import step
 from tests.conftest import Golden, MakeBatch
 from tests.methods.golden_methods import heard, losses, maps, network

@@ -12,7 +12,7 @@ from kdbench.benchmark.experiments.weights import parameters
 from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.benchmark.networks.test_pairs import step
 from tests.conftest import Golden, Learn, MakeBatch
 from tests.methods.golden_methods import heard, losses, maps, network

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from kdbench.methods.chain import Chain
 from kdbench.methods.features.vid import SMALLEST, Gaussian, VariationalInformationDistillation
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, Learn
 
 

@@ -18,7 +18,7 @@ from kdbench.methods.chain import Chain
 from kdbench.methods.gradients.fisher import classifier_diagonal, diagonal_form, mean_trace
 from kdbench.methods.gradients.weighted_features import WeightedFeatures
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, Learn, MakeBatch, seeded
 
 

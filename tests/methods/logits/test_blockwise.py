@@ -17,7 +17,7 @@ from kdbench.benchmark.training.teacher import LiveTeacher, frozen
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.blockwise import Blockwise, agreement, discounted
 from kdbench.methods.method import Batch, Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import MakeBatch, seeded
 
 Array = np.ndarray[Any, Any]

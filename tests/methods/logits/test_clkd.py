@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kdbench.methods.chain import Chain
 from kdbench.methods.logits.clkd import CLKD, Correlation, Reduction, correlation_distance, normalised_distance
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, MakeBatch
 from tests.methods.logits.traces import trace
 

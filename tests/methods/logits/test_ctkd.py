@@ -8,7 +8,7 @@ import torch
 from kdbench.methods.chain import Chain
 from kdbench.methods.logits.ctkd import CTKD, reversed_gradient
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, MakeBatch
 from tests.methods.golden_methods import losses
 from tests.methods.logits.traces import trace

@@ -11,7 +11,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.kd import KD
 from kdbench.methods.logits.standardized import Standardized, standardised
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.methods.refusal import Refusal
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, MakeBatch
 from tests.methods.logits.traces import trace
 

@@ -7,8 +7,8 @@ import torch
 from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
 from kdbench.methods.relations.correlation import kernel_loss, neighbours_loss
+from kdbench.refusal import Refusal
 from tests.conftest import Golden
 
 

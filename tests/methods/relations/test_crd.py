@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts
-from kdbench.methods.refusal import Refusal
 from kdbench.methods.relations.crd import CRD, Memory, contrast, draw
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, MakeBatch
 
 # -- the loss ---------------------------------------------------------------------------------------------------------
