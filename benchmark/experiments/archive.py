@@ -24,6 +24,7 @@ from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.store import Store, believed, write
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import counted
+from kdbench.benchmark.whole import written
 from kdbench.methods.refusal import Refusal
 
 RECORDS = "records.jsonl"
@@ -48,15 +49,10 @@ def export(store: Store, grid: Grid | None, file: Path, weights: bool) -> str:
 
     if file.is_dir():
         raise Refusal(f"the archive must be a file, got the folder {file}")
-    part = file.with_name(f".{file.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:
-            _put(archive, RECORDS, b"".join(line + b"\n" for _, line in sorted(lines.items())), zipfile.ZIP_DEFLATED)
-            for teacher in files:
-                _put(archive, _entry(teacher.stem), teacher.read_bytes(), zipfile.ZIP_STORED)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with written(file) as stream, zipfile.ZipFile(stream, "w") as archive:
+        _put(archive, RECORDS, b"".join(line + b"\n" for _, line in sorted(lines.items())), zipfile.ZIP_DEFLATED)
+        for teacher in files:
+            _put(archive, _entry(teacher.stem), teacher.read_bytes(), zipfile.ZIP_STORED)
     return f"{file}: {counted(len(lines), 'record')}" + (
         f", the weights of {counted(len(files), 'teacher')}" if weights else ""
     )

@@ -12,11 +12,9 @@ cell's. Nothing else is believed: no log, no pickle, no scheduler.
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +25,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
 from kdbench.benchmark.experiments.record import Brief, Failure, Record
+from kdbench.benchmark.whole import written
 from kdbench.methods.refusal import Refusal
 
 PACK_FROM = 200  # single files that may lie about before they are packed
@@ -316,12 +315,5 @@ def indented(line: bytes) -> bytes:
 def write(file: Path, content: bytes) -> None:
     """All of it or nothing, whatever happens in between."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")  # on other machines pids are the same
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)  # where the disk was full, others need the space
+    with written(file) as stream:
+        stream.write(content)

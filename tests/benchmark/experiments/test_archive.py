@@ -83,6 +83,23 @@ def test_the_same_records_are_the_same_bytes_packed_or_not(
     assert file.read_bytes() == before
 
 
+def test_two_that_export_to_one_file_do_not_meet(
+    mine: Store, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, put = file.read_bytes(), archive._put
+
+    def slow(*what: Any) -> None:
+        monkeypatch.undo()
+        archive.export(mine, None, file, weights=False)  # another process comes in between
+        assert file.read_bytes() == whole
+        put(*what)
+
+    monkeypatch.setattr(archive, "_put", slow)
+    archive.export(mine, None, file, weights=False)
+    assert file.read_bytes() == whole
+    assert {found.name for found in tmp_path.iterdir()} == {"mine", file.name}
+
+
 def test_a_grid_narrows_what_goes_out_to_its_cells_and_their_teachers(
     kdbench: Command, tmp_path: Path, mine: Store
 ) -> None:
