@@ -30,10 +30,12 @@ from kdbench.methods.refusal import Refusal
 
 PACK_FROM = 200  # single files that may lie about before they are packed
 READ_AT_ONCE = 2**20  # bytes; with Python's own few thousand, reading a pack takes three times as long
+LONGEST = 200  # letters of a pack's name: with what is added while it is written, a file's may have 255
 ABANDONED = 3600.0  # seconds after which a file that was begun has no writer any more
 
 T = TypeVar("T", Record, Brief, Failure)
 R = TypeVar("R", Record, Brief)
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -41,6 +43,20 @@ class Finding(msgspec.Struct, frozen=True):
 
     weights: str  # digest of those that it was found with
     found: Any
+
+
+class Named(msgspec.Struct):
+    """As much of a record as says whose it is."""
+
+    id: str
+
+
+class Newer(ValueError):
+    """A record of a cell that asks for what only a newer version knows: nothing is wrong with it."""
+
+    def __init__(self, id: str, why: str) -> None:
+        super().__init__(f"it is of a newer kdbench: {why}")
+        self.id = id
 
 
 class Store:
@@ -149,11 +165,13 @@ class Store:
             packs: dict[Path, dict[str, bytes]] = {}
             for file in singles:
                 if record := self._read(file, Record):
-                    name = re.sub(r"[^\w.]+", "_", f"{record.cell.dataset} {record.cell.pair}", flags=re.ASCII)
+                    name = re.sub(r"[^\w.]+", "_", f"{record.cell.dataset} {record.cell.pair}", flags=re.ASCII)[
+                        :LONGEST
+                    ]
                     line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
                     packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
             for pack, fresh in packs.items():
-                there = {record.id: line for record, line in self._unpack(pack, Record)} if pack.exists() else {}
+                there = {cell_id: line for cell_id, _, line in self._lines(pack, Record)} if pack.exists() else {}
                 write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
                 for cell_id in fresh:
                     (self.records_folder / f"{cell_id}.json").unlink(missing_ok=True)
@@ -249,19 +267,30 @@ class Store:
             found = believed(content, kind)
             if found.id != file.stem:
                 raise ValueError(f"it holds the cell {found.id}")
+        except Newer as newer:
+            self._report(f"{file} is left where it is: {newer}")
+            return None
         except ValueError as error:
             self._set_aside(file, content, str(error))
             return None
         return found
 
     def _unpack(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[R, bytes]]:
-        """Each record with its line; a line that is not believed is copied aside, and packing leaves it out."""
+        return ((record, line) for _, record, line in self._lines(pack, kind, only) if record)
+
+    def _lines(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[str, R | None, bytes]]:
+        """Each line with its id and its record, or with none where that is a newer version's; a line that is not
+        believed is copied aside, and packing leaves it out."""
         wanted = f'"id":"{only}"'.encode() if only is not None else b""
         with pack.open("rb", buffering=READ_AT_ONCE) as lines:  # one line at a time: packs are large
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
                 if wanted in line:
                     try:
-                        yield believed(line, kind), line
+                        record = believed(line, kind)
+                        yield record.id, record, line
+                    except Newer as newer:
+                        self._report(f"{pack}, line {number}, is left where it is: {newer}")
+                        yield newer.id, None, line
                     except ValueError as error:
                         write(self._aside(pack, line), line + b"\n")
                         self._report(f"{pack}, line {number}, is not believed: {error}")
@@ -292,12 +321,21 @@ class Store:
 
 def believed(content: bytes, kind: type[T]) -> T:
     try:
-        found = msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"it is damaged: {error}") from None
+        found = _decoded(content, kind)
+    except ValueError as error:
+        if "unknown field" in str(error):  # which a cell alone may not have: its id could not be seen to be right
+            raise Newer(_decoded(content, Named).id, str(error.__cause__)) from None
+        raise
     if found.id != found.cell.id:
         raise ValueError(f"it is not what it says: its cell is {found.cell.id}")
     return found
+
+
+def _decoded(content: bytes, kind: type[S]) -> S:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"it is damaged: {error}") from error
 
 
 def pretty(value: msgspec.Struct) -> bytes:
