@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kdbench.benchmark import catalogue, data
 from kdbench.benchmark.experiments import imported
-from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.training.engine import Engine
@@ -28,8 +28,7 @@ MEASURES = {"S": "separation", "I": "information", "E": "efficiency", "Q": "qual
 
 def measure(name: str, dataset: str, store: Store, data_folder: Path, k0: float) -> dict[str, Any]:
     """S, I, E and Q of every layer, and the layers that feature-only distillation would choose."""
-    record = find(name, dataset, store)
-    teacher, _ = trained(record.cell, store)
+    teacher, record = trained(find(name, dataset, store).cell, store)
     engine, images = Engine.best(), data.load(dataset, data_folder)
     recipe = record.cell.recipe or Recipe(epochs=1)  # of which only the labels' and images' order is asked
     engine.place(teacher, recipe)
@@ -73,14 +72,12 @@ def text(found: dict[str, Any]) -> str:
     )
 
 
-def find(name: str, dataset: str, store: Store) -> Record:
+def find(name: str, dataset: str, store: Store) -> Brief:
     """The one trained teacher that is called so: by its network, its id or the beginning of it, or NETWORK@DIGEST."""
     data.source(dataset)  # known at all?
     asked = imported.cell(dataset, name)
     teachers = [
-        record
-        for record in store.records().values()
-        if record.cell.dataset == dataset and store.weights(record.cell).exists()
+        record for record in store.briefs() if record.cell.dataset == dataset and store.weights(record.cell).exists()
     ]
     matches = [
         record

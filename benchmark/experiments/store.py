@@ -15,7 +15,7 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,27 +68,32 @@ class Store:
         self.failures_folder = folder / "failures"
         self.damaged_folder = folder / "damaged"
         self.troubles: list[str] = []  # one sentence for everything that was found damaged
+        self._known: dict[Path, tuple[tuple[int, ...], frozenset[str]]] = {}  # ids by pack, and which file it was
 
     # -- records ------------------------------------------------------------------------------------------------------
 
-    def records(self, only: Container[str] | None = None) -> dict[str, Record]:
+    def records(self, only: Set[str] | None = None) -> dict[str, Record]:
         """All records by id, or those of these cells."""
-        return {record.id: record for record in self._all(Record) if only is None or record.id in only}
+        return {record.id: record for record in self.each(only)}
+
+    def each(self, only: Set[str] | None = None) -> Iterator[Record]:
+        """The same one after the other."""
+        return self._all(Record, only)
 
     def briefs(self) -> Iterator[Brief]:
         """All records without their curves, one after the other: a hundred thousand need no memory."""
         return self._all(Brief)
 
-    def _all(self, kind: type[R]) -> Iterator[R]:
+    def _all(self, kind: type[R], only: Set[str] | None = None) -> Iterator[R]:
         """Single files come before packs: one that is just being packed is seen at least once."""
         self._sweep(self.records_folder)
         single, packed = set(), set()
-        for file in self._singles():
+        for file in self._singles(only):
             if record := self._read(file, kind):
                 single.add(record.id)
                 yield record
         for pack in self._packs():
-            for record, _ in self._unpack(pack, kind):
+            for record, _ in self._unpack(pack, kind, only):
                 if record.id in packed:
                     self._report(f"{pack}: {record.id} is in a pack twice, and the first is believed")
                 elif record.id not in single:
@@ -116,16 +121,16 @@ class Store:
                 write(file, msgspec.msgpack.encode(Kept(now, outlines)))
         return outlines
 
-    def lines(self) -> dict[str, bytes]:
+    def lines(self, only: Set[str] | None = None) -> dict[str, bytes]:
         """Each record's JSON on one line, by id: what a newer version added stays."""
         found: dict[str, bytes] = {}
-        for file in self._singles():
+        for file in self._singles(only):
             with contextlib.suppress(FileNotFoundError):  # just packed by another process: it comes below
                 content = file.read_bytes()
                 if record := self._read(file, Record):
                     found[record.id] = msgspec.json.format(content, indent=-1)
         for pack in self._packs():
-            for record, line in self._unpack(pack, Record):
+            for record, line in self._unpack(pack, Record, only):
                 found.setdefault(record.id, line)
         return found
 
@@ -137,10 +142,18 @@ class Store:
     def record(self, cell_id: str) -> Record | None:
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
-        return next((record for pack in self._packs() for record, _ in self._unpack(pack, Record, only=cell_id)), None)
+        packs = self._packs()
+        return next((record for pack in packs for record, _ in self._unpack(pack, Record, {cell_id})), None)
 
-    def _singles(self) -> list[Path]:
-        return sorted(self.records_folder.glob("*.json"))
+    def _ids(self, pack: Path) -> frozenset[str]:
+        """Of the records in a pack, which is looked into anew only when it has changed."""
+        now = state(pack)
+        if pack not in self._known or self._known[pack][0] != now:
+            self._known[pack] = now, frozenset(outline.id for outline in self._outlined(pack))
+        return self._known[pack][1]
+
+    def _singles(self, only: Set[str] | None = None) -> list[Path]:
+        return [file for file in sorted(self.records_folder.glob("*.json")) if only is None or file.stem in only]
 
     def _packs(self) -> list[Path]:
         return sorted(self.records_folder.glob("*.jsonl"))
@@ -275,25 +288,26 @@ class Store:
             return None
         return found
 
-    def _unpack(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[R, bytes]]:
+    def _unpack(self, pack: Path, kind: type[R], only: Set[str] | None = None) -> Iterator[tuple[R, bytes]]:
         return ((record, line) for _, record, line in self._lines(pack, kind, only) if record)
 
-    def _lines(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[str, R | None, bytes]]:
+    def _lines(self, pack: Path, kind: type[R], only: Set[str] | None = None) -> Iterator[tuple[str, R | None, bytes]]:
         """Each line with its id and its record, or with none where that is a newer version's; a line that is not
         believed is copied aside, and packing leaves it out."""
-        wanted = f'"id":"{only}"'.encode() if only is not None else b""
+        if only is not None and self._ids(pack).isdisjoint(only):
+            return
         with pack.open("rb", buffering=READ_AT_ONCE) as lines:  # one line at a time: packs are large
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
-                if wanted in line:
-                    try:
+                try:
+                    if only is None or _decoded(line, Named).id in only:
                         record = believed(line, kind)
                         yield record.id, record, line
-                    except Newer as newer:
-                        self._report(f"{pack}, line {number}, is left where it is: {newer}")
-                        yield newer.id, None, line
-                    except ValueError as error:
-                        write(self._aside(pack, line), line + b"\n")
-                        self._report(f"{pack}, line {number}, is not believed: {error}")
+                except Newer as newer:
+                    self._report(f"{pack}, line {number}, is left where it is: {newer}")
+                    yield newer.id, None, line
+                except ValueError as error:
+                    write(self._aside(pack, line), line + b"\n")
+                    self._report(f"{pack}, line {number}, is not believed: {error}")
 
     def _sweep(self, folder: Path) -> None:
         """A writer that was killed leaves a part behind."""

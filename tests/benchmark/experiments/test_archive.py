@@ -148,6 +148,11 @@ def test_the_same_result_at_another_cost_is_no_conflict(
     assert (intake.new, intake.same, intake.conflicts) == (3, 1, [])
 
 
+def test_what_is_here_is_not_held_in_memory(mine: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "records", None)  # whoever asks for all of them at once now falls
+    assert archive.take_in(mine, file, dry_run=False).same == 4
+
+
 def test_a_record_that_stands_in_an_archive_twice_is_not_written_over(
     theirs: Store, tmp_path: Path, records: list[Record], make_record: MakeRecord
 ) -> None:

@@ -59,10 +59,38 @@ def by_id(records: list[Record]) -> dict[str, Record]:
 
 def test_many_single_records_become_a_few_files_and_all_are_found(packed: Store, records: list[Record]) -> None:
     assert len(files(packed.records_folder)) == 2
+    assert files(packed.folder / "work") == []
     assert packed.records() == by_id(records)
     assert [packed.record(record.id) for record in records] == records
     assert packed.record("nobody") is packed.record("") is None
-    assert files(packed.folder / "work") == []
+
+
+def test_only_the_pack_that_has_a_record_is_opened_and_only_that_record_is_decoded(
+    packed: Store, records: list[Record], make_record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert packed.record("nobody") is None  # and now it is known what there is
+    opened, decoded, path_open, believed = list[str](), list[type](), Path.open, store_module.believed
+
+    def opens(self: Path, *asked: Any, **more: Any) -> Any:
+        opened.append(self.suffix)
+        return path_open(self, *asked, **more)
+
+    def believes(content: bytes, kind: Any) -> Any:
+        decoded.append(kind)
+        return believed(content, kind)
+
+    monkeypatch.setattr(Path, "open", opens)
+    monkeypatch.setattr(store_module, "believed", believes)
+    assert packed.record("nobody") is None
+    assert opened.count(".jsonl") == 0
+    assert packed.record(records[-1].id) == records[-1]
+    assert packed.records({records[0].id}) == by_id(records[:1])
+    assert packed.lines({records[1].id}) == {records[1].id: msgspec.json.encode(records[1])}
+    assert (opened.count(".jsonl"), decoded) == (3, [Record] * 3)
+    again = make_record(records[0].cell, top1=99.0)
+    Store(packed.folder).finish(again)
+    Store(packed.folder).pack()
+    assert packed.record(again.id) == again  # the pack is another one now
 
 
 def test_few_records_stay_as_they_are(store: Store, records: list[Record]) -> None:

@@ -96,6 +96,12 @@ def test_a_teacher_is_found_by_its_network_its_id_a_beginning_or_its_digest(stor
     }
 
 
+def test_no_curves_are_read_to_find_a_teacher(store: Store, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trained()
+    monkeypatch.setattr(Store, "records", None)
+    assert quality.find(one.id, "digits", store).id == one.id
+
+
 def test_several_teachers_of_one_name_are_listed_and_an_unknown_one_is_compared(
     kdbench: Command, trained: Trained
 ) -> None:
