@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from kdbench.benchmark.experiments.verbs import quality, records, teacher
-from kdbench.benchmark.leaderboard.verbs import leaderboard
+from kdbench.benchmark.experiments.verbs import records, teacher
+from kdbench.benchmark.leaderboard.verbs import leaderboard, quality
 from kdbench.benchmark.options import (
     as_json,
     data,

@@ -119,8 +119,11 @@ def test_a_record_without_weights_is_no_teacher(
     assert "must hold a trained teacher" in kdbench("quality", "resnet8x0.25", "--dataset", "digits").sentence
 
 
-@pytest.mark.parametrize(("file", "start"), [("q.png", b"\x89PNG"), ("q.svg", b"<?xml")])
+@pytest.mark.parametrize(("file", "start"), [("q.png", b"\x89PNG"), ("q.svg", b"<?xml"), ("q.pdf", b"%PDF")])
 def test_it_is_drawn(kdbench: Command, trained: Trained, file: str, start: bytes) -> None:
     trained()
     assert kdbench("quality", "resnet8x0.25", "--dataset", "digits", "--figure", file).code == 0
-    assert Path(file).read_bytes().startswith(start)
+    drawn = Path(file).read_bytes()
+    assert drawn.startswith(start)
+    kdbench("quality", "resnet8x0.25", "--dataset", "digits", "--figure", file)
+    assert Path(file).read_bytes() == drawn  # as all our pictures are
