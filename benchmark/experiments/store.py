@@ -178,9 +178,8 @@ class Store:
             packs: dict[Path, dict[str, bytes]] = {}
             for file in singles:
                 if record := self._read(file, Record):
-                    name = re.sub(r"[^\w.]+", "_", f"{record.cell.dataset} {record.cell.pair}", flags=re.ASCII)[
-                        :LONGEST
-                    ]
+                    name = f"{record.cell.dataset} {record.cell.pair}"
+                    name = re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[:LONGEST]
                     line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
                     packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
             for pack, fresh in packs.items():
