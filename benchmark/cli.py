@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 import kdbench
-from kdbench.benchmark.experiments.verbs import quality, records, teacher
+from kdbench.benchmark.experiments.verbs import records, teacher
 from kdbench.benchmark.experiments.words import columns, warn
-from kdbench.benchmark.leaderboard.verbs import leaderboard
+from kdbench.benchmark.leaderboard.verbs import leaderboard, quality
 from kdbench.benchmark.options import (
     as_json,
     data,

@@ -30,7 +30,8 @@ def sent(plan: Plan, store: Store) -> Sent:
         pending[key] = _in_words(there[key], there[key].job in busy)
         busy.add(there[key].job)  # only the first of a job's cells can be the one that begins
     # A cell that has ended since the plan was made is not lost.
-    lost = [key for key in missing if key not in there and not (store.record(key) or store.failure(key))]
+    ended = store.outlines().keys() | store.failures().keys()
+    lost = [key for key in missing if key not in there and key not in ended]
     why = {entry.cell.id: entry.reason for entry in plan.those(State.MISSING) if entry.reason}
     return Sent(pending, {key: why.get(key, f"its job left no record: 'logs {key}'; 'submit' goes on") for key in lost})
 

@@ -1,13 +1,12 @@
 """A data set as one file: <name>.npz with x_train, y_train, x_test and y_test, images as (N, C, H, W) bytes."""
 
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from kdbench.benchmark.data.dataset import Split
+from kdbench.benchmark.whole import written
 from kdbench.refusal import Refusal
 
 
@@ -23,18 +22,11 @@ def unpack(file: Path) -> tuple[Split, Split]:
 
 def pack(train: Split, test: Split, file: Path) -> None:
     """Whole or not at all: whoever looks meanwhile, or after a crash, finds no half of it."""
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        with part.open("wb") as out:
-            np.savez(
-                out,
-                x_train=train.images.numpy(),
-                y_train=train.labels.numpy(),
-                x_test=test.images.numpy(),
-                y_test=test.labels.numpy(),
-            )
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with written(file) as out:
+        np.savez(
+            out,
+            x_train=train.images.numpy(),
+            y_train=train.labels.numpy(),
+            x_test=test.images.numpy(),
+            y_test=test.labels.numpy(),
+        )

@@ -5,6 +5,7 @@ The same records give the same bytes. What is in an archive is believed as littl
 name in it decides where anything is written, and a record must be what it says.
 """
 
+import hashlib
 import struct
 import sys
 import tempfile
@@ -20,10 +21,11 @@ from rich.console import Console
 from rich.progress import wrap_file
 
 from kdbench.benchmark.experiments.grid import Grid
-from kdbench.benchmark.experiments.record import Record, same_bits
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, believed, write
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import counted
+from kdbench.benchmark.whole import written
 from kdbench.refusal import Refusal
 
 RECORDS = "records.jsonl"
@@ -37,10 +39,7 @@ BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, 
 
 
 def export(store: Store, grid: Grid | None, file: Path, weights: bool) -> str:
-    lines = store.lines()
-    if grid is not None:
-        asked = {cell.id for cell in grid.cells} | grid.teachers.keys()
-        lines = {key: line for key, line in lines.items() if key in asked}
+    lines = store.lines(only={cell.id for cell in grid.cells} | grid.teachers.keys() if grid else None)
     if not lines:
         raise Refusal(f"{store.folder} must hold records{f' of {grid.name}' if grid else ''}, got none to export")
     files = sorted((store.folder / "teachers").glob("*.safetensors")) if weights else []
@@ -48,15 +47,10 @@ def export(store: Store, grid: Grid | None, file: Path, weights: bool) -> str:
 
     if file.is_dir():
         raise Refusal(f"the archive must be a file, got the folder {file}")
-    part = file.with_name(f".{file.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:
-            _put(archive, RECORDS, b"".join(line + b"\n" for _, line in sorted(lines.items())), zipfile.ZIP_DEFLATED)
-            for teacher in files:
-                _put(archive, _entry(teacher.stem), teacher.read_bytes(), zipfile.ZIP_STORED)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with written(file) as stream, zipfile.ZipFile(stream, "w") as archive:
+        _put(archive, RECORDS, b"".join(line + b"\n" for _, line in sorted(lines.items())), zipfile.ZIP_DEFLATED)
+        for teacher in files:
+            _put(archive, _entry(teacher.stem), teacher.read_bytes(), zipfile.ZIP_STORED)
     return f"{file}: {counted(len(lines), 'record')}" + (
         f", the weights of {counted(len(files), 'teacher')}" if weights else ""
     )
@@ -94,6 +88,19 @@ class Intake:
         return "\n".join([*(f"conflict  {conflict}" for conflict in self.conflicts), ", ".join(parts)])
 
 
+@dataclass(frozen=True)
+class Known:
+    """As much of a record as tells whether another has the same bits, and how it is told of where it has not."""
+
+    digest: bytes
+    told: str
+
+    @classmethod
+    def of(cls, record: Record) -> "Known":
+        told = f"{record.result.top1:.2f} (environment {record.environment.key}, {record.environment.finished})"
+        return cls(hashlib.blake2b(msgspec.json.encode(record.result)).digest(), told)
+
+
 def take_in(store: Store, file: Path, dry_run: bool) -> Intake:
     """What is not here yet is added; what is here stays as it is, whatever the archive says."""
     with _opened(file) as archive:
@@ -120,7 +127,7 @@ def _opened(file: Path) -> zipfile.ZipFile:
 
 def _take_in(store: Store, archive: zipfile.ZipFile, file: Path, dry_run: bool) -> Intake:
     names, size = set(archive.namelist()), archive.getinfo(RECORDS).file_size
-    intake, known = Intake(), store.records()
+    intake, known = Intake(), {record.id: Known.of(record) for record in store.each()}
     teachers: list[Record] = []
     bar: dict[str, Any] = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}
     with archive.open(RECORDS) as raw, wrap_file(cast(BinaryIO, raw), size, description="records", **bar) as stream:
@@ -130,15 +137,16 @@ def _take_in(store: Store, archive: zipfile.ZipFile, file: Path, dry_run: bool) 
             except ValueError as error:
                 intake.damaged.append(f"{file}, record {number}, is not believed: {error}")
                 continue
-            mine = known.setdefault(record.id, record)
-            if mine is record:
+            theirs = Known.of(record)
+            mine = known.setdefault(record.id, theirs)
+            if mine is theirs:
                 intake.new += 1
                 if not dry_run:
                     store.add(record, content)
-            elif same_bits(mine.result, record.result):
+            elif mine.digest == theirs.digest:
                 intake.same += 1
             else:
-                intake.conflicts.append(_conflict(mine, record))
+                intake.conflicts.append(f"{record.id}: here {mine.told}, there {theirs.told}; what is here stays")
                 continue
             if _entry(record.id) in names:
                 teachers.append(record)
@@ -167,13 +175,6 @@ def _believed(line: bytes) -> tuple[Record, bytes]:
         return record, msgspec.json.encode(msgspec.json.decode(line))
     except (msgspec.MsgspecError, OverflowError, RecursionError) as error:
         raise ValueError(f"it is damaged: {error}") from None
-
-
-def _conflict(mine: Record, theirs: Record) -> str:
-    def told(record: Record) -> str:
-        return f"{record.result.top1:.2f} (environment {record.environment.key}, {record.environment.finished})"
-
-    return f"{mine.id}: here {told(mine)}, there {told(theirs)}; what is here stays"
 
 
 def _take_weights(store: Store, archive: zipfile.ZipFile, record: Record, intake: Intake, dry_run: bool) -> None:

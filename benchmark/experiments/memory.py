@@ -12,7 +12,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.engine import Engine
-from kdbench.benchmark.training.memory import RememberingTeacher, limit, rememberable, size
+from kdbench.benchmark.training.memory import RememberingTeacher, affordable, limit, rememberable, size
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Needs
 
@@ -22,12 +22,12 @@ def listening(
     engine: Engine,
 ) -> RememberingTeacher | None:  # fmt: skip
     """The memory that a cell's teacher is heard from, if it can be."""
-    if teacher is None or record is None or engine.live_teacher or not rememberable(needs, teacher):
+    if teacher is None or record is None or engine.live_teacher:
         return None
     if cell.world > 1:  # each of its processes would have a part of the answers
         return None
     views = len(dataset.train) * views_of_an_image(dataset, cell.training.augment)
-    if size(needs, teacher, views) > limit():
+    if not affordable(needs, teacher, views):
         return None
     folder = store.memory(
         record,

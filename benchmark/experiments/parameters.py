@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, get_type_hints
 
 import msgspec
@@ -56,8 +57,14 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+@cache
+def _declared(method: type[Method]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """A method's hyper-parameters and their types: they are asked for with every record that is shown."""
+    return hyper_parameters(method), get_type_hints(method.__init__)
+
+
 def _complete(name: str, method: type[Method], params: dict[str, Any], place: str) -> dict[str, Any]:
-    known, types = hyper_parameters(method), get_type_hints(method.__init__)
+    known, types = _declared(method)  # type: ignore[arg-type]  # mypy takes the hash of a method for that of its class
     for key in params:
         if key not in known:
             raise Misfit(f"{place}.{key}", f"{name} has no parameter '{key}'{nearest(key, known)}")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kdbench.benchmark import data
 from kdbench.benchmark.experiments import imported
-from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import columns
@@ -23,14 +23,10 @@ from kdbench.methods.features.layers import PAIRS, layers
 from kdbench.methods.features.quality import Watch, best, qualities
 from kdbench.refusal import Refusal, nearest
 
-# What each measure asks of a layer, beside its letter in the paper.
-MEASURES = {"S": "separation", "I": "information", "E": "efficiency", "Q": "quality, S + √(I·E)"}
-
 
 def measure(name: str, dataset: str, store: Store, data_folder: Path, k0: float) -> dict[str, Any]:
     """S, I, E and Q of every layer, and the layers that feature-only distillation would choose."""
-    record = find(name, dataset, store)
-    teacher, _ = trained(record.cell, store)
+    teacher, record = trained(find(name, dataset, store).cell, store)
     engine, images = Engine.best(), data.load(dataset, data_folder)
     recipe = record.cell.recipe or Recipe(epochs=1)  # of which only the labels' and images' order is asked
     engine.place(teacher, recipe)
@@ -60,7 +56,7 @@ def measure(name: str, dataset: str, store: Store, data_folder: Path, k0: float)
 
 def text(found: dict[str, Any]) -> str:
     rows = [
-        row | {key: f"{row[key]:.4f}" for key in MEASURES} | {"chosen": "★" if row["chosen"] else ""}
+        row | {key: f"{row[key]:.4f}" for key in "SIEQ"} | {"chosen": "★" if row["chosen"] else ""}
         for row in found["layers"]
     ]
     chosen = ", ".join(map(str, found["chosen"]))
@@ -74,14 +70,12 @@ def text(found: dict[str, Any]) -> str:
     )
 
 
-def find(name: str, dataset: str, store: Store) -> Record:
+def find(name: str, dataset: str, store: Store) -> Brief:
     """The one trained teacher that is called so: by its network, its id or the beginning of it, or NETWORK@DIGEST."""
     data.source(dataset)  # known at all?
     asked = imported.cell(dataset, name)
     teachers = [
-        record
-        for record in store.records().values()
-        if record.cell.dataset == dataset and store.weights(record.cell).exists()
+        record for record in store.briefs() if record.cell.dataset == dataset and store.weights(record.cell).exists()
     ]
     matches = [
         record
@@ -95,49 +89,6 @@ def find(name: str, dataset: str, store: Store) -> Record:
         ids = ", ".join(sorted(record.id for record in matches))
         raise Refusal(f"'{name}' must name one teacher of {dataset}, got {len(matches)}: {ids}")
     return matches[0]
-
-
-def draw(found: dict[str, Any], file: Path) -> None:
-    """Q over the layers, those with the highest marked by a star, and below it what it is made of."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import pandas as pd
-    import seaborn as sns
-    from matplotlib.ticker import MaxNLocator
-
-    rows = pd.DataFrame(found["layers"])
-    chosen = rows[rows["chosen"]]
-    sns.set_theme(context="paper", style="whitegrid", rc={"axes.spines.right": False, "axes.spines.top": False})
-    colours = dict(zip(MEASURES, [*sns.color_palette("colorblind", 3), "0.2"], strict=True))
-    figure, panels = plt.subplot_mosaic([["Q", "Q", "Q"], ["S", "I", "E"]], figsize=(8, 5.4), height_ratios=(3, 2))
-    for letter, meaning in MEASURES.items():
-        panel, colour = panels[letter], colours[letter]
-        panel.margins(x=0.04, y=0.16)
-        panel.plot(rows["layer"], rows[letter], color=colour, marker="o", markersize=4)
-        panel.plot(chosen["layer"], chosen[letter], "*", color=colour, markersize=14, markeredgecolor="white")
-        panel.set_title(f"{letter}: {meaning}", loc="left", fontweight="bold" if letter == "Q" else None)
-        panel.set_xlabel("layer")
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=20 if letter == "Q" else 6, integer=True))
-        panel.grid(axis="x", visible=False)
-    _sizes(panels["Q"], rows["at"].str.partition("@")[2].replace("", "vector"))
-    about = f"{found['teacher']}, top-1 {found['top1']:.2f}, k₀ = {found['k0']:g}"
-    figure.suptitle(f"{about}\n★ the {len(chosen)} layers of the highest Q", x=0.02, ha="left", fontsize="medium")
-    figure.tight_layout()
-    figure.savefig(file, dpi=160)
-    plt.close(figure)
-
-
-def _sizes(panel: Any, sizes: Any) -> None:
-    """Thin lines where the features become smaller; each stretch is named by its size."""
-    panel.set_xlim(-0.5, len(sizes) - 0.5)
-    for layer, (size, before) in enumerate(zip(sizes, ["", *sizes], strict=False)):
-        if size != before:
-            place = (layer - 0.44, 0.02)
-            panel.annotate(size, place, xycoords=("data", "axes fraction"), color="0.45", fontsize="small")
-            if layer > 0:
-                panel.axvline(layer - 0.5, color="0.8", linewidth=0.8, zorder=0)
 
 
 @contextmanager

@@ -12,12 +12,10 @@ cell's. Nothing else is believed: no log, no pickle, no scheduler.
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,14 +25,17 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
 from kdbench.benchmark.experiments.record import Brief, Failure, Record
+from kdbench.benchmark.whole import written
 from kdbench.refusal import Refusal
 
 PACK_FROM = 200  # single files that may lie about before they are packed
 READ_AT_ONCE = 2**20  # bytes; with Python's own few thousand, reading a pack takes three times as long
+LONGEST = 200  # letters of a pack's name: with what is added while it is written, a file's may have 255
 ABANDONED = 3600.0  # seconds after which a file that was begun has no writer any more
 
 T = TypeVar("T", Record, Brief, Failure)
 R = TypeVar("R", Record, Brief)
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -42,6 +43,20 @@ class Finding(msgspec.Struct, frozen=True):
 
     weights: str  # digest of those that it was found with
     found: Any
+
+
+class Named(msgspec.Struct):
+    """As much of a record as says whose it is."""
+
+    id: str
+
+
+class Newer(ValueError):
+    """A record of a cell that asks for what only a newer version knows: nothing is wrong with it."""
+
+    def __init__(self, id: str, why: str) -> None:
+        super().__init__(f"it is of a newer kdbench: {why}")
+        self.id = id
 
 
 class Store:
@@ -53,27 +68,32 @@ class Store:
         self.failures_folder = folder / "failures"
         self.damaged_folder = folder / "damaged"
         self.troubles: list[str] = []  # one sentence for everything that was found damaged
+        self._known: dict[Path, tuple[tuple[int, ...], frozenset[str]]] = {}  # ids by pack, and which file it was
 
     # -- records ------------------------------------------------------------------------------------------------------
 
-    def records(self, only: Container[str] | None = None) -> dict[str, Record]:
+    def records(self, only: Set[str] | None = None) -> dict[str, Record]:
         """All records by id, or those of these cells."""
-        return {record.id: record for record in self._all(Record) if only is None or record.id in only}
+        return {record.id: record for record in self.each(only)}
+
+    def each(self, only: Set[str] | None = None) -> Iterator[Record]:
+        """The same one after the other."""
+        return self._all(Record, only)
 
     def briefs(self) -> Iterator[Brief]:
         """All records without their curves, one after the other: a hundred thousand need no memory."""
         return self._all(Brief)
 
-    def _all(self, kind: type[R]) -> Iterator[R]:
+    def _all(self, kind: type[R], only: Set[str] | None = None) -> Iterator[R]:
         """Single files come before packs: one that is just being packed is seen at least once."""
         self._sweep(self.records_folder)
         single, packed = set(), set()
-        for file in self._singles():
+        for file in self._singles(only):
             if record := self._read(file, kind):
                 single.add(record.id)
                 yield record
         for pack in self._packs():
-            for record, _ in self._unpack(pack, kind):
+            for record, _ in self._unpack(pack, kind, only):
                 if record.id in packed:
                     self._report(f"{pack}: {record.id} is in a pack twice, and the first is believed")
                 elif record.id not in single:
@@ -101,16 +121,16 @@ class Store:
                 write(file, msgspec.msgpack.encode(Kept(now, outlines)))
         return outlines
 
-    def lines(self) -> dict[str, bytes]:
+    def lines(self, only: Set[str] | None = None) -> dict[str, bytes]:
         """Each record's JSON on one line, by id: what a newer version added stays."""
         found: dict[str, bytes] = {}
-        for file in self._singles():
+        for file in self._singles(only):
             with contextlib.suppress(FileNotFoundError):  # just packed by another process: it comes below
                 content = file.read_bytes()
                 if record := self._read(file, Record):
                     found[record.id] = msgspec.json.format(content, indent=-1)
         for pack in self._packs():
-            for record, line in self._unpack(pack, Record):
+            for record, line in self._unpack(pack, Record, only):
                 found.setdefault(record.id, line)
         return found
 
@@ -122,10 +142,18 @@ class Store:
     def record(self, cell_id: str) -> Record | None:
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
-        return next((record for pack in self._packs() for record, _ in self._unpack(pack, Record, only=cell_id)), None)
+        packs = self._packs()
+        return next((record for pack in packs for record, _ in self._unpack(pack, Record, {cell_id})), None)
 
-    def _singles(self) -> list[Path]:
-        return sorted(self.records_folder.glob("*.json"))
+    def _ids(self, pack: Path) -> frozenset[str]:
+        """Of the records in a pack, which is looked into anew only when it has changed."""
+        now = state(pack)
+        if pack not in self._known or self._known[pack][0] != now:
+            self._known[pack] = now, frozenset(outline.id for outline in self._outlined(pack))
+        return self._known[pack][1]
+
+    def _singles(self, only: Set[str] | None = None) -> list[Path]:
+        return [file for file in sorted(self.records_folder.glob("*.json")) if only is None or file.stem in only]
 
     def _packs(self) -> list[Path]:
         return sorted(self.records_folder.glob("*.jsonl"))
@@ -150,11 +178,12 @@ class Store:
             packs: dict[Path, dict[str, bytes]] = {}
             for file in singles:
                 if record := self._read(file, Record):
-                    name = re.sub(r"[^\w.]+", "_", f"{record.cell.dataset} {record.cell.pair}", flags=re.ASCII)
+                    name = f"{record.cell.dataset} {record.cell.pair}"
+                    name = re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[:LONGEST]
                     line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
                     packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
             for pack, fresh in packs.items():
-                there = {record.id: line for record, line in self._unpack(pack, Record)} if pack.exists() else {}
+                there = {cell_id: line for cell_id, _, line in self._lines(pack, Record)} if pack.exists() else {}
                 if not lease.holds():  # what another has packed since would be lost
                     return
                 write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
@@ -252,22 +281,34 @@ class Store:
             found = believed(content, kind)
             if found.id != file.stem:
                 raise ValueError(f"it holds the cell {found.id}")
+        except Newer as newer:
+            self._report(f"{file} is left where it is: {newer}")
+            return None
         except ValueError as error:
             self._set_aside(file, content, str(error))
             return None
         return found
 
-    def _unpack(self, pack: Path, kind: type[R], only: str | None = None) -> Iterator[tuple[R, bytes]]:
-        """Each record with its line; a line that is not believed is copied aside, and packing leaves it out."""
-        wanted = f'"id":"{only}"'.encode() if only is not None else b""
+    def _unpack(self, pack: Path, kind: type[R], only: Set[str] | None = None) -> Iterator[tuple[R, bytes]]:
+        return ((record, line) for _, record, line in self._lines(pack, kind, only) if record)
+
+    def _lines(self, pack: Path, kind: type[R], only: Set[str] | None = None) -> Iterator[tuple[str, R | None, bytes]]:
+        """Each line with its id and its record, or with none where that is a newer version's; a line that is not
+        believed is copied aside, and packing leaves it out."""
+        if only is not None and self._ids(pack).isdisjoint(only):
+            return
         with pack.open("rb", buffering=READ_AT_ONCE) as lines:  # one line at a time: packs are large
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
-                if wanted in line:
-                    try:
-                        yield believed(line, kind), line
-                    except ValueError as error:
-                        write(self._aside(pack, line), line + b"\n")
-                        self._report(f"{pack}, line {number}, is not believed: {error}")
+                try:
+                    if only is None or _decoded(line, Named).id in only:
+                        record = believed(line, kind)
+                        yield record.id, record, line
+                except Newer as newer:
+                    self._report(f"{pack}, line {number}, is left where it is: {newer}")
+                    yield newer.id, None, line
+                except ValueError as error:
+                    write(self._aside(pack, line), line + b"\n")
+                    self._report(f"{pack}, line {number}, is not believed: {error}")
 
     def _sweep(self, folder: Path) -> None:
         """A writer that was killed leaves a part behind."""
@@ -295,12 +336,21 @@ class Store:
 
 def believed(content: bytes, kind: type[T]) -> T:
     try:
-        found = msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"it is damaged: {error}") from None
+        found = _decoded(content, kind)
+    except ValueError as error:
+        if "unknown field" in str(error):  # which a cell alone may not have: its id could not be seen to be right
+            raise Newer(_decoded(content, Named).id, str(error.__cause__)) from None
+        raise
     if found.id != found.cell.id:
         raise ValueError(f"it is not what it says: its cell is {found.cell.id}")
     return found
+
+
+def _decoded(content: bytes, kind: type[S]) -> S:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"it is damaged: {error}") from error
 
 
 def pretty(value: msgspec.Struct) -> bytes:
@@ -318,12 +368,5 @@ def indented(line: bytes) -> bytes:
 def write(file: Path, content: bytes) -> None:
     """All of it or nothing, whatever happens in between."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")  # on other machines pids are the same
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)  # where the disk was full, others need the space
+    with written(file) as stream:
+        stream.write(content)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from kdbench.benchmark.experiments.words import warn
-from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, results, say
+from kdbench.benchmark.options import A_PATH, data, files, grid, load_files, results
 
 
 @click.group()
@@ -106,53 +106,3 @@ def import_teacher(file: Path, network: str, dataset: str, data: Path, results: 
     name, record = imported.take(file, network, dataset, Store(results), data)
     print(f"{name}: top-1 {record.result.top1:.2f} on {dataset}")
     print(f"In a grid: 'pairs: {name} -> STUDENT'.")
-
-
-def _drawable(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
-    if file and file.suffix not in (".png", ".pdf", ".svg"):
-        raise click.BadParameter(f"the file's name must end in .png, .pdf or .svg, got '{file}'.")
-    return file
-
-
-@click.command()
-@click.argument("teacher")
-@click.option("--dataset", required=True, help="The data set that it was trained on.")
-@click.option(
-    "--k0", type=click.FloatRange(min=1, min_open=True), default=5.0, show_default=True,
-    help="What I's entropy is measured against: log k0.",
-)  # fmt: skip
-@click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Draw it too: .png, .pdf or .svg.")
-@data
-@results
-@files
-@as_json
-def quality(
-    teacher: str,
-    dataset: str,
-    k0: float,
-    figure: Path | None,
-    data: Path,
-    results: Path,
-    files: tuple[Path, ...],
-    as_json: bool,
-) -> None:
-    """How much knowledge lies in each layer of a trained teacher: separation, information, efficiency and quality.
-
-    TEACHER is a network with one trained teacher in the results, the id of a teacher's record or its beginning, or
-    NETWORK@DIGEST. The layers with the highest quality are those that feature_only distils; what was measured is kept.
-
-    \b
-    Examples:
-      kdbench quality resnet56 --dataset cifar100
-      kdbench quality resnet56@0123456789ab --dataset cifar100 --figure quality.png
-    """
-    from kdbench.benchmark.experiments import quality as verb
-    from kdbench.benchmark.experiments.store import Store
-
-    load_files(files)
-    store = Store(results)
-    found = verb.measure(teacher, dataset, store, data, k0)
-    if figure:
-        verb.draw(found, figure)
-    say(found, as_json, lambda: verb.text(found))
-    warn(store.troubles)

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ from kdbench.benchmark.leaderboard import drawing, evidence, pictures
 from kdbench.benchmark.leaderboard.statistics import LEVEL
 from kdbench.benchmark.leaderboard.table import Board
 from kdbench.methods.features.layers import PAIRS
+from kdbench.methods.features.quality import K0
 
 FIELDS = 6  # data sets and recipes that are drawn
 PAINTERS = 2  # processes
@@ -62,6 +64,15 @@ def _painted(sketch: tuple[str, str, str, Draw]) -> Picture | None:
         return None
     svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
     return Picture(name, title, caption, svg, png, figure.get_figwidth())
+
+
+def of_a_teacher(found: Mapping[str, Any], form: str) -> bytes:
+    """The picture of what ``kdbench quality`` has found, as ``svg``, ``png`` or ``pdf``."""
+    figure = pictures.knowledge_quality(pd.DataFrame(found["layers"]).assign(teacher=found["teacher"]))
+    assert figure is not None  # a teacher has layers
+    about = f"{found['teacher']}, top-1 {found['top1']:.2f}, k₀ = {found['k0']:g}"
+    figure.suptitle(about, x=0.01, ha="left", fontsize=8)
+    return drawing.saved(figure, form)
 
 
 def _sketched(
@@ -116,7 +127,7 @@ def _sketched(
     yield (
         "quality",
         "Knowledge in a teacher's layers",
-        f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {evidence.K0:g}); points mark the "
+        f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {K0:g}); points mark the "
         f"{PAIRS} layers with the highest Q, those that feature_only distils.",
         partial(
             pictures.knowledge_quality,

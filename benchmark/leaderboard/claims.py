@@ -36,6 +36,27 @@ class Pair(NamedTuple):
 Gains = dict[Pair, dict[Seed, float]]
 
 
+class Run(NamedTuple):
+    """As much of a record as claims are weighed by."""
+
+    setting: str
+    recipe: str
+    pair: Pair
+    seed: Seed
+    method: str  # as a table calls it
+    alone: bool  # by labels
+    top1: float
+    teacher_top1: float | None
+
+    @classmethod
+    def of(cls, record: Brief) -> "Run":
+        cell, result = record.cell, record.result
+        return cls(
+            cell.setting, cell.protocol, *_place(record), shown(cell.method, cell.params),
+            cell.method == "ce" and result.teacher_top1 is None, result.top1, result.teacher_top1,
+        )  # fmt: skip
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``better`` comes out ahead of ``worse``; with ``grows_with``, it does so more and more."""
 
@@ -74,11 +95,11 @@ def claims() -> list[Claim]:
     return read(FOLDER / "claims.yaml").convert(list[Claim])
 
 
-def weigh(claim: Claim, records: Sequence[Brief]) -> list[Row]:
+def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
     """A row a recipe by which both sides were run; one that says what is missing where there is none."""
     about: dict[str, Any] = {"claim": claim.says, "paper": claim.paper, "setting": claim.setting}
     sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
-    evidence = {} if claim.lacks else _gains(claim, sides, records)
+    evidence = {} if claim.lacks else _gains(claim, sides, runs)
     rows = []
     for recipe, (better, worse, gains) in sorted(evidence.items()):
         if gains:
@@ -87,35 +108,48 @@ def weigh(claim: Claim, records: Sequence[Brief]) -> list[Row]:
             notes = [note] if note else []
             if claim.setting == "incremental":
                 notes.append("a pair is a sequence of tasks")
-            if weak := _weak(gains, records):
+            if weak := _weak(gains, runs):
                 notes.append(f"of {weak} the teacher is no better than the student by labels alone")
             other = claim.recipe and recipe != claim.recipe
             verdict = _verdict(gain, half) + (f", by another recipe than {claim.recipe}" if other else "")
-            runs = sum(len(of_pair) for of_pair in gains.values())
+            count = sum(len(of_pair) for of_pair in gains.values())
             rows.append(Row(**about, better=better, worse=worse, recipe=recipe, verdict=verdict, note="; ".join(notes),
-                            pairs=len(gains), runs=runs, unit=unit, gain=gain, half=half))  # fmt: skip
+                            pairs=len(gains), runs=count, unit=unit, gain=gain, half=half))  # fmt: skip
     missing = claim.lacks or "no seed on which both were run" + (f": run the grid {claim.grid}" if claim.grid else "")
     either: dict[str, Any] = {side: " or ".join(names) for side, names in sides.items()}
     return rows or [Row(**about, **either, recipe=claim.recipe, verdict="not tested", note=missing)]
 
 
+def runs_of(records: Iterable[Brief]) -> list[Run]:
+    """Found out once for all claims."""
+    return [Run.of(record) for record in sorted(records, key=lambda record: record.id)]
+
+
+def _place(record: Brief) -> tuple[Pair, Seed]:
+    cell, teacher, series = record.cell, record.cell.teacher, msgspec.structs.replace(record.cell, seed=0)
+    lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
+    task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id
+    return Pair(cell.dataset, cell.student, lineage, task), (
+        f"{teacher.id} {record.result.teacher_weights}" if teacher else "",
+        cell.seed,
+    )
+
+
 # -- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def _gains(claim: Claim, sides: dict[str, list[str]], records: Sequence[Brief]) -> dict[str, tuple[str, str, Gains]]:
+def _gains(claim: Claim, sides: dict[str, list[str]], runs: Sequence[Run]) -> dict[str, tuple[str, str, Gains]]:
     """By recipe: how far the better is ahead on each pair, of the same teacher and on the same seed. Of several forms
     of a method the one that ran on most pairs is taken, and no other beside it: a row is of two methods."""
     found: dict[tuple[str, Pair, Seed], dict[str, float]] = {}
-    for record in sorted(records, key=lambda record: record.id):
-        cell = record.cell
-        if cell.setting == claim.setting and (not claim.students or cell.student in claim.students):
-            run = found.setdefault((cell.protocol, *_place(record)), {})
-            run[shown(cell.method, cell.params)] = record.result.top1
+    for run in runs:
+        if run.setting == claim.setting and (not claim.students or run.pair.student in claim.students):
+            found.setdefault((run.recipe, run.pair, run.seed), {})[run.method] = run.top1
     gains: dict[str, dict[tuple[str, str], Gains]] = {}
     for forms in product(sides["better"], sides["worse"]):
-        for (recipe, pair, seed), run in found.items():
-            if run.keys() >= set(forms):
-                ahead = run[forms[0]] - run[forms[1]]
+        for (recipe, pair, seed), of_methods in found.items():
+            if of_methods.keys() >= set(forms):
+                ahead = of_methods[forms[0]] - of_methods[forms[1]]
                 gains.setdefault(recipe, {}).setdefault(forms, {}).setdefault(pair, {})[seed] = ahead
     evidence = {}
     for recipe, of_forms in gains.items():
@@ -141,29 +175,15 @@ def _width(pair: Pair) -> int:
     return networks.form(pair.student, known.classes, known.image).embedding_width
 
 
-def _place(record: Brief) -> tuple[Pair, Seed]:
-    cell, teacher, series = record.cell, record.cell.teacher, msgspec.structs.replace(record.cell, seed=0)
-    lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
-    task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id
-    return Pair(cell.dataset, cell.student, lineage, task), (
-        f"{teacher.id} {record.result.teacher_weights}" if teacher else "",
-        cell.seed,
-    )
-
-
-def _weak(pairs: Iterable[Pair], records: Sequence[Brief]) -> str:
+def _weak(pairs: Iterable[Pair], runs: Sequence[Run]) -> str:
     """How many of the pairs have a teacher that says little of how to listen; nothing where none has."""
     alone: dict[str, list[float]] = {}
     teachers: dict[Pair, dict[str, float]] = {pair: {} for pair in pairs}
-    students = {(pair.dataset, pair.student) for pair in teachers}
-    for record in records:
-        cell, top1 = record.cell, record.result.teacher_top1
-        if (cell.dataset, cell.student) in students and (cell.method == "ce" or top1 is not None):
-            pair, (teacher, _) = _place(record)
-            if top1 is None:
-                alone.setdefault(pair.task, []).append(record.result.top1)
-            elif pair in teachers:
-                teachers[pair][teacher] = top1
+    for run in runs:
+        if run.pair in teachers and run.teacher_top1 is not None:
+            teachers[run.pair][run.seed[0]] = run.teacher_top1
+        elif run.alone:
+            alone.setdefault(run.pair.task, []).append(run.top1)
     known = [pair for pair in teachers if teachers[pair] and pair.task in alone]
     weak = [pair for pair in known if fmean(teachers[pair].values()) <= fmean(alone[pair.task])]
     return counted(len(weak), "pair") if weak else ""
@@ -237,9 +257,8 @@ ABOUT = (
 
 
 def report(records: Iterable[Brief]) -> Report:
-    records = list(records)
-    known = claims()
-    rows = [plain(row) for claim in known for row in weigh(claim, records)]
+    runs, known = runs_of(records), claims()
+    rows = [plain(row) for claim in known for row in weigh(claim, runs)]
     cited = [f"- {name}: {papers()[name].paper}" for name in dict.fromkeys(claim.paper for claim in known)]
     return Report("claims", "Claims", ABOUT, rows, COLUMNS, "\n".join(cited))
 

@@ -70,11 +70,15 @@ in_print = mpl.rc_context(LOOK)  # decorates whatever draws
 
 @in_print
 def saved(figure: Figure, form: str) -> bytes:
-    """As ``svg`` or ``png``."""
+    """As ``svg``, ``png`` or ``pdf``."""
     file = io.BytesIO()
-    nothing = {"svg": ["Date", "Creator", "Format", "Type"], "png": ["Software"]}[form]  # of who made it, and when
+    nothing = {  # of who made it, and when
+        "svg": ["Date", "Creator", "Format", "Type"],
+        "png": ["Software"],
+        "pdf": ["CreationDate", "Creator", "Producer"],
+    }[form]
     figure.savefig(file, format=form, metadata=dict.fromkeys(nothing), dpi=300, facecolor=PAPER)
-    if form == "png":
+    if form != "svg":
         return file.getvalue()
     # A hundredth of a point is enough for a path.
     return re.sub(rb' d="[^"]+', lambda d: re.sub(rb"(\.\d\d)\d+", rb"\1", d[0]), file.getvalue())

@@ -1,6 +1,5 @@
 """What the pictures are drawn from: a DataFrame each, of the board's rows and the records behind them."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,9 +12,8 @@ from kdbench.benchmark.leaderboard.drawing import kind
 from kdbench.benchmark.leaderboard.statistics import half_width
 from kdbench.benchmark.leaderboard.table import FIELD, Board
 from kdbench.methods.features.layers import PAIRS
-from kdbench.methods.features.quality import Quality, best
+from kdbench.methods.features.quality import REMEMBERED, against, best
 
-K0 = 5.0  # what I's entropy is measured against, as in the paper
 WIDTHS = 3  # of one family, from which on they are a study
 
 
@@ -101,7 +99,7 @@ def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
     """``teacher layer S I E Q chosen`` of all teachers whose layers were measured, as they are now."""
     rows = []
     for teacher in teachers:
-        for file in sorted((store.folder / "teachers").glob(f"{teacher}.quality-*.json")):
+        for file in sorted((store.folder / "teachers").glob(f"{teacher}.{REMEMBERED}-*.json")):
             try:
                 known, record = msgspec.json.decode(file.read_bytes(), type=Finding), store.record(teacher)
             except (OSError, ValueError) as error:
@@ -109,7 +107,7 @@ def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
                 continue
             if record is None or known.weights != record.result.weights:
                 continue
-            found = [Quality(s, i / math.log(K0), e) for s, i, e in known.found]
+            found = against(known.found)
             top = best(found, PAIRS)
             rows += [
                 {

@@ -8,12 +8,13 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from kdbench.benchmark.experiments.record import Curves, Record
@@ -62,9 +63,9 @@ def embedded(records: Mapping[str, Record], wanted: set[str]) -> tuple[str, str]
     limit, elsewhere = f"{MOST_BYTES // 1_000_000} MB", "'kdbench show ID' shows one."
     if not whole:
         return "{}", f"Records and their curves are not in this page, which has room for {MOST_RECORDS:,}: {elsewhere}"
-    if len(texts := _texts(whole)) <= MOST_BYTES:
+    if texts := _texts(whole):
         return texts, "All records are in this page: a method's name opens its seeds, a seed its record."
-    if len(texts := _texts(map(_without_epochs, whole))) <= MOST_BYTES:
+    if texts := _texts([_without_epochs(record) for record in whole]):
         return texts, (
             "All records are in this page: a method's name opens its seeds, a seed its record. What they say of every "
             f"epoch is left out, with it they would take more than {limit}: {elsewhere}"
@@ -72,8 +73,12 @@ def embedded(records: Mapping[str, Record], wanted: set[str]) -> tuple[str, str]
     return "{}", f"Records are not in this page, they would take more than {limit}: {elsewhere}"
 
 
-def _texts(records: Iterable[Record]) -> str:
-    return as_data({record.id: pretty(record).decode() for record in records})
+def _texts(records: Sequence[Record]) -> str:
+    """Nothing where there is no room for them: what they come to on one line says so of most that are too many."""
+    if sum(len(msgspec.json.encode(record).decode()) for record in records) > MOST_BYTES:
+        return ""
+    texts = as_data({record.id: pretty(record).decode() for record in records})
+    return texts if len(texts) <= MOST_BYTES else ""
 
 
 def _without_epochs(record: Record) -> Record:

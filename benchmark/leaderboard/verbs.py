@@ -1,4 +1,4 @@
-"""The verb that writes the leaderboard. What it needs is imported inside it."""
+"""The verbs that write the leaderboard, and its picture of one teacher. What they need is imported inside them."""
 
 import gc
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdbench.benchmark.experiments.words import warn
-from kdbench.benchmark.options import as_json, files, grid, load_files, results, say
+from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, results, say
 
 
 @click.command()
@@ -45,3 +45,56 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
     page = next(file for file in found.files if file.suffix == ".html")
     warn([f"{page} is the page; tables and pictures lie beside it"])
     say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
+
+
+def _drawable(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
+    if file and file.suffix not in (".png", ".pdf", ".svg"):
+        raise click.BadParameter(f"the file's name must end in .png, .pdf or .svg, got '{file}'.")
+    return file
+
+
+@click.command()
+@click.argument("teacher")
+@click.option("--dataset", required=True, help="The data set that it was trained on.")
+@click.option(
+    "--k0", type=click.FloatRange(min=1, min_open=True), show_default="the paper's",
+    help="What I's entropy is measured against: log k0.",
+)  # fmt: skip
+@click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Draw it too: .png, .pdf or .svg.")
+@data
+@results
+@files
+@as_json
+def quality(
+    teacher: str,
+    dataset: str,
+    k0: float | None,
+    figure: Path | None,
+    data: Path,
+    results: Path,
+    files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """How much knowledge lies in each layer of a trained teacher: separation, information, efficiency and quality.
+
+    TEACHER is a network with one trained teacher in the results, the id of a teacher's record or its beginning, or
+    NETWORK@DIGEST. The layers with the highest quality are those that feature_only distils; what was measured is kept.
+
+    \b
+    Examples:
+      kdbench quality resnet56 --dataset cifar100
+      kdbench quality resnet56@0123456789ab --dataset cifar100 --figure quality.png
+    """
+    from kdbench.benchmark.experiments import quality as verb
+    from kdbench.benchmark.experiments.store import Store, write
+    from kdbench.methods.features.quality import K0
+
+    load_files(files)
+    store = Store(results)
+    found = verb.measure(teacher, dataset, store, data, k0 or K0)
+    if figure:
+        from kdbench.benchmark.leaderboard import album  # a picture's libraries take a second
+
+        write(figure, album.of_a_teacher(found, figure.suffix[1:]))
+    say(found, as_json, lambda: verb.text(found))
+    warn(store.troubles)

@@ -32,7 +32,7 @@ from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Live, training
-from kdbench.benchmark.training.memory import RememberingTeacher, limit, rememberable, size
+from kdbench.benchmark.training.memory import RememberingTeacher, affordable
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.methods.chain import Chain
@@ -89,9 +89,7 @@ def learners(cell: Cell, dataset: Dataset, engine: Engine) -> Learners:
 def memory(taught: Learners, dataset: Dataset, recipe: Recipe, folder: Path) -> RememberingTeacher | None:
     """A memory of the teacher's answers in this folder, where a run would have one."""
     views, needs = len(dataset.train) * views_of_an_image(dataset, recipe.augment), taught.method.needs()
-    if taught.teacher is None or not rememberable(needs, taught.teacher):
-        return None
-    if size(needs, taught.teacher, views) > limit():
+    if taught.teacher is None or not affordable(needs, taught.teacher, views):
         return None
     return RememberingTeacher(taught.teacher, needs, views, folder)
 

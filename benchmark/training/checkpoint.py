@@ -6,13 +6,14 @@ beside the last one and renamed over it, and the one before is kept. Nothing in 
 
 import hashlib
 import io
-import os
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from kdbench.benchmark.whole import written
 
 FORMAT = b"kdbench checkpoint 1\n"
 State = dict[str, Any]
@@ -43,23 +44,14 @@ class Checkpoints:
         torch.save(state | {"environments": [*self.elsewhere, self.here], "teacher": self.teacher}, buffer)
         body = buffer.getbuffer()
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.last.with_suffix(f".{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                file.write(FORMAT + hashlib.blake2b(body, digest_size=32).digest())
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            if self.last.exists():
-                self.last.replace(self.before)
-            temporary.replace(self.last)
-        finally:
-            temporary.unlink(missing_ok=True)  # where the disk was full, others need the space
+        with written(self.last, before=self.before) as file:
+            file.write(FORMAT + hashlib.blake2b(body, digest_size=32).digest())
+            file.write(body)
         self._saved = time.monotonic()
 
     def load(self) -> State | None:
         """The newest whole checkpoint; a damaged one is set aside and reported."""
-        for stale in self.last.parent.glob("checkpoint.*.part"):
+        for stale in self.last.parent.glob(f".{self.last.name}.*.part"):
             stale.unlink(missing_ok=True)
         for file in (self.last, self.before):
             if file.exists():

@@ -116,6 +116,11 @@ def rememberable(needs: Needs, teacher: Chain) -> bool:
     return not more and needs.views == ("recipe",) and vectors
 
 
+def affordable(needs: Needs, teacher: Chain, views: int) -> bool:
+    """Is a method's teacher rememberable, and all that it may say no more than is kept?"""
+    return rememberable(needs, teacher) and size(needs, teacher, views) <= limit()
+
+
 def size(needs: Needs, teacher: Chain, views: int) -> int:
     """Bytes of a memory in which nothing is missing."""
     width = teacher.classes + (teacher.embedding_width if needs.teacher_embedding else 0)

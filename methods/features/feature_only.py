@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.layers import PAIRS, layers, standard
-from kdbench.methods.features.quality import best, qualities
+from kdbench.methods.features.quality import K0, best, qualities
 from kdbench.methods.forms import Form, as_map, resized, smaller
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 from kdbench.refusal import Refusal
@@ -53,7 +53,7 @@ class FeatureOnly(Method):
         *,
         student_depths: Numbers = "standard",
         teacher_depths: NumbersByQuality = "quality",
-        k0: float = 5.0,
+        k0: float = K0,
         samples: int = 5000,
         class_samples: int = 500,
         weight: float = 1.0,

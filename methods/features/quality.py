@@ -9,7 +9,7 @@ values than the largest one has images (1e-127 underflows); here the entropy is 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import torch
@@ -22,6 +22,8 @@ from kdbench.methods.forms import Form, as_map, resized
 from kdbench.methods.method import Facts
 from kdbench.methods.survey import survey
 
+K0 = 5.0  # what I's entropy is measured against, as in the paper
+REMEMBERED = "quality"  # what findings about a teacher are called, before how many images they are of
 LARGEST = 2**16  # values of a feature that is kept as it is: every map of the paper's networks at 32 pixels
 
 Watch = Callable[[float], None]  # is told which share of the images has been seen
@@ -111,7 +113,7 @@ def qualities(
     teacher: Chain,
     facts: Facts,
     *,
-    k0: float = 5.0,
+    k0: float = K0,
     samples: int = 5000,
     class_samples: int = 500,
     watch: Watch | None = None,
@@ -121,8 +123,13 @@ def qualities(
     def find() -> list[tuple[float, ...]]:
         return [astuple(one) for one in _measured(teacher, facts, samples, class_samples, watch)]
 
-    found = (Quality(*one) for one in facts.remembered(f"quality-{samples}-{class_samples}", find))
-    return [replace(one, information=one.information / math.log(k0)) for one in found]
+    return against(facts.remembered(f"{REMEMBERED}-{samples}-{class_samples}", find), k0)
+
+
+def against(found: Iterable[Sequence[float]], k0: float = K0) -> list[Quality]:
+    """What is remembered of every layer was measured against k₀ = e, whose logarithm is 1."""
+    layers = (Quality(*one) for one in found)
+    return [replace(one, information=one.information / math.log(k0)) for one in layers]
 
 
 def best(qualities: Sequence[Quality], count: int) -> tuple[int, ...]:
@@ -132,7 +139,7 @@ def best(qualities: Sequence[Quality], count: int) -> tuple[int, ...]:
 
 
 def _measured(teacher: Chain, facts: Facts, samples: int, class_samples: int, watch: Watch | None) -> list[Quality]:
-    """For k₀ = e, whose logarithm is 1.
+    """For k₀ = e.
 
     Everything from ``samples`` training images, the same number of each class, but the entropies, which come from up
     to ``class_samples`` of each. The draw is always the same.

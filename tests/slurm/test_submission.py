@@ -146,6 +146,16 @@ def test_cells_are_pending_with_the_schedulers_reason_or_lost(store: Store, sent
     assert said.lost == {cell: f"its job left no record: 'logs {cell}'; 'submit' goes on" for cell in students}
 
 
+def test_a_cell_that_has_ended_since_the_plan_is_not_lost_and_the_records_are_asked_once(
+    store: Store, sent: Submission, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer("")
+    made = planned(store)
+    store.fail(failure(made.students[0].cell, "broken", "", None))
+    monkeypatch.setattr(Store, "record", None)  # whoever asks of one cell now falls
+    assert watch.sent(made, store).lost.keys() == {entry.cell.id for entry in (*made.teachers, *made.students[1:])}
+
+
 def test_of_the_cells_of_a_job_that_runs_only_the_first_is_starting(
     store: Store, sent: Submission, answer: Answer
 ) -> None:

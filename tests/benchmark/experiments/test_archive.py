@@ -83,6 +83,23 @@ def test_the_same_records_are_the_same_bytes_packed_or_not(
     assert file.read_bytes() == before
 
 
+def test_two_that_export_to_one_file_do_not_meet(
+    mine: Store, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, put = file.read_bytes(), archive._put
+
+    def slow(*what: Any) -> None:
+        monkeypatch.undo()
+        archive.export(mine, None, file, weights=False)  # another process comes in between
+        assert file.read_bytes() == whole
+        put(*what)
+
+    monkeypatch.setattr(archive, "_put", slow)
+    archive.export(mine, None, file, weights=False)
+    assert file.read_bytes() == whole
+    assert {found.name for found in tmp_path.iterdir()} == {"mine", file.name}
+
+
 def test_a_grid_narrows_what_goes_out_to_its_cells_and_their_teachers(
     kdbench: Command, tmp_path: Path, mine: Store
 ) -> None:
@@ -129,6 +146,11 @@ def test_the_same_result_at_another_cost_is_no_conflict(
     theirs.finish(make_record(records[0].cell, top1=50.0, seconds=99.0))
     intake = archive.take_in(theirs, file, dry_run=False)
     assert (intake.new, intake.same, intake.conflicts) == (3, 1, [])
+
+
+def test_what_is_here_is_not_held_in_memory(mine: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "records", None)  # whoever asks for all of them at once now falls
+    assert archive.take_in(mine, file, dry_run=False).same == 4
 
 
 def test_a_record_that_stands_in_an_archive_twice_is_not_written_over(

@@ -59,10 +59,38 @@ def by_id(records: list[Record]) -> dict[str, Record]:
 
 def test_many_single_records_become_a_few_files_and_all_are_found(packed: Store, records: list[Record]) -> None:
     assert len(files(packed.records_folder)) == 2
+    assert files(packed.folder / "work") == []
     assert packed.records() == by_id(records)
     assert [packed.record(record.id) for record in records] == records
     assert packed.record("nobody") is packed.record("") is None
-    assert files(packed.folder / "work") == []
+
+
+def test_only_the_pack_that_has_a_record_is_opened_and_only_that_record_is_decoded(
+    packed: Store, records: list[Record], make_record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert packed.record("nobody") is None  # and now it is known what there is
+    opened, decoded, path_open, believed = list[str](), list[type](), Path.open, store_module.believed
+
+    def opens(self: Path, *asked: Any, **more: Any) -> Any:
+        opened.append(self.suffix)
+        return path_open(self, *asked, **more)
+
+    def believes(content: bytes, kind: Any) -> Any:
+        decoded.append(kind)
+        return believed(content, kind)
+
+    monkeypatch.setattr(Path, "open", opens)
+    monkeypatch.setattr(store_module, "believed", believes)
+    assert packed.record("nobody") is None
+    assert opened.count(".jsonl") == 0
+    assert packed.record(records[-1].id) == records[-1]
+    assert packed.records({records[0].id}) == by_id(records[:1])
+    assert packed.lines({records[1].id}) == {records[1].id: msgspec.json.encode(records[1])}
+    assert (opened.count(".jsonl"), decoded) == (3, [Record] * 3)
+    again = make_record(records[0].cell, top1=99.0)
+    Store(packed.folder).finish(again)
+    Store(packed.folder).pack()
+    assert packed.record(again.id) == again  # the pack is another one now
 
 
 def test_few_records_stay_as_they_are(store: Store, records: list[Record]) -> None:
@@ -216,6 +244,52 @@ def test_a_record_with_fields_of_a_newer_version_is_read_and_keeps_them_when_pac
     assert store.records() == by_id(records[:1])
     (pack,) = store.records_folder.iterdir()
     assert json.loads(pack.read_bytes()) == newer
+
+
+def test_a_record_that_only_a_newer_version_can_read_is_reported_and_stays_through_packing(
+    packed: Store, records: list[Record], make_cell: Make, make_record: Make
+) -> None:
+    """Its cell has a field that is unknown here, in a pack and in a file of its own."""
+    pack = sorted(packed.records_folder.glob("*.jsonl"))[0]
+    lines = pack.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"cell":{', b'"cell":{"mood":1,', 1)
+    pack.write_bytes(b"".join(lines))
+    newer = single(packed, make_record(make_cell(seed=78)))
+    content = pretty(make_record(make_cell(seed=78))).replace(b'"seed": 78', b'"seed": 78, "mood": 1')
+    write(newer, content)
+    left = {key: record for key, record in by_id(records).items() if key != msgspec.json.decode(lines[1])["id"]}
+
+    reader = Store(packed.folder)
+    assert reader.records() == left
+    assert reader.outlines().keys() == left.keys()
+    unknown = "it is of a newer kdbench: Object contains unknown field `mood` - at `$.cell`"
+    assert reader.troubles == [
+        f"{newer} is left where it is: {unknown}",
+        f"{pack}, line 2, is left where it is: {unknown}",
+    ]
+    packed.finish(make_record(make_cell(seed=77)))
+    packed.pack()
+    assert newer.read_bytes() == content
+    assert lines[1] in pack.read_bytes().splitlines(keepends=True)
+    assert not packed.damaged_folder.exists()
+
+
+def test_a_newer_record_that_is_cut_off_is_damaged(store: Store, records: list[Record]) -> None:
+    write(single(store, records[0]), pretty(records[0]).replace(b'"seed": 0', b'"seed": 0, "mood": 1')[:-20])
+    assert store.records() == {}
+    assert "is set aside" in store.troubles[0]
+
+
+def test_a_data_set_with_a_long_name_is_packed_too(
+    store: Store, make_cell: Make, make_record: Make, pack_from_one: None
+) -> None:
+    records = [make_record(make_cell(dataset=f"imagefolder:/{'long' * 70}/{number}")) for number in range(2)]
+    for record in records:
+        store.finish(record)
+    store.pack()
+    (pack,) = store.records_folder.iterdir()
+    assert pack.suffix == ".jsonl"
+    assert store.records() == by_id(records)
 
 
 # -- tidying ----------------------------------------------------------------------------------------------------------

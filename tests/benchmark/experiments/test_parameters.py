@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pytest
 from torch import Tensor
 
+from kdbench.benchmark.experiments import parameters
 from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
@@ -108,3 +109,10 @@ def test_what_is_shown_of_the_parameters_is_what_is_unusual() -> None:
 
 def test_a_method_that_is_not_loaded_is_shown_by_its_name() -> None:
     assert shown("elsewhere", {"weight": 1}) == "elsewhere"
+
+
+def test_what_a_constructor_declares_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown("kd", {})
+    monkeypatch.setattr(parameters, "get_type_hints", None)  # whoever looks again falls
+    monkeypatch.setattr(parameters, "hyper_parameters", None)
+    assert shown("kd", {"temperature": 2.0}) == "kd(temperature=2.0)"

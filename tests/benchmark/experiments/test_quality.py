@@ -96,6 +96,12 @@ def test_a_teacher_is_found_by_its_network_its_id_a_beginning_or_its_digest(stor
     }
 
 
+def test_no_curves_are_read_to_find_a_teacher(store: Store, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trained()
+    monkeypatch.setattr(Store, "records", None)
+    assert quality.find(one.id, "digits", store).id == one.id
+
+
 def test_several_teachers_of_one_name_are_listed_and_an_unknown_one_is_compared(
     kdbench: Command, trained: Trained
 ) -> None:
@@ -113,8 +119,11 @@ def test_a_record_without_weights_is_no_teacher(
     assert "must hold a trained teacher" in kdbench("quality", "resnet8x0.25", "--dataset", "digits").sentence
 
 
-@pytest.mark.parametrize(("file", "start"), [("q.png", b"\x89PNG"), ("q.svg", b"<?xml")])
+@pytest.mark.parametrize(("file", "start"), [("q.png", b"\x89PNG"), ("q.svg", b"<?xml"), ("q.pdf", b"%PDF")])
 def test_it_is_drawn(kdbench: Command, trained: Trained, file: str, start: bytes) -> None:
     trained()
     assert kdbench("quality", "resnet8x0.25", "--dataset", "digits", "--figure", file).code == 0
-    assert Path(file).read_bytes().startswith(start)
+    drawn = Path(file).read_bytes()
+    assert drawn.startswith(start)
+    kdbench("quality", "resnet8x0.25", "--dataset", "digits", "--figure", file)
+    assert Path(file).read_bytes() == drawn  # as all our pictures are

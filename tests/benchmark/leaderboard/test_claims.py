@@ -12,12 +12,17 @@ import pytest
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.leaderboard.claims import Claim, claims, interval, report, weigh
+from kdbench.benchmark.leaderboard import claims as module
+from kdbench.benchmark.leaderboard.claims import Claim, Row, claims, interval, report, runs_of, weigh
 
 MakeCell, MakeRecord, Command = Callable[..., Cell], Callable[..., Record], Callable[..., Any]
 Series = Callable[..., list[Record]]
 
 CLAIM = Claim(says="one is better", paper="clkd", better="clkd", worse="kd")
+
+
+def weighed(claim: Claim, records: list[Record]) -> list[Row]:
+    return weigh(claim, runs_of(records))
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def series(make_cell: MakeCell, make_record: MakeRecord) -> Series:
 
 def test_of_one_pair_the_seeds_count_and_it_is_said(series: Series) -> None:
     """Gains of 1, 2 and 3: 2 ± 4.303 / sqrt(3)."""
-    (row,) = weigh(CLAIM, series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50]))
+    (row,) = weighed(CLAIM, series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50]))
     assert (row.gain, row.half) == (2, pytest.approx(4.303 / 3**0.5, rel=1e-3))
     assert (row.unit, row.pairs, row.runs, row.verdict) == ("seeds", 1, 3, "undecided")
     assert row.note == "one pair speaks for no other"
@@ -47,9 +52,9 @@ def test_of_one_pair_the_seeds_count_and_it_is_said(series: Series) -> None:
 
 def test_a_teacher_that_knows_no_more_than_its_student_is_named(series: Series) -> None:
     records = series("clkd", [51, 52, 53], knows=50) + series("kd", [50, 50, 50], knows=50)
-    assert "no better" not in weigh(CLAIM, records)[0].note  # who knows what the student has by itself?
-    assert "no better" not in weigh(CLAIM, records + series("ce", [50, 48], teacher=None))[0].note
-    (row,) = weigh(CLAIM, records + series("ce", [51, 49], teacher=None))
+    assert "no better" not in weighed(CLAIM, records)[0].note  # who knows what the student has by itself?
+    assert "no better" not in weighed(CLAIM, records + series("ce", [50, 48], teacher=None))[0].note
+    (row,) = weighed(CLAIM, records + series("ce", [51, 49], teacher=None))
     assert row.note.endswith("; of 1 pair the teacher is no better than the student by labels alone")
 
 
@@ -58,11 +63,11 @@ def test_of_several_pairs_each_counts_once(series: Series) -> None:
     records = series("clkd", [52, 53]) + series("kd", [50, 51])
     records += series("clkd", [53], student="resnet8x0.5") + series("kd", [50], student="resnet8x0.5")
     records += series("clkd", [52.5], teacher="bigger") + series("kd", [50], teacher="bigger")
-    (row,) = weigh(CLAIM, records)
+    (row,) = weighed(CLAIM, records)
     assert (row.gain, row.half) == (2.5, pytest.approx(4.303 * 0.5 / 3**0.5, rel=1e-3))
     assert (row.unit, row.pairs, row.runs, row.verdict) == ("pairs", 3, 4, "supported")
     assert row.note == "pairs that share a teacher are not independent"
-    (turned,) = weigh(msgspec.structs.replace(CLAIM, better="kd", worse="clkd"), records)
+    (turned,) = weighed(msgspec.structs.replace(CLAIM, better="kd", worse="clkd"), records)
     assert (turned.gain, turned.verdict) == (-2.5, "contradicted")
 
 
@@ -73,17 +78,17 @@ def test_two_seeds_of_a_teacher_are_one_pair_where_a_students_seed_counts_once(
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
     records = series("clkd", [52, 53], teacher=first) + series("kd", [50, 50], teacher=first)
     records += series("clkd", [54, 51], teacher=second) + series("kd", [50, 50], teacher=second)
-    (row,) = weigh(CLAIM, records)
+    (row,) = weighed(CLAIM, records)
     assert (row.unit, row.pairs, row.runs) == ("seeds", 1, 4)
     assert (row.gain, row.half) == (2.5, pytest.approx(12.706 * 0.5, rel=1e-3))
 
 
 def test_only_the_same_seed_of_the_same_teacher_is_compared(series: Series) -> None:
-    assert weigh(CLAIM, series("clkd", [50]) + series("kd", [50, 51])[1:])[0].verdict == "not tested"
-    assert weigh(CLAIM, series("clkd", [50]) + series("kd", [50], teacher="bigger"))[0].verdict == "not tested"
+    assert weighed(CLAIM, series("clkd", [50]) + series("kd", [50, 51])[1:])[0].verdict == "not tested"
+    assert weighed(CLAIM, series("clkd", [50]) + series("kd", [50], teacher="bigger"))[0].verdict == "not tested"
     trained_again = series("kd", [50], weights="e" * 32)
-    assert weigh(CLAIM, series("clkd", [50]) + trained_again)[0].verdict == "not tested"
-    (row,) = weigh(CLAIM, series("clkd", [50, 51, 52]) + series("kd", [49]))
+    assert weighed(CLAIM, series("clkd", [50]) + trained_again)[0].verdict == "not tested"
+    (row,) = weighed(CLAIM, series("clkd", [50, 51, 52]) + series("kd", [49]))
     assert (row.runs, row.gain, row.half, row.verdict) == (1, 1, None, "undecided")
 
 
@@ -92,7 +97,7 @@ def test_a_recipe_is_evidence_of_its_own_and_another_than_the_papers_is_marked(s
     short = {"recipe": msgspec.structs.replace(series("kd", [0])[0].cell.recipe, epochs=1), "protocol": "short"}
     records = series("clkd", [51, 51.1]) + series("kd", [50, 50])
     records += series("clkd", [40, 40], **short) + series("kd", [50, 50.1], **short)
-    rows = {row.recipe: row for row in weigh(claim, records)}
+    rows = {row.recipe: row for row in weighed(claim, records)}
     assert rows["tiny"].verdict == "supported"
     assert rows["short"].verdict == "contradicted, by another recipe than tiny"
 
@@ -101,13 +106,13 @@ def test_of_several_forms_one_counts_the_one_of_most_pairs_and_else_the_first(se
     cold = {"params": {"temperature": 2}}
     claim = msgspec.structs.replace(CLAIM, worse=[{"kd": {"temperature": 2}}, "kd"])
     records = series("clkd", [52]) + series("kd", [50])
-    assert weigh(claim, records)[0].gain == 2
-    assert weigh(claim, records + series("kd", [10], params={"temperature": 8}))[0].gain == 2
+    assert weighed(claim, records)[0].gain == 2
+    assert weighed(claim, records + series("kd", [10], params={"temperature": 8}))[0].gain == 2
     records += series("kd", [51.5], **cold)
-    (row,) = weigh(claim, records)
+    (row,) = weighed(claim, records)
     assert (row.gain, row.worse) == (0.5, "kd(temperature=2.0)")
     records += series("clkd", [53], student="resnet8x0.5") + series("kd", [50], student="resnet8x0.5")
-    (row,) = weigh(claim, records)
+    (row,) = weighed(claim, records)
     assert (row.gain, row.pairs, row.worse) == (2.5, 2, "kd")  # a row is of two methods: 0.5 has no place in it
 
 
@@ -118,25 +123,25 @@ def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
     for place, student in enumerate(("resnet8x0.25", "resnet8x0.5", "resnet8")):
         records += series("clkd", [40 + place, 41 + 1.2 * place], student=student)
         records += series("kd", [50, 50], student=student)
-    (row,) = weigh(claim, records)
+    (row,) = weighed(claim, records)
     assert (row.gain, row.half) == (pytest.approx(1.1), pytest.approx(12.706 * 0.1, rel=1e-3))
     assert (row.verdict, row.note.rpartition("; ")[2]) == ("undecided", "1 teacher")
     alone = series("clkd", [90], teacher="bigger") + series("kd", [50], teacher="bigger")  # at one width
-    assert weigh(claim, records + alone) == [row]
-    assert weigh(claim, [r for r in records if r.cell.student != "resnet8"])[0].verdict == "not tested"
+    assert weighed(claim, records + alone) == [row]
+    assert weighed(claim, [r for r in records if r.cell.student != "resnet8"])[0].verdict == "not tested"
     flat = msgspec.structs.replace(claim, students=["resnet8"])
-    assert weigh(flat, records)[0].verdict == "not tested"
+    assert weighed(flat, records)[0].verdict == "not tested"
 
 
 def test_what_nothing_of_ours_can_test_says_why(series: Series) -> None:
-    (row,) = weigh(msgspec.structs.replace(CLAIM, lacks="no scale"), series("clkd", [51]) + series("kd", [50]))
+    (row,) = weighed(msgspec.structs.replace(CLAIM, lacks="no scale"), series("clkd", [51]) + series("kd", [50]))
     assert (row.verdict, row.note) == ("not tested", "no scale")
-    assert weigh(msgspec.structs.replace(CLAIM, grid="clkd"), [])[0].note.endswith("run the grid clkd")
+    assert weighed(msgspec.structs.replace(CLAIM, grid="clkd"), [])[0].note.endswith("run the grid clkd")
 
 
 def test_of_one_gain_and_of_gains_that_agree_by_chance_there_is_no_interval(series: Series) -> None:
     assert interval([3.0]) == (3.0, None)
-    (row,) = weigh(CLAIM, series("clkd", [52.3, 53.2]) + series("kd", [51.9, 52.8]))
+    (row,) = weighed(CLAIM, series("clkd", [52.3, 53.2]) + series("kd", [51.9, 52.8]))
     assert (row.gain, row.half, row.verdict) == (pytest.approx(0.4), None, "undecided")
 
 
@@ -146,6 +151,14 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
     for seed in range(3):
         again = report(random.Random(seed).sample(records, len(records)))
         assert (again.markdown(), again.csv()) == (first.markdown(), first.csv())
+
+
+def test_a_record_is_looked_at_once_for_all_claims(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, places = series("clkd", [51, 52]) + series("kd", [50, 50]), list[str]()
+    place = module._place
+    monkeypatch.setattr(module, "_place", lambda record: (places.append(record.id), place(record))[1])
+    report(records)
+    assert sorted(places) == sorted(record.id for record in records)
 
 
 def test_the_verb_says_of_every_claim_what_the_records_say(kdbench: Command, tmp_path: Path, series: Series) -> None:

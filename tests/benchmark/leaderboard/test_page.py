@@ -67,6 +67,13 @@ def test_what_does_not_fit_is_left_out_and_the_page_says_so(monkeypatch: pytest.
     assert module.embedded({}, set(records))[1].startswith("Records and their curves are not in this page")
 
 
+def test_what_cannot_fit_is_not_written_out_to_be_thrown_away(monkeypatch: pytest.MonkeyPatch, study: Study) -> None:
+    records = {record.id: record for record in study({"kd": [1, 2]})}
+    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    monkeypatch.setattr(module, "pretty", None)  # whoever writes one out now falls
+    assert module.embedded(records, set(records))[0] == "{}"
+
+
 def test_every_row_has_its_seeds(study: Study) -> None:
     over_pairs, on_each, cost = carried(page_of(study({"kd": [1, 3]}, ("resnet8x0.25", "resnet8"))), "tables")
     names = [column["name"] for column in on_each["columns"]]

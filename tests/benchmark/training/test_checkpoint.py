@@ -193,8 +193,8 @@ def test_a_whole_file_that_torch_cannot_read_is_set_aside_too(twice: Checkpoints
 
 def test_parts_left_by_a_killed_writer_are_swept_up_and_never_read(twice: Checkpoints) -> None:
     folder = twice.last.parent
-    (folder / "checkpoint.4711.part").write_bytes(twice.last.read_bytes()[:100])
-    (folder / "checkpoint.4712.part").write_bytes(twice.before.read_bytes())
+    (folder / ".checkpoint.pt.4711.part").write_bytes(twice.last.read_bytes()[:100])
+    (folder / ".checkpoint.pt.4712.part").write_bytes(twice.before.read_bytes())
     (folder / "notes.part").write_text("not ours")
     assert number(twice.load()) == 2
     assert names(twice) == {"checkpoint.pt", "checkpoint.before.pt", "notes.part"}

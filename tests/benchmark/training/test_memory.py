@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from kdbench.benchmark.data import Dataset
 from kdbench.benchmark.data.views import Draw, Views, draws
 from kdbench.benchmark.training import memory
-from kdbench.benchmark.training.memory import RememberingTeacher, limit, rememberable, size
+from kdbench.benchmark.training.memory import RememberingTeacher, affordable, limit, rememberable, size
 from kdbench.benchmark.training.teacher import LiveTeacher
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import Batch, Needs
@@ -260,6 +260,15 @@ def test_its_size_is_that_of_its_files(views: Views, teacher: Chain, tmp_path: P
     remembering(teacher, views, tmp_path)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) == size(BOTH, teacher, 60 * views.count)
     assert sum(file.stat().st_blocks for file in tmp_path.iterdir()) == 0  # of which nothing is taken yet
+
+
+def test_only_what_can_be_remembered_and_is_not_too_large_is_kept(
+    teacher: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDBENCH_MEMORY_GB", str(size(BOTH, teacher, 60) / 10**9))
+    assert affordable(BOTH, teacher, 60)
+    assert not affordable(BOTH, teacher, 61)
+    assert not affordable(replace(BOTH, live_teacher=True), teacher, 60)
 
 
 def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
