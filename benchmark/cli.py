@@ -42,7 +42,7 @@ def app() -> None:
       kdbench list grids                what ships
       kdbench plan quickstart           what a run would do
       kdbench run quickstart            do it; again: nothing is left to do
-      kdbench leaderboard quickstart    the table, in Markdown and CSV
+      kdbench leaderboard quickstart    tables, pictures and a page
     """
 
 
@@ -138,7 +138,8 @@ def run(
 ) -> None:
     """Run what a grid still lacks on this machine: teachers first, resumable at any moment.
 
-    Exit code 1 says that a cell failed, or that a cell that was run anew has other bits.
+    Exit code 1 says that a cell failed, now or before, or could not be run without a teacher that failed; or that a
+    cell that was run anew has other bits, in the same environment and by the same teacher.
 
     \b
     Examples:
