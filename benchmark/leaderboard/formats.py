@@ -16,9 +16,9 @@ from kdbench.benchmark.leaderboard.teachers import teachers
 
 ABOUT = (
     "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± "
-    f"half their {statistics.LEVEL:.0%} t interval, which on a pair borrows from the scatter on other pairs of its data "
-    "set and recipe, as far as that is alike. ★: other than chance after Holm's correction over all gains of the table: "
-    "over pairs by an exact test of signs, on one pair by a t test over "
+    f"half their {statistics.LEVEL:.0%} t interval, which on a pair borrows from the scatter on other pairs of its "
+    "data set and recipe, as far as that is alike. ★: other than chance after Holm's correction over all gains of the "
+    "table: over pairs by an exact test of signs, on one pair by a t test over "
     f"{statistics.ENOUGH} seeds or more. One pair speaks for no other. Best epoch: a diagnostic, found by looking at "
     "the test set. Costs are of one environment."
 )
