@@ -15,6 +15,7 @@ from kdbench.benchmark import networks
 from kdbench.benchmark.experiments import archive
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import digest, weights_of
@@ -101,8 +102,20 @@ def test_two_that_export_to_one_file_do_not_meet(
 
 
 def test_a_grid_narrows_what_goes_out_to_its_cells_and_their_teachers(
-    kdbench: Command, tmp_path: Path, mine: Store
+    mine: Store, theirs: Store, tmp_path: Path, make_record: MakeRecord
 ) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("datasets: digits\npairs: resnet14x0.25 -> resnet8x0.25\nmethods: kd\nrecipe: quick\n")
+    (cell,) = load(str(grid)).cells
+    assert cell.teacher
+    for asked in (cell, cell.teacher):
+        mine.finish(make_record(asked))
+    archive.export(mine, load(str(grid)), tmp_path / "some.zip", weights=False)
+    archive.take_in(theirs, tmp_path / "some.zip", dry_run=False)
+    assert theirs.records().keys() == {cell.id, cell.teacher.id}
+
+
+def test_of_a_grid_without_records_nothing_goes_out(kdbench: Command, tmp_path: Path, mine: Store) -> None:
     assert "must hold records of quickstart" in kdbench(
         "records", "export", "quickstart", "--to", tmp_path / "q.zip", "--results", mine.folder
     ).sentence  # fmt: skip

@@ -9,6 +9,7 @@ import msgspec
 import pandas as pd
 import pytest
 
+from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.record import Environment, Record
 from kdbench.benchmark.experiments.store import Store, pretty, write
 from kdbench.benchmark.leaderboard.publish import publish
@@ -64,6 +65,22 @@ def test_check_names_what_is_not_the_records_and_writes_nothing(
     assert (results / "leaderboard.csv").read_text() == "by hand\n"
     Store(results).finish(make_record(make_cell(seed=7), top1=70))
     assert "leaderboard.md" in kdbench("leaderboard", "--results", results, "--check").err
+
+
+def test_a_grid_narrows_the_tables_to_its_cells_and_goes_into_their_names(
+    results: Path, records: list[Record], make_record: Make
+) -> None:
+    grid = results / "mine.yaml"
+    grid.write_text("datasets: digits\nstudents: resnet8x0.25\nmethods: ce\nrecipe: quick\nseeds: 2\n")
+    asked = [make_record(cell, top1=60) for cell in load(str(grid)).cells]
+    for record in asked:
+        Store(results).finish(record)
+    found = publish(results, str(grid))
+    assert set(found.board.cells["id"]) == {record.id for record in asked}
+    assert {file.name for file in found.files if file.parent == results} == {
+        name.replace("leaderboard", "leaderboard-mine") for name in NAMES
+    }
+    assert set(publish(results, None).board.cells["id"]) == {record.id for record in [*asked, *records]}
 
 
 def test_a_picture_that_the_records_give_no_more_is_taken_away(results: Path) -> None:

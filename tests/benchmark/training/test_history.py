@@ -12,7 +12,7 @@ import torch
 from kdbench.benchmark.data import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.training.checkpoint import Checkpoints
-from kdbench.benchmark.training.evaluate import evaluate
+from kdbench.benchmark.training.evaluate import Score, evaluate
 from kdbench.benchmark.training.loop import Epoch, Live
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods import METHODS
@@ -123,3 +123,29 @@ def test_the_seconds_of_a_run_that_was_broken_off_are_not_lost(
     ticks = 0.0
     resumed = learn(make_student(1), make_student(0), dataset, recipe, checkpoints=Checkpoints(tmp_path, every=0))
     assert [epoch.seconds for epoch in resumed] == [epoch.seconds for epoch in whole]
+
+
+def test_neither_evaluation_nor_what_other_cells_do_in_between_is_a_runs_own_time(
+    make_student: Make, dataset: Dataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, elsewhere = 0.0, 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 1
+        return now
+
+    def pass_elsewhere(*_: object) -> None:
+        nonlocal now
+        now += elsewhere
+
+    def evaluated(*what: Any, **how: Any) -> Score:
+        pass_elsewhere()
+        return evaluate(*what, **how)
+
+    monkeypatch.setattr("kdbench.benchmark.training.loop.time.perf_counter", clock)
+    monkeypatch.setattr("kdbench.benchmark.training.loop.evaluate", evaluated)
+    alone = learn(make_student(1), make_student(0), dataset, recipe, watch=pass_elsewhere)
+    elsewhere = 1000.0
+    beside = learn(make_student(1), make_student(0), dataset, recipe, watch=pass_elsewhere)
+    assert [epoch.seconds for epoch in beside] == [epoch.seconds for epoch in alone]
