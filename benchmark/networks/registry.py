@@ -65,7 +65,7 @@ def form(name: str, classes: int, image: Image) -> Chain:
     except Refusal:
         raise
     except Exception as error:  # torch and a user's network have many ways of saying so
-        why = str(error).partition("\n")[0]
+        why = str(error).partition("\n")[0] or type(error).__name__
         raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {why}") from None
     if width != classes:
         raise Refusal(f"{name} must answer with {classes} logits, got {width}")
