@@ -1,6 +1,7 @@
 """What the tests share: a tiny pair, a handful of digits, the real training loop, and the golden numbers."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -203,6 +204,9 @@ def arrays() -> dict[str, np.ndarray[Any, Any]]:
 def pytest_configure(config: pytest.Config) -> None:
     # What a shell runs in the background ignores Ctrl-C, and so would every process that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a developer has set must not lead tests, nor what they start, into real results.
+    for name in [name for name in os.environ if name.startswith("KDBENCH_") and name != "KDBENCH_DATA"]:
+        del os.environ[name]
     config.addinivalue_line("markers", "golden(*names): run with `golden` for each case of these losses, fp64 and fp32")
 
 

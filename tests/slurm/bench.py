@@ -49,7 +49,7 @@ class Slow(CrossEntropy):
         return {}
 """
 # Nothing is known of how long cells take: each has a job for itself.
-SITE: dict[str, Any] = {"partition": "low", "gpus": 1, "cpus": 1, "memory": "900M", "minutes": 30, "at_once": 2}
+SITE: dict[str, Any] = {"partition": "low", "gpus": 1, "cpus": 1, "memory": "2G", "minutes": 30, "at_once": 2}
 UNDISTURBED: dict[str, Result] = {}
 HELD = {"sbatch": {"hold": True}}
 

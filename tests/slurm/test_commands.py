@@ -12,7 +12,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.slurm.devcluster.cluster import DevCluster
 from tests.pages import PAGES, ROOT, commands, named, needs_a_cluster, small
 
-SITE = "{partition: low, gpus: 1, cpus: 1, memory: 900M, minutes: 30}"
+SITE = "{partition: low, gpus: 1, cpus: 1, memory: 2G, minutes: 30}"
 
 
 def test_what_the_pages_print_runs(cluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

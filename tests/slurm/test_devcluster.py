@@ -106,7 +106,7 @@ def test_a_job_whose_node_is_killed_is_requeued_and_nothing_of_it_goes_on(
     submit(cluster, tmp_path, command, "--nodelist=n1")
     other = submit(cluster, tmp_path, "sleep 600", "--nodelist=n2")
     eventually(lambda: lines("starts") == ["n1 0"] and state(cluster, other) == "RUNNING")
-    assert sleeping(tmp_path) == 3
+    eventually(lambda: sleeping(tmp_path) == 3)
     cluster.kill_node("n1", reported=True)
     assert sleeping(tmp_path) == 1
     cluster.start_node("n1")

@@ -129,12 +129,12 @@ def test_a_beat_brings_the_lease_up_to_date(folder: Path) -> None:
 
 
 def beaten(file: Path) -> bool:
-    """Whether it is brought up to date, by itself, within some seconds."""
-    deadline = time.monotonic() + 10
+    """Whether it is brought up to date, by itself, before long."""
+    deadline = time.monotonic() + 60
     os.utime(file, (time.time() - PATIENCE,) * 2)
-    while time.time() - file.stat().st_mtime > PATIENCE / 2 and time.monotonic() < deadline:
+    while not (fresh := time.time() - file.stat().st_mtime < PATIENCE / 2) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return time.monotonic() < deadline
+    return fresh
 
 
 def test_a_lease_that_one_works_with_beats_by_itself_and_is_released_in_the_end(
@@ -155,7 +155,7 @@ def test_a_lease_that_is_lost_says_so_and_keeps_nobody_elses_alive(
         lease.file.unlink()
         others = leave(folder, host="elsewhere", age=PATIENCE / 2)
         seen = others.stat().st_mtime
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not lease.lost:
             assert time.monotonic() < deadline
             time.sleep(0.01)

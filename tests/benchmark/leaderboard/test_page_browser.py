@@ -42,7 +42,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         file.write_text(page_of(records, drawn), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme))
         tab = contexts[-1].new_page()
-        tab.set_default_timeout(3000)
+        tab.set_default_timeout(30_000)
         tab.on("request", lambda request: request.url == file.as_uri() or wrong.append(request.url))
         tab.on("console", lambda message: wrong.append(message.text))
         tab.on("pageerror", lambda error: wrong.append(str(error)))
