@@ -1,16 +1,20 @@
 """What a worker tells others while a cell runs, and what comes of it where the disk is full."""
 
 import errno
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from kdbench.benchmark.experiments import lease as lease_module
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments import worker
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.loop import Live
@@ -81,3 +85,79 @@ def test_a_cell_that_has_no_room_for_its_lease_has_failed(
     store, cell = Store(tmp_path), make_cell()
     assert worker.Worker(store, CPU, Path()).work(cell) == "failed"
     assert store.failures()[cell.id].error == "OSError: [Errno 28] No space left on device"
+
+
+# -- the lease, while a cell runs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def work(
+    make_cell: Callable[..., Cell], make_record: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Path], None]], tuple[str, Store]]:
+    """What becomes of a cell of two steps, in each of which something is done to its lease."""
+
+    def run(in_step: Callable[[Path], None]) -> tuple[str, Store]:
+        store, cell = Store(tmp_path), make_cell()
+
+        def steps(*_: object) -> Generator[Live, None, tuple[Record, None]]:
+            for step in (1, 2):
+                in_step(store.work(cell.id) / "lease.1")
+                yield Live("main", 1, 1, step, 2)
+            return make_record(cell), None
+
+        monkeypatch.setattr(worker, "running", steps)
+        return worker.Worker(store, CPU, Path()).work(cell), store
+
+    return run
+
+
+def wait_for(that: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not that():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_cell_that_runs_keeps_its_lease_alive(
+    work: Callable[..., tuple[str, Store]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "BEAT", 0.01)
+
+    def grow_old(lease: Path) -> None:
+        os.utime(lease, (0, 0))
+        wait_for(lambda: lease.stat().st_mtime > 0)
+
+    outcome, store = work(grow_old)
+    assert outcome == "finished" and len(store.records()) == 1
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["in a step", "at the end"])
+def test_a_worker_that_was_believed_dead_writes_nothing(
+    work: Callable[..., tuple[str, Store]], monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    steps: list[int] = []
+    leases: list[Lease | None] = []
+    take = Lease.take
+    monkeypatch.setattr(lease_module, "BEAT", 0.01 if seen else 3600.0)
+    monkeypatch.setattr(Lease, "take", lambda folder: leases.append(take(folder)) or leases[-1])
+
+    def lose(file: Path) -> None:
+        steps.append(len(steps))
+        file.unlink(missing_ok=True)
+        if seen:
+            wait_for(lambda: leases[-1] is not None and leases[-1].lost)
+
+    outcome, store = work(lose)
+    assert outcome == "elsewhere" and not store.records() and not store.failures()
+    assert len(steps) == (1 if seen else 2)
+
+
+def test_a_cell_that_failed_between_plan_and_lease_is_not_run(
+    make_cell: Callable[..., Cell], work: Callable[..., tuple[str, Store]], tmp_path: Path
+) -> None:
+    def never(_: Path) -> NoReturn:
+        raise AssertionError
+
+    Store(tmp_path).fail(worker.failure(make_cell(), "it was like this", "", None))
+    outcome, store = work(never)
+    assert outcome == "failed" and [failure.error for failure in store.failures().values()] == ["it was like this"]
