@@ -171,8 +171,9 @@ class Store:
 
     def pack(self) -> None:
         """Many single records become one file a pair; a kill in the middle leaves a record twice, never not at all."""
-        singles = self._singles()
-        if len(singles) < PACK_FROM or not (lease := Lease.take(self.folder / "work" / "pack")):
+        singles, folder = self._singles(), self.folder / "work" / "pack"
+        begun = folder.exists()  # one that was killed at it, perhaps at the very end, leaves its lease
+        if not (begun or len(singles) >= PACK_FROM) or not (lease := Lease.take(folder)):
             return
         with lease:
             packs: dict[Path, dict[str, bytes]] = {}

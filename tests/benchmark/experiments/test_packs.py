@@ -1,6 +1,8 @@
 """Many single records become a few files, and at no moment is one of them missing."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -310,3 +312,12 @@ def test_what_a_killed_run_left_of_a_finished_cell_is_cleared_up_and_nothing_els
     assert files(store.folder / "work") == sorted(
         [*(f"{left.id}/checkpoint.pt" for left in (begun, held, weightless)), f"{held.id}/lease.1"]
     )
+
+
+def test_what_a_packer_that_was_killed_at_the_end_has_left_is_cleared_away(tmp_path: Path) -> None:
+    folder = tmp_path / "work" / "pack"
+    program = f"from pathlib import Path\nfrom {Lease.__module__} import Lease\nLease.take(Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert list(folder.iterdir())
+    Store(tmp_path).tidy()
+    assert not folder.exists()
