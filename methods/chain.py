@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.methods.forms import Form
+from kdbench.methods.precision import computed_in
 from kdbench.methods.shadow import Shadow
 from kdbench.refusal import Refusal
 
@@ -116,7 +117,7 @@ class Chain(nn.Module):
     def trace(self, images: Tensor, taps: Collection[int] = (), cut: int | None = None) -> Trace:
         """One forward pass that keeps what lies at ``taps``; nothing behind depth ``cut`` sends a gradient into it."""
         features, value, embedding = {}, images, images
-        with self._autocast(images):
+        with computed_in(self.precision, images.device):
             for depth in range(len(self.links) + 1):
                 if depth > 0:
                     value = self.links[depth - 1](value)
@@ -130,7 +131,7 @@ class Chain(nn.Module):
 
     def resume(self, feature: Tensor, after: int) -> Tensor:
         """The logits of the rest of the chain, from a feature that stands where the value at depth ``after`` does."""
-        with self._autocast(feature):
+        with computed_in(self.precision, feature.device):
             for link in self.links[after:]:
                 feature = link(feature)
         return _lifted(feature)
@@ -205,10 +206,6 @@ class Chain(nn.Module):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         return self.network.load_state_dict(state_dict, strict=strict, assign=assign)
-
-    def _autocast(self, value: Tensor) -> torch.autocast:
-        dtype = self.precision or torch.bfloat16
-        return torch.autocast(value.device.type, dtype=dtype, enabled=self.precision is not None)
 
     def _form(self, value: Tensor) -> Form:
         match tuple(value.shape):

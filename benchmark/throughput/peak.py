@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch.nn.functional import conv2d
 
+from kdbench.methods.precision import computed_in
+
 SIDE = 2048  # of the matrices
 CHANNELS, PIXELS, IMAGES = 256, 16, 16
 WINDOWS = 7
@@ -22,15 +24,17 @@ def peak_flops(device: torch.device, precision: str) -> float:
     Of a product of large square matrices or of a wide convolution, whichever is faster: a CPU's two libraries for them
     need not use the same instructions, and a network's share of the slower one can be more than all of it.
     """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    coarse = torch.bfloat16 if precision == "bf16" else None
+    dtype = coarse or torch.float32
     one, other = torch.randn(2, SIDE, SIDE, device=device).to(dtype)
     maps, kernels = (
         torch.randn(count, CHANNELS, side, side, device=device).to(dtype, memory_format=torch.channels_last)
         for count, side in ((IMAGES, PIXELS), (CHANNELS, 3))
     )
-    product = 2 * SIDE**3 / _seconds(lambda: one @ other, device)
     positions = IMAGES * (PIXELS - 2) ** 2
-    convolution = 2 * positions * 9 * CHANNELS**2 / _seconds(lambda: conv2d(maps, kernels), device)
+    with computed_in(coarse, device):  # as networks are
+        product = 2 * SIDE**3 / _seconds(lambda: one @ other, device)
+        convolution = 2 * positions * 9 * CHANNELS**2 / _seconds(lambda: conv2d(maps, kernels), device)
     return max(product, convolution)
 
 

@@ -33,7 +33,7 @@ def forward(engine: Engine, step: nn.Module, ask_teacher: Answers, full: int) ->
     torch.compiler.reset()  # what other cells of this process have compiled counts towards the limit below
     # A step that is compiled over and over would end up eager, sooner in a run that was never interrupted.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    fast = torch.compile(eager, dynamic=False, mode=engine.compile_mode)
+    fast = torch.compile(eager, dynamic=False, **engine.compile_options)
 
     def compiled(batch: Batch, task: bool, sizes: Sequence[int]) -> dict[str, Tensor]:
         if len(batch.index) < full:

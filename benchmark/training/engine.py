@@ -14,6 +14,7 @@ from torch import nn
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Needs
+from kdbench.methods.precision import multiplies_bf16
 
 Compile = Literal["auto", "on", "off"]
 # From so many steps on ``auto`` compiles on a GPU, where nobody has measured it: the bar is high. Every process that
@@ -48,6 +49,11 @@ class Engine:
         """On a GPU a small network waits for its kernels to be launched: a CUDA graph launches all of them at once."""
         return "reduce-overhead" if self.device.type == "cuda" else "default"
 
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """On a CPU the compiler would turn every convolution to channels last, those that overrun too."""
+        return {"mode": self.compile_mode} if self.device.type == "cuda" else {"options": {"layout_optimization": False}}
+
     def place(self, module: nn.Module, recipe: Recipe) -> None:
         """Move a network, or a method, to the device, ready to compute in the recipe's precision."""
         module.to(self.device)
@@ -79,6 +85,8 @@ class Engine:
         }
         if cuda:
             facts["tf32"] = torch.backends.cudnn.allow_tf32  # of convolutions in fp32, unless one forbids it
+        if not multiplies_bf16(self.device.type):
+            facts["bf16"] = "in fp32"
         return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
 
 

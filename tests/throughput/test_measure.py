@@ -122,10 +122,15 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_p
     assert record.peak_tflops == 1e-3
 
 
-def test_what_a_run_would_not_compile_is_measured_as_it_is(make_cell: MakeCell, quick: None, tmp_path: Path) -> None:
-    """Second derivatives; the environment says so."""
+def test_what_a_run_would_not_compile_is_measured_as_it_is(
+    make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Second derivatives; the environment says so. Labels alone, beside which it is timed, can be compiled."""
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda step, **_: asked.append("labels") or step)
     record = measure(make_cell("jacobian", teacher="resnet14x0.5"), replace(CPU, compile="on"), Path(), tmp_path)
     assert record.environment.key == environment(CPU).key != environment(replace(CPU, compile="on")).key
+    assert asked == ["labels"]
 
 
 @pytest.mark.parametrize(("method", "can"), [("kd", True), ("crd", True), ("fitnet", False), ("ce", False)])
