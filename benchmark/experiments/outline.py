@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.experiments.record import Brief, BriefEnvironment
 
 Likes = list[tuple[str, ...]]
 
@@ -23,13 +23,21 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seconds: float
     epochs: int  # none of a teacher that was imported
     tasks: str  # how classes arrived, where they did not all come at once
+    machine: str  # what it was timed on
 
     @classmethod
     def of(cls, record: Brief) -> "Outline":
         cell = record.cell
         epochs = cell.recipe.epochs if cell.recipe else 0
         tasks = str(cell.incremental or "")
-        return cls(record.id, cell.dataset, cell.pair, cell.method, cell.world, record.cost.seconds, epochs, tasks)
+        where, seconds = _machine(record.environment), record.cost.seconds
+        return cls(record.id, cell.dataset, cell.pair, cell.method, cell.world, seconds, epochs, tasks, where)
+
+
+def _machine(where: BriefEnvironment) -> str:
+    """A GPU by its name; a processor with the instructions that torch found in it, for names are coarse."""
+    device, cpu = where.arithmetic.get("device", ""), where.machine.get("cpu", "")
+    return str(device if "gpu" in where.machine or not cpu else f"{cpu} ({device})")
 
 
 class Kept(msgspec.Struct, array_like=True):

@@ -39,6 +39,7 @@ class Entry:
     reason: str = ""
     seconds: float | None = None  # what it took, or is expected to take
     needs: Needs | None = None  # what its method asks of the loop, if it is still to run
+    machines: frozenset[str] = frozenset()  # where its likes took the time that it is expected to take
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def plan(grid: Grid, store: Store) -> Plan:
             return Entry(cell, State.RUNNING)
         if cell.id in failures:
             return Entry(cell, State.FAILED, failures[cell.id].error)
-        return Entry(cell, State.MISSING, _because(cell, failures), expected.seconds(cell), needs)
+        because, seconds = _because(cell, failures), expected.seconds(cell)
+        return Entry(cell, State.MISSING, because, seconds, needs, expected.machines(cell))
 
     # A teacher is finished when its weights are there too, as long as somebody still has to learn from it, and can.
     learners = {cell.id: entry(cell, cell.id in records) for cell in grid.cells if cell.teacher}
@@ -165,16 +167,24 @@ def _because(cell: Cell, failures: dict[str, Failure]) -> str:
 
 
 class Expectation:
-    """How long a cell will take, from records of its like."""
+    """How long a cell will take, from records of its like, on whatever machines those were made."""
 
     def __init__(self, records: Iterable[Outline]) -> None:
-        epochs: dict[tuple[str, ...], list[float]] = {}
+        timed: dict[tuple[str, ...], list[Outline]] = {}
         for record in records:
             if record.epochs:
                 for like in likes(record):
-                    epochs.setdefault(like, []).append(record.seconds / record.epochs)
-        self.epoch = {like: statistics.median(seconds) for like, seconds in epochs.items()}
+                    timed.setdefault(like, []).append(record)
+        self._epoch = {like: statistics.median(r.seconds / r.epochs for r in alike) for like, alike in timed.items()}
+        self._machines = {like: frozenset(record.machine for record in alike) for like, alike in timed.items()}
 
     def seconds(self, cell: Cell) -> float | None:
-        known = (self.epoch[like] * cell.training.epochs for like in likes(cell) if like in self.epoch)
-        return next(known, None)
+        like = self._nearest(cell)
+        return self._epoch[like] * cell.training.epochs if like else None
+
+    def machines(self, cell: Cell) -> frozenset[str]:
+        like = self._nearest(cell)
+        return self._machines[like] if like else frozenset()
+
+    def _nearest(self, cell: Cell) -> tuple[str, ...] | None:
+        return next((like for like in likes(cell) if like in self._epoch), None)

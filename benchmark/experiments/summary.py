@@ -119,7 +119,14 @@ def time_left(plan: Plan) -> str:
         return f"{counted(missing, 'cell')} of unmeasured length"
     serial = " one after the other" if missing > 1 else ""
     rest = f", and {counted(unknown, 'cell')} of unmeasured length" if unknown else ""
-    return f"about {duration(hours * 3600)}{serial}{rest}"
+    return f"about {duration(hours * 3600)}{serial}{_as_on(plan)}{rest}"
+
+
+def _as_on(plan: Plan) -> str:
+    """Whose times these are: who plans is often on another machine."""
+    machines = sorted(frozenset[str]().union(*(entry.machines for entry in plan.those(State.MISSING))) - {""})
+    others = f" and {counted(len(machines) - 1, 'other machine')}" if machines[1:] else ""
+    return f", as on {machines[0]}{others}" if machines else ""
 
 
 def _counts(plan: Plan, sent: Sent) -> dict[str, int]:

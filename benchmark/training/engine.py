@@ -52,7 +52,9 @@ class Engine:
     @property
     def compile_options(self) -> dict[str, Any]:
         """On a CPU the compiler would turn every convolution to channels last, those that overrun too."""
-        return {"mode": self.compile_mode} if self.device.type == "cuda" else {"options": {"layout_optimization": False}}
+        return (
+            {"mode": self.compile_mode} if self.device.type == "cuda" else {"options": {"layout_optimization": False}}
+        )
 
     def place(self, module: nn.Module, recipe: Recipe) -> None:
         """Move a network, or a method, to the device, ready to compute in the recipe's precision."""

@@ -27,7 +27,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     milestones: tuple[Count, ...] = ()  # steps: the epochs after which lr is multiplied by 0.1
     warmup: Annotated[float, Meta(gt=0, lt=1)] = 0.3  # onecycle: the share of steps in which lr rises to its peak
     augment: bool = True  # the moves that leave the data set's images what they are
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast in the networks; losses and weights stay in fp32
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: in the networks; losses and weights stay in fp32
 
     def __post_init__(self) -> None:
         late = [epoch for epoch in self.milestones if epoch >= self.epochs]
@@ -58,7 +58,7 @@ RECIPES.register("cifar-240")(
     )
 )
 # A twelfth of it: enough to rank methods roughly on a laptop, too short for a number to hold beside a published one.
-# In fp32: where a processor has no instructions for bf16, that is ten times slower, not faster.
+# In fp32: most laptops' processors have no instructions for bf16, and gain nothing by it.
 RECIPES.register("cifar-short")(
     Recipe(epochs=20, schedule="onecycle", lr=0.1, lr_of={"MobileNetV2": 0.02, "ShuffleV1": 0.02, "ShuffleV2": 0.02})
 )

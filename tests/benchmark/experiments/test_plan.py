@@ -237,6 +237,25 @@ def test_a_cell_is_expected_to_take_as_long_an_epoch_as_its_likes(
     assert time_left(made) == "about 2 min 40 s one after the other, and 2 cells of unmeasured length"
 
 
+@pytest.mark.parametrize(
+    ("machines", "said"),
+    [
+        ([("AVX512", {"cpu": "EPYC"})], ", as on EPYC (AVX512)"),
+        ([("NVIDIA H200", {"cpu": "Xeon", "gpu": "NVIDIA H200"})], ", as on NVIDIA H200"),
+        ([("AVX512", {"cpu": "EPYC"}), ("AVX2", {"cpu": "EPYC"})], ", as on EPYC (AVX2) and 1 other machine"),
+        ([("", {})], ""),
+    ],
+)
+def test_who_plans_is_told_whose_times_those_are(
+    store: Store, make_cell: MakeCell, make_record: MakeRecord, machines: list[tuple[str, dict[str, str]]], said: str
+) -> None:
+    for seed, (device, machine) in enumerate(machines):
+        record = make_record(make_cell(seed=seed), seconds=4.0)
+        record.environment.arithmetic, record.environment.machine = {"device": device}, dict(machine)
+        finish(store, record)
+    assert time_left(plan(Grid("tiny", "", (make_cell(seed=9),)), store)) == f"about 4 s{said}"
+
+
 def test_a_plan_in_words_lists_what_is_to_run_and_no_more_than_twenty(store: Store, make_cell: MakeCell) -> None:
     cells = tuple(make_cell(seed=seed) for seed in range(23))
     lines = plan_text(plan(Grid("tiny", "", cells), store)).splitlines()
