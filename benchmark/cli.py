@@ -149,7 +149,7 @@ def run(
       kdbench run --cell digits-resnet14x2-resnet8x0.25-kd-s0-7f18230f299e
       kdbench run --cell their_record.json
     """
-    from kdbench.benchmark.experiments import local
+    from kdbench.benchmark.experiments import local, rerun
     from kdbench.benchmark.experiments.grid import load
 
     if (grid is None) == (cell is None):
@@ -160,7 +160,7 @@ def run(
     if grid is not None:
         sys.exit(local.run_grid(load(grid), results, data, workers, retry_failed=retry == "failed", **settings))
     elif cell is not None:
-        sys.exit(local.run_again(cell, results, data, **settings))
+        sys.exit(rerun.run_again(cell, results, data, **settings))
 
 
 @app.command()

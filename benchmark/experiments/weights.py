@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from kdbench.benchmark import data, networks
-from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.methods.chain import Chain
@@ -20,7 +20,7 @@ def trained(cell: Cell, store: Store) -> tuple[Chain, Record]:
     record = store.record(cell.id)
     file = store.weights(cell)
     if record is None or not file.exists():
-        raise Refusal(f"the teacher {cell.id} must be trained first")
+        raise Refusal(f"the teacher {cell.id} must be {'imported' if cell.method == IMPORT else 'trained'} first")
     known = data.source(cell.dataset)
     teacher = networks.build(cell.student, known.classes, known.image)
     try:

@@ -8,11 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import pytest
 import torch
 
-from kdbench.benchmark.experiments.local import run_again
 from kdbench.benchmark.experiments.record import same_bits
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
@@ -115,49 +112,6 @@ def test_the_whole_command_killed_and_run_again_ends_with_the_bits_of_an_undistu
         scratch = Checkpoints(tmp_path / "scratch" / record.id)
         whole.finish(*run(record.cell, whole, Engine(torch.device("cpu")), Path(), scratch))
     assert_same(mine.store, whole)
-
-
-def seen(store: Store) -> dict[Path, int]:
-    """All files, and when they were written; but for what a teacher has said, which whoever hears it may add to."""
-    files = (file for file in store.folder.rglob("*") if file.is_file())
-    return {file: file.stat().st_mtime_ns for file in files if ".memory" not in str(file)}
-
-
-def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
-    make_cell: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store, cell = Store(tmp_path), make_cell("kd", teacher="resnet8")
-    for one in (cell.teacher, cell):
-        record, weights = run(
-            one, store, Engine(torch.device("cpu")), Path(), Checkpoints(tmp_path / "scratch" / one.id)
-        )
-        store.finish(record, weights)
-    before = seen(store)
-    declared = tmp_path / "cell.json"
-    declared.write_bytes(msgspec.json.encode(cell))
-    for name in (cell.teacher.id, str(store.records_folder / f"{cell.id}.json"), str(declared)):
-        torch.set_num_threads(2)  # it goes back to as many as the record names
-        assert run_again(name, tmp_path, Path()) == 0
-        assert capsys.readouterr().out.endswith("The same bits as the record.\n")
-        assert torch.get_num_threads() == 1
-
-    declared.unlink()
-    others = tmp_path / "others.json"
-    record.result.top1 += 1e-9
-    teachers = record.result.teacher_weights
-    others.write_bytes(msgspec.json.encode(record))
-    assert run_again(str(others), tmp_path, Path()) == 1
-    assert capsys.readouterr().out.endswith("in the same environment.\n")
-    record.result.teacher_weights = "others"
-    others.write_bytes(msgspec.json.encode(record))
-    assert run_again(str(others), tmp_path, Path()) == 0
-    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
-    record.result.teacher_weights, record.environment.key = teachers, "another"
-    others.write_bytes(msgspec.json.encode(record))
-    assert run_again(str(others), tmp_path, Path()) == 0
-    assert capsys.readouterr().out.endswith("as may be: it comes from another environment.\n")
-    others.unlink()
-    assert seen(store) == before
 
 
 def test_two_runs_of_a_grid_at_once_do_every_cell_once(command: MakeCommand, tmp_path: Path) -> None:

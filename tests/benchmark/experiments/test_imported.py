@@ -14,8 +14,8 @@ from torch import Tensor
 from kdbench.benchmark import networks
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.imported import fill, state_in, take
-from kdbench.benchmark.experiments.local import run_again
 from kdbench.benchmark.experiments.plan import State, plan
+from kdbench.benchmark.experiments.rerun import run_again
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import digest
 from kdbench.refusal import Refusal

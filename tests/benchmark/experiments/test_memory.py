@@ -16,9 +16,9 @@ from kdbench.benchmark.experiments import run as run_module
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher
-from kdbench.benchmark.experiments.local import run_again
 from kdbench.benchmark.experiments.plan import Plan, plan
 from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.rerun import run_again
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import of_plan, plan_text

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from kdbench.benchmark.experiments.launcher import Launcher
-from kdbench.benchmark.experiments.local import Bars, run_again
+from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.record import Record, same_bits
+from kdbench.benchmark.experiments.rerun import run_again
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.checkpoint import Checkpoints

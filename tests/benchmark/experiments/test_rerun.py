@@ -1,0 +1,117 @@
+"""One cell anew: the same bits or others, and a teacher whose weights are gone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.rerun import run_again
+from kdbench.benchmark.experiments.run import run
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.weights import trained
+from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.training.engine import Engine
+
+Ran = tuple[Store, Cell, Record]
+
+
+@pytest.fixture
+def ran(make_cell: Callable[..., Any], tmp_path: Path) -> Ran:
+    """A student and its teacher, with the student's record."""
+    store, cell = Store(tmp_path), make_cell("kd", teacher="resnet8")
+    for one in (cell.teacher, cell):
+        scratch = Checkpoints(tmp_path / "scratch" / one.id)
+        record, weights = run(one, store, Engine(torch.device("cpu")), Path(), scratch)
+        store.finish(record, weights)
+    return store, cell, record
+
+
+def seen(store: Store) -> dict[Path, int]:
+    """All files, and when they were written; but for what a teacher has said, which whoever hears it may add to."""
+    files = (file for file in store.folder.rglob("*") if file.is_file())
+    return {file: file.stat().st_mtime_ns for file in files if ".memory" not in str(file)}
+
+
+def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, cell, record = ran
+    before = seen(store)
+    declared = tmp_path / "cell.json"
+    declared.write_bytes(msgspec.json.encode(cell))
+    for name in (cell.teacher.id, str(store.records_folder / f"{cell.id}.json"), str(declared)):
+        torch.set_num_threads(2)  # it goes back to as many as the record names
+        assert run_again(name, tmp_path, Path()) == 0
+        assert capsys.readouterr().out.endswith("The same bits as the record.\n")
+        assert torch.get_num_threads() == 1
+
+    declared.unlink()
+    others = tmp_path / "others.json"
+    record.result.top1 += 1e-9
+    teachers = record.result.teacher_weights
+    others.write_bytes(msgspec.json.encode(record))
+    assert run_again(str(others), tmp_path, Path()) == 1
+    assert capsys.readouterr().out.endswith("in the same environment.\n")
+    record.result.teacher_weights = "others"
+    others.write_bytes(msgspec.json.encode(record))
+    assert run_again(str(others), tmp_path, Path()) == 0
+    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
+    record.result.teacher_weights, record.environment.key = teachers, "another"
+    others.write_bytes(msgspec.json.encode(record))
+    assert run_again(str(others), tmp_path, Path()) == 0
+    assert capsys.readouterr().out.endswith("as may be: it comes from another environment.\n")
+    others.unlink()
+    assert seen(store) == before
+
+
+def test_a_teacher_whose_weights_are_gone_is_trained_first_and_they_are_kept(
+    ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, cell, _ = ran
+    file, before = store.weights(cell.teacher), store.record(cell.teacher.id)
+    weights = file.read_bytes()
+    file.unlink()
+    assert run_again(cell.id, store.folder, Path()) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{cell.teacher.id}, its teacher, comes first: no weights are here\n")
+    assert out.endswith("The same bits as the record.\n")
+    assert (file.read_bytes(), store.record(cell.teacher.id)) == (weights, before)
+
+
+def test_a_teacher_that_is_run_again_has_its_weights_back(ran: Ran) -> None:
+    store, cell, _ = ran
+    store.weights(cell.teacher).unlink()
+    assert run_again(cell.teacher.id, store.folder, Path()) == 0
+    trained(cell.teacher, store)
+
+
+def test_a_teacher_that_comes_out_otherwise_teaches_this_once_and_leaves_the_store_to_the_others_pupils(
+    ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, cell, record = ran
+    taught = store.record(cell.teacher.id)
+    assert taught is not None
+    taught.result.weights = record.result.teacher_weights = "another machine's"
+    store.finish(taught)
+    store.finish(record)
+    store.weights(cell.teacher).unlink()
+    before = seen(store)
+    assert run_again(cell.id, store.folder, Path()) == 0
+    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
+    assert seen(store) == before
+
+
+def test_who_has_a_cell_alone_gets_the_record_of_its_teacher_too(ran: Ran, tmp_path: Path) -> None:
+    _, cell, record = ran
+    declared = tmp_path / "cell.json"
+    declared.write_bytes(msgspec.json.encode(cell))
+    fresh = Store(tmp_path / "fresh")
+    assert run_again(str(declared), fresh.folder, Path()) == 0
+    trained(cell.teacher, fresh)
+    again = fresh.record(cell.id)
+    assert again is not None and again.result.weights == record.result.weights
