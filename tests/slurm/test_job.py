@@ -16,6 +16,9 @@ import kdbench
 from kdbench.benchmark import extensions
 from kdbench.benchmark.cli import app
 from kdbench.benchmark.experiments.environment import commit
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.slurm import job, snapshot, submit
 from kdbench.slurm.job import Job
 from kdbench.slurm.site import Site
@@ -48,6 +51,40 @@ def test_where_the_node_has_no_such_folder_data_are_read_from_where_they_are(
     asked = Job([], tmp_path, tmp_path / "data", "$NODES_OWN", teachers=False)
     assert asked._data_of(make_cell()) == tmp_path / "data"
     assert not list(tmp_path.iterdir())
+
+
+def test_each_task_of_a_job_takes_a_gpu_of_its_own_and_counts_again_where_it_sees_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_cell: Any
+) -> None:
+    """On some clusters a task sees all GPUs of its job, on others its own alone."""
+    monkeypatch.setattr(Engine, "best", lambda **_: Engine(torch.device("cuda")))
+    monkeypatch.setattr(Ranks, "join", lambda rank, world, folder, device: (rank, world, str(device)))
+    monkeypatch.setenv("KDBENCH_CODE", str(tmp_path))
+    pair = Job([make_cell(world=2)], tmp_path, tmp_path, teachers=False)
+    places = []
+    for rank, seen in ((0, 2), (1, 2), (1, 1)):
+        monkeypatch.setattr(job.submitit, "JobEnvironment", lambda rank=rank: SimpleNamespace(global_rank=rank))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda seen=seen: seen)
+        engine, ranks = pair._ranks()
+        places.append((str(engine.device), ranks))
+    assert places == [
+        ("cuda:0", (0, 2, "cuda:0")),
+        ("cuda:1", (1, 2, "cuda:1")),
+        ("cuda:0", (1, 2, "cuda:0")),
+    ]
+    assert Job([make_cell()], tmp_path, tmp_path, teachers=False)._ranks()[1] is ALONE
+
+
+@pytest.mark.parametrize("lacks", ["record", "weights"])
+def test_a_student_whose_teacher_failed_is_blocked_and_has_no_failure(
+    lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_cell: Any
+) -> None:
+    store, cell = Store(tmp_path), make_cell("kd", teacher="resnet14x0.5")
+    if lacks == "weights":
+        monkeypatch.setattr(Store, "record", lambda self, cell_id: "the teacher's")
+    outcomes = Job([cell], tmp_path, tmp_path, teachers=False)()
+    assert outcomes == {cell.id: "blocked"}
+    assert not store.failures() and not store.records()
 
 
 def test_a_cell_that_another_job_has_is_asked_for_again_however_long_the_others_take(
