@@ -1,25 +1,18 @@
 """A grid held against the store: what is finished, running, failed, missing or invalid, and what that will take."""
 
-import statistics
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import msgspec
-import torch
-
-from kdbench import methods
-from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments import lease
-from kdbench.benchmark.experiments.cell import IMPORT, Cell
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.expectation import Expectation
+from kdbench.benchmark.experiments.feasibility import attempt, decisive
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.memory import Outlook, outlook
-from kdbench.benchmark.experiments.outline import Outline, likes
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import warn
-from kdbench.benchmark.incremental import feasibility
 from kdbench.methods.method import Needs
 from kdbench.refusal import Refusal
 
@@ -78,10 +71,10 @@ def plan(grid: Grid, store: Store) -> Plan:
     def entry(cell: Cell, finished: bool) -> Entry:
         if finished:
             return Entry(cell, State.FINISHED, seconds=records[cell.id].seconds)
-        decisive = _decisive(cell)
-        if decisive not in tried:
-            tried[decisive] = attempt(cell)
-        needs = tried[decisive]
+        decides = decisive(cell)
+        if decides not in tried:
+            tried[decides] = attempt(cell)
+        needs = tried[decides]
         if isinstance(needs, str):
             return Entry(cell, State.INVALID, needs)
         if cell.id in running:
@@ -106,13 +99,6 @@ def plan(grid: Grid, store: Store) -> Plan:
     return Plan(grid, tuple(first), taught, outlook(missing, store))
 
 
-def _decisive(cell: Cell) -> bytes:
-    """What decides whether a cell can work: all but its seed; a method may refuse a recipe, too."""
-    teacher = cell.teacher.student if cell.teacher else None
-    setting = (cell.incremental, cell.dataset, teacher, cell.student, cell.world)
-    return msgspec.json.encode((setting, cell.method, cell.params, cell.recipe), order="sorted")
-
-
 def _without(student: Entry, lost: dict[str, str]) -> Entry:
     """A student whose teacher cannot be had is as invalid as its teacher."""
     teacher = student.cell.teacher
@@ -132,59 +118,5 @@ def to_be_run(grid: Grid, store: Store) -> Plan:
     return made
 
 
-def unworkable(cell: Cell) -> str:
-    """Why this cell cannot work, in a sentence; empty where it can."""
-    found = attempt(cell)
-    return found if isinstance(found, str) else ""
-
-
-def attempt(cell: Cell) -> Needs | str:
-    """What a cell's method needs, or why it cannot work, in a sentence. Built on the meta device, at no cost."""
-    if cell.method == IMPORT:
-        return "it must be imported first, by 'kdbench teacher import'"
-    try:
-        needs = feasibility.build(cell) if cell.incremental else _build(cell)
-    except Refusal as refusal:
-        return str(refusal)
-    except Exception as error:  # from a user's own method, as a rule
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
-    if cell.world > 1 and needs.whole_batch and needs.input_grad:
-        return f"it must have world 1, got {cell.world}: it relates images, and differentiates by them"
-    return needs
-
-
-def _build(cell: Cell) -> Needs:
-    known = data.source(cell.dataset)
-    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
-    student = networks.form(cell.student, known.classes, known.image)
-    teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
-    with torch.device("meta"):
-        return methods.create(cell.method, student, teacher, facts, **cell.params).needs()
-
-
 def _because(cell: Cell, failures: dict[str, Failure]) -> str:
     return "its teacher failed" if cell.teacher and cell.teacher.id in failures else ""
-
-
-class Expectation:
-    """How long a cell will take, from records of its like, on whatever machines those were made."""
-
-    def __init__(self, records: Iterable[Outline]) -> None:
-        timed: dict[tuple[str, ...], list[Outline]] = {}
-        for record in records:
-            if record.epochs:
-                for like in likes(record):
-                    timed.setdefault(like, []).append(record)
-        self._epoch = {like: statistics.median(r.seconds / r.epochs for r in alike) for like, alike in timed.items()}
-        self._machines = {like: frozenset(record.machine for record in alike) for like, alike in timed.items()}
-
-    def seconds(self, cell: Cell) -> float | None:
-        like = self._nearest(cell)
-        return self._epoch[like] * cell.training.epochs if like else None
-
-    def machines(self, cell: Cell) -> frozenset[str]:
-        like = self._nearest(cell)
-        return self._machines[like] if like else frozenset()
-
-    def _nearest(self, cell: Cell) -> tuple[str, ...] | None:
-        return next((like for like in likes(cell) if like in self._epoch), None)

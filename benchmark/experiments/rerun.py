@@ -12,9 +12,9 @@ import torch
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.crew import crew
+from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.launcher import engines
 from kdbench.benchmark.experiments.local import Bars, places
-from kdbench.benchmark.experiments.plan import unworkable
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import Ran, run
 from kdbench.benchmark.experiments.store import Store, write

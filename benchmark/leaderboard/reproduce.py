@@ -12,10 +12,10 @@ import msgspec
 from scipy import stats
 
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
+from kdbench.benchmark.experiments.expectation import Expectation
 from kdbench.benchmark.experiments.grid import Grid, load
 from kdbench.benchmark.experiments.outline import Outline
 from kdbench.benchmark.experiments.parameters import shown
-from kdbench.benchmark.experiments.plan import Expectation
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.words import columns
 from kdbench.benchmark.leaderboard.published import Figure, Paper, papers, stated

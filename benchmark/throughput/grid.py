@@ -16,10 +16,10 @@ from kdbench.benchmark import data, extensions
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import describe
 from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.launcher import deaf
 from kdbench.benchmark.experiments.local import Bars
-from kdbench.benchmark.experiments.plan import unworkable
 from kdbench.benchmark.experiments.store import write
 from kdbench.benchmark.throughput.measure import measure
 from kdbench.benchmark.throughput.record import Throughput, keep, measured, records

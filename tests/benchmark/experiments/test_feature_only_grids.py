@@ -2,8 +2,8 @@
 
 import pytest
 
+from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.plan import unworkable
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
 from tests.pairs import FEATURE_ONLY
 

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.plan import plan, unworkable
+from kdbench.benchmark.experiments.plan import plan
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.refusal import Refusal

@@ -1,0 +1,48 @@
+"""Can a cell work? Built on the meta device, at no cost."""
+
+import msgspec
+import torch
+
+from kdbench import methods
+from kdbench.benchmark import data, networks
+from kdbench.benchmark.experiments.cell import IMPORT, Cell
+from kdbench.benchmark.incremental import feasibility
+from kdbench.methods.method import Needs
+from kdbench.refusal import Refusal
+
+
+def decisive(cell: Cell) -> bytes:
+    """What decides whether a cell can work: all but its seed; a method may refuse a recipe, too."""
+    teacher = cell.teacher.student if cell.teacher else None
+    setting = (cell.incremental, cell.dataset, teacher, cell.student, cell.world)
+    return msgspec.json.encode((setting, cell.method, cell.params, cell.recipe), order="sorted")
+
+
+def unworkable(cell: Cell) -> str:
+    """Why this cell cannot work, in a sentence; empty where it can."""
+    found = attempt(cell)
+    return found if isinstance(found, str) else ""
+
+
+def attempt(cell: Cell) -> Needs | str:
+    """What a cell's method needs, or why it cannot work, in a sentence."""
+    if cell.method == IMPORT:
+        return "it must be imported first, by 'kdbench teacher import'"
+    try:
+        needs = feasibility.build(cell) if cell.incremental else _build(cell)
+    except Refusal as refusal:
+        return str(refusal)
+    except Exception as error:  # from a user's own method, as a rule
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    if cell.world > 1 and needs.whole_batch and needs.input_grad:
+        return f"it must have world 1, got {cell.world}: it relates images, and differentiates by them"
+    return needs
+
+
+def _build(cell: Cell) -> Needs:
+    known = data.source(cell.dataset)
+    facts = cell.training.facts(known.classes, torch.arange(known.train) % known.classes)
+    student = networks.form(cell.student, known.classes, known.image)
+    teacher = networks.form(cell.teacher.student, known.classes, known.image) if cell.teacher else student
+    with torch.device("meta"):
+        return methods.create(cell.method, student, teacher, facts, **cell.params).needs()
