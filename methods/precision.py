@@ -44,11 +44,16 @@ class Widened(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in PRODUCTS or not torch.is_autocast_enabled("cpu") or args[0].dtype == torch.float64:
+        if func not in PRODUCTS or not torch.is_autocast_enabled("cpu") or _double(*args, *kwargs.values()):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             wide: Tensor = func(*map(_rounded, args), **{name: _rounded(value) for name, value in kwargs.items()})
         return wide.bfloat16()
+
+
+def _double(*values: Any) -> bool:
+    """As autocast has it, which leaves fp64 alone."""
+    return any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in values)
 
 
 def _rounded(value: Any) -> Any:

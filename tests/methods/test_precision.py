@@ -32,7 +32,7 @@ def factors(*shapes: tuple[int, ...]) -> list[Tensor]:
 PRODUCTS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "convolution": (lambda x, w, b: F.conv2d(x, w, b, padding=1, stride=2), [(4, 8, 6, 6), (5, 8, 3, 3), (5,)]),
     "linear": (F.linear, [(7, 30), (5, 30), (5,)]),
-    "by keyword": (lambda x, w: F.linear(x, weight=w), [(7, 30), (5, 30)]),
+    "by keyword": (lambda x, w: F.linear(input=x, weight=w), [(7, 30), (5, 30)]),
     "@": (lambda one, other: one @ other, [(2, 6, 20), (2, 20, 3)]),
     "matmul": (torch.matmul, [(6, 20), (20, 3)]),
     "bmm": (torch.bmm, [(2, 6, 20), (2, 20, 3)]),
