@@ -93,7 +93,7 @@ class Chain(nn.Module):
         self.image = image
         self.prefix_tokens = prefix_tokens
         self._norms = dict(norms or {})  # where nn.Module does not look: they are submodules once already
-        self.precision: torch.dtype | None = None  # the dtype that autocast computes in; None computes as stored
+        self.precision: torch.dtype | None = None  # the dtype that it computes in; None computes as stored
         known = {id(value) for value in (*network.parameters(), *network.buffers())}
         if any(id(value) not in known for value in (*self.links.parameters(), *self.links.buffers())):
             raise ValueError("a link must not bring weights of its own: the network owns all that is saved")

@@ -9,24 +9,35 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# What autocast rounds the factors of, as far as classifiers call it; what is missing here is slow, and not wrong.
+# What autocast rounds the factors of, as far as classifiers call it. What is missing here, as all that
+# nn.MultiheadAttention does inside, is slow, and not wrong.
 PRODUCTS = {
-    *(torch.conv2d, F.linear, F.scaled_dot_product_attention),
-    *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm),
+    *(torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear, F.scaled_dot_product_attention),
+    *(
+        torch.matmul,
+        torch.Tensor.matmul,
+        torch.Tensor.__matmul__,
+        torch.mm,
+        torch.Tensor.mm,
+        torch.bmm,
+        torch.Tensor.bmm,
+    ),
+    *(torch.addmm, torch.baddbmm, torch.einsum),
 }
 CPU_MULTIPLIES = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def computed_in(precision: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
-    """torch's autocast to ``precision``, or none at all; never at much more than the price of fp32."""
+    """torch's autocast to ``precision``, or none at all; where torch would multiply bf16 number by number, at the
+    price of fp32 instead."""
     if precision != torch.bfloat16 or multiplies_bf16(device.type):
         return torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
     return _widened()
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Whether torch has instructions for products of bf16 on a device of this type. Where it has none, it takes ten
-    times as long for a step of resnet8 as in fp32."""
+    """Whether torch has a library for products of bf16 on a device of this type. Where it has none, it takes ten times
+    as long for a step of resnet8 as in fp32."""
     return device != "cpu" or CPU_MULTIPLIES
 
 

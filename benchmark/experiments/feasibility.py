@@ -6,7 +6,7 @@ import torch
 from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
-from kdbench.benchmark.incremental import feasibility
+from kdbench.benchmark.incremental.feasibility import build as build_tasks
 from kdbench.methods.method import Needs
 from kdbench.refusal import Refusal
 
@@ -29,7 +29,7 @@ def attempt(cell: Cell) -> Needs | str:
     if cell.method == IMPORT:
         return "it must be imported first, by 'kdbench teacher import'"
     try:
-        needs = feasibility.build(cell) if cell.incremental else _build(cell)
+        needs = build_tasks(cell) if cell.incremental else _build(cell)
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule

@@ -23,6 +23,7 @@ from kdbench.benchmark.experiments.plan import Plan
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import GRACE, Status
 from kdbench.benchmark.training.engine import Engine
+from kdbench.refusal import Refusal
 
 # Cells of one pair that take turns in a process, and ask the teacher once. On a CPU: nobody has measured it on a GPU,
 # and what is compiled is compiled for one cell.
@@ -200,3 +201,15 @@ def engines(workers: int, **settings: Any) -> list[Engine]:
         count = torch.cuda.device_count()
         return [Engine(torch.device("cuda", i % count), **settings) for i in range(workers)]
     return [Engine(torch.device("cpu"), **settings) for _ in range(workers)]
+
+
+def places(name: str, workers: int | None, world: int) -> int:
+    """How many processes may train at once: a GPU each; without GPUs as many as a cell needs."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = workers or gpus or world
+    if world > 1 and gpus:  # ranks of one cell never share a GPU
+        count = min(count, gpus)
+    if world > count:
+        kind = "GPUs" if gpus else "workers"
+        raise Refusal(f"{name}: a cell of world {world} must have as many {kind}, got {count}")
+    return count

@@ -4,20 +4,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from kdbench.benchmark import data
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
-from kdbench.benchmark.experiments.launcher import Launcher
+from kdbench.benchmark.experiments.launcher import Launcher, places
 from kdbench.benchmark.experiments.plan import State, plan, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.words import counted, duration, warn
 from kdbench.benchmark.experiments.worker import Status
-from kdbench.refusal import Refusal
 
 
 def run_grid(
@@ -51,18 +49,6 @@ def run_grid(
     if outcomes["failed"]:
         print(f"Failures in full: {store.failures_folder}/; run them again with --retry failed.")
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
-
-
-def places(name: str, workers: int | None, world: int) -> int:
-    """How many processes may train at once: a GPU each; without GPUs as many as a cell needs."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    places = workers or gpus or world
-    if world > 1 and gpus:  # ranks of one cell never share a GPU
-        places = min(places, gpus)
-    if world > places:
-        kind = "GPUs" if gpus else "workers"
-        raise Refusal(f"{name}: a cell of world {world} must have as many {kind}, got {places}")
-    return places
 
 
 class Bars:

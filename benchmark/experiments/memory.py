@@ -36,7 +36,7 @@ def listening(
         views=views,
         moves=[dataset.crop, dataset.flip, *dataset.mean, *dataset.std],
         precision=cell.training.precision,
-        arithmetic=engine.arithmetic(),
+        arithmetic=engine.arithmetic(cell.training.precision),
     )
     return RememberingTeacher(teacher, needs, views, folder)
 

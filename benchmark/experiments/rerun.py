@@ -13,8 +13,9 @@ from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.crew import crew
 from kdbench.benchmark.experiments.feasibility import unworkable
-from kdbench.benchmark.experiments.launcher import engines
-from kdbench.benchmark.experiments.local import Bars, places
+from kdbench.benchmark.experiments.launcher import engines, places
+from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import Ran, run
 from kdbench.benchmark.experiments.store import Store, write
@@ -44,7 +45,7 @@ def run_again(
         store.finish(fresh, weights)
         return 0
     if same_bits(fresh.result, record.result):
-        _keep(fresh, weights, store)
+        _put_back(fresh, weights, store)
         print("The same bits as the record.")
         return 0
     if fresh.result.teacher_weights != record.result.teacher_weights:
@@ -76,57 +77,78 @@ def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:
 def _anew(
     cell: Cell, record: Record | None, store: Store, data_folder: Path, live_teacher: bool, compile: Compile
 ) -> Ran:
-    with _school(cell, store, data_folder, compile) as school, tempfile.TemporaryDirectory() as scratch:
-        if record:  # how sums are split over threads changes the last bits, and so does compilation
-            arithmetic = record.environment.arithmetic
-            torch.set_num_threads(min(arithmetic.get("threads", 1), torch.get_num_threads()))
-            live_teacher |= arithmetic.get("teacher") != "remembered"
-            if compile == "auto":
-                compile = "on" if "compile" in arithmetic else "off"
-        workers = places(cell.id, None, cell.world)
-        engine, *others = engines(workers, live_teacher=live_teacher, compile=compile)[: cell.world]
-        with (
-            crew(engine, others, school.folder, data_folder, extensions.files()) as ranks,
-            Bars() as bars,
-            News(Path(scratch), partial(bars.live, cell)) as news,
-        ):
+    """In the manner of ``record``: how sums are split over threads changes the last bits, and so does compilation."""
+    arithmetic = record.environment.arithmetic if record else {}
+    if record:
+        live_teacher |= arithmetic.get("teacher") != "remembered"
+        if compile == "auto":
+            compile = "on" if "compile" in arithmetic else "off"
+    workers = places(cell.id, None, cell.world)
+    engine, *others = engines(workers, live_teacher=live_teacher, compile=compile)[: cell.world]
+    with (
+        _school(cell, record, store, data_folder) as school,
+        _threads(arithmetic.get("threads")),
+        tempfile.TemporaryDirectory() as scratch,
+        crew(engine, others, school.folder, data_folder, extensions.files()) as ranks,
+        Bars() as bars,
+        News(Path(scratch), partial(bars.live, cell)) as news,
+    ):
 
-            def watch(live: Live) -> None:
-                news.live = live
-                ranks.told(False)
+        def watch(live: Live) -> None:
+            news.live = live
+            ranks.told(False)
 
-            bars.total(1)
-            ranks.given(cell)
-            try:
-                return run(cell, school, engine, data_folder, Checkpoints(Path(scratch)), watch, ranks)
-            except Diverged as error:
-                raise Refusal(f"{cell.id}: {error}") from error
+        bars.total(1)
+        ranks.given(cell)
+        try:
+            return run(cell, school, engine, data_folder, Checkpoints(Path(scratch)), watch, ranks)
+        except Diverged as error:
+            raise Refusal(f"{cell.id}: {error}") from error
 
 
 @contextmanager
-def _school(cell: Cell, store: Store, data_folder: Path, compile: Compile) -> Iterator[Store]:
-    """Where the cell finds its teacher. Weights that are gone are trained anew, and kept where they are those that the
-    teacher's record speaks of; else they teach this once, and leave the store to those who learnt from the others."""
+def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) -> Iterator[Store]:
+    """Where the cell finds its teacher. One that is gone is trained anew, and stays if its weights are those that
+    records speak of, or if none do; else it teaches this once: the store is for those who learnt from the other."""
     teacher = cell.teacher
-    if teacher is None or teacher.method == IMPORT or store.weights(teacher).exists():
+    known = store.record(teacher.id) if teacher else None
+    if teacher is None or teacher.method == IMPORT or (known and store.weights(teacher).exists()):
         yield store
         return
-    print(f"{teacher.id}, its teacher, comes first: no weights are here", flush=True)
-    record, threads = store.record(teacher.id), torch.get_num_threads()
-    fresh, weights = _anew(teacher, record, store, data_folder, False, compile)
-    torch.set_num_threads(threads)
-    kept = record is not None and _keep(fresh, weights, store)
-    with tempfile.TemporaryDirectory() as scratch:
-        school = store if kept or record is None else Store(Path(scratch))
-        if not kept:
-            school.finish(fresh, weights)
+    print(f"{teacher.id}, its teacher, comes first: no weights of it are here", flush=True)
+    lease = Lease.take(store.work(teacher.id))
+    if lease is None:
+        raise Refusal(f"{teacher.id}, its teacher, must be left to this run, but is being trained by another")
+    with lease:
+        fresh, weights = _anew(teacher, known or record, store, data_folder, False, "auto")
+        wanted = known.result.weights if known else record.result.teacher_weights if record else fresh.result.weights
+        stays = wanted == fresh.result.weights
+        if known and stays:
+            _put_back(fresh, weights, store)
+        elif stays:
+            store.finish(fresh, weights)
+    if stays:
+        yield store
+        return
+    with tempfile.TemporaryDirectory(dir=store.folder / "work") as scratch:  # what it says may take gigabytes
+        school = Store(Path(scratch))
+        school.finish(fresh, weights)
         yield school
 
 
-def _keep(fresh: Record, weights: bytes | None, store: Store) -> bool:
-    """Weights that are gone, if these are they."""
-    record, file = store.record(fresh.id), store.weights(fresh.cell)
-    same = record is not None and record.result.weights == fresh.result.weights
-    if same and weights is not None and not file.exists():
+@contextmanager
+def _threads(asked: int | None) -> Iterator[None]:
+    """As many as were asked for, of those that there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(asked or before, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _put_back(fresh: Record, weights: bytes | None, store: Store) -> None:
+    """Weights with the bits of their record, where they are gone."""
+    file = store.weights(fresh.cell)
+    if weights is not None and not file.exists():
         write(file, weights)
-    return same

@@ -113,7 +113,7 @@ def learning(
     memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
     manner = {"teacher": "remembered"} if memory else {}
     if checkpoints:
-        checkpoints.here = environment(engine, **manner).key
+        checkpoints.here = environment(engine, cell.training.precision, **manner).key
         checkpoints.teacher = teacher_record.result.weights if teacher_record else ""
     ask_teacher: Answers | None = memory
     if memory is None and together and teacher:
@@ -142,7 +142,7 @@ def learning(
             together=together.most if together else 1,
             remembered=round(memory.share, 4) if memory else 0.0,
         ),
-        environment=_environment(engine, checkpoints, **manner),
+        environment=_environment(engine, cell, checkpoints, **manner),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
@@ -153,7 +153,7 @@ def running_tasks(
     """The same of a cell whose classes arrive task by task; it cannot teach others."""
     assert checkpoints
     engine = replace(engine, compile="off")  # every task would have to be compiled anew
-    checkpoints.here = environment(engine).key
+    checkpoints.here = environment(engine, cell.training.precision).key
     started = time.perf_counter()
     sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
     with PeakMemory(engine) as space:
@@ -183,15 +183,15 @@ def running_tasks(
             method_parameters=past.method_parameters,
             deployed_parameters=parameters(student),
         ),
-        environment=_environment(engine, checkpoints),
+        environment=_environment(engine, cell, checkpoints),
     )
 
 
-def _environment(engine: Engine, checkpoints: Checkpoints | None, **manner: str) -> Environment:
+def _environment(engine: Engine, cell: Cell, checkpoints: Checkpoints | None, **manner: str) -> Environment:
     """Where a run ended and, if that is another, where it was before: its bits are then those of neither."""
     if checkpoints and checkpoints.elsewhere:
         manner["elsewhere"] = ", ".join(checkpoints.elsewhere)
-    return environment(engine, **manner)
+    return environment(engine, cell.training.precision, **manner)
 
 
 def _result(main: list[Epoch], params: dict[str, Any], weights: str, teacher: Record | None) -> Result:

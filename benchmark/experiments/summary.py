@@ -1,6 +1,7 @@
 """A plan in words: before a run, and while one goes on."""
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "counts": plan.counts(),
         "hours": round(hours, 4),
         "cells_without_estimate": unknown,
+        "timed_on": _timed_on(plan),
         "memories": [msgspec.to_builtins(memory) for memory in plan.memories],
         "cells": [_row(entry) for entry in plan.entries],
     }
@@ -124,9 +126,15 @@ def time_left(plan: Plan) -> str:
 
 def _as_on(plan: Plan) -> str:
     """Whose times these are: who plans is often on another machine."""
-    machines = sorted(frozenset[str]().union(*(entry.machines for entry in plan.those(State.MISSING))) - {""})
+    machines = _timed_on(plan)
     others = f" and {counted(len(machines) - 1, 'other machine')}" if machines[1:] else ""
     return f", as on {machines[0]}{others}" if machines else ""
+
+
+def _timed_on(plan: Plan) -> list[str]:
+    """Those of most cells first."""
+    counts = Counter(machine for entry in plan.those(State.MISSING) for machine in sorted(entry.machines) if machine)
+    return [machine for machine, _ in counts.most_common()]
 
 
 def _counts(plan: Plan, sent: Sent) -> dict[str, int]:

@@ -188,7 +188,7 @@ class News:
 
 
 def failure(cell: Cell, error: str, trace: str, engine: Engine | None) -> Failure:
-    where = environment(engine) if engine else None
+    where = environment(engine, cell.training.precision) if engine else None
     return Failure(id=cell.id, cell=cell, error=error, traceback=trace, environment=where, failed=now())
 
 

@@ -1,5 +1,6 @@
 """The verb ``throughput``: measure all of a grid that has no record in this environment yet."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -44,7 +45,9 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
     cells = {cell.id: cell for cell in map(measured, load(name).cells)}
     engine = Engine.best()
     # Whether it is compiled each run decides for itself.
-    here = {environment(replace(engine, compile=compile)).key for compile in ("off", "on")}
+    precisions = {cell.training.precision for cell in cells.values()}
+    engines = (engine, replace(engine, compile="on"))
+    here = {environment(*manner).key for manner in itertools.product(engines, precisions)}
     known = {record.id for record in records(results, troubles) if record.environment.key in here}
     todo = [cell for cell in cells.values() if again or cell.id not in known]
     able = [cell for cell in todo if not _refused(cell, troubles)]

@@ -153,7 +153,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         epochs=recipe.epochs,
         batch=recipe.batch,
         precision=recipe.precision,
-        environment=environment(engine.settled(steps * recipe.epochs, needs)),
+        environment=environment(engine.settled(steps * recipe.epochs, needs), recipe.precision),
         live=live,
         cold=cold,
         remembered=remembered,

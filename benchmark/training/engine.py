@@ -76,8 +76,8 @@ class Engine:
             # What nobody has written yet is not read either: to fill it costs time for nothing.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
-    def arithmetic(self) -> dict[str, str | int | bool]:
-        """All that may change a run's last bits; its digest is the environment key."""
+    def arithmetic(self, precision: str = "fp32") -> dict[str, str | int | bool]:
+        """All that may change the last bits of a run in this precision; its digest is the environment key."""
         cuda = self.device.type == "cuda"
         facts: dict[str, str | int | bool] = {
             "device": torch.cuda.get_device_name(self.device) if cuda else torch.backends.cpu.get_cpu_capability(),
@@ -87,7 +87,7 @@ class Engine:
         }
         if cuda:
             facts["tf32"] = torch.backends.cudnn.allow_tf32  # of convolutions in fp32, unless one forbids it
-        if not multiplies_bf16(self.device.type):
+        if precision == "bf16" and not multiplies_bf16(self.device.type):
             facts["bf16"] = "in fp32"
         return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
 

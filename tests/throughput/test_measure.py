@@ -126,11 +126,11 @@ def test_what_a_run_would_not_compile_is_measured_as_it_is(
     make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Second derivatives; the environment says so. Labels alone, beside which it is timed, can be compiled."""
-    asked: list[str] = []
-    monkeypatch.setattr(torch, "compile", lambda step, **_: asked.append("labels") or step)
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda step, **_: compiled.append(step) or step)
     record = measure(make_cell("jacobian", teacher="resnet14x0.5"), replace(CPU, compile="on"), Path(), tmp_path)
     assert record.environment.key == environment(CPU).key != environment(replace(CPU, compile="on")).key
-    assert asked == ["labels"]
+    assert len(compiled) == 1
 
 
 @pytest.mark.parametrize(("method", "can"), [("kd", True), ("crd", True), ("fitnet", False), ("ce", False)])

@@ -128,7 +128,7 @@ def test_whatever_changes_an_answer_has_a_memory_of_its_own(
         case "precision":
             recipe = msgspec.structs.replace(recipe, precision="bf16")
         case "arithmetic":
-            monkeypatch.setattr(Engine, "arithmetic", lambda self: {"device": "another"})
+            monkeypatch.setattr(Engine, "arithmetic", lambda self, precision: {"device": "another"})
     monkeypatch.setattr(run_module, "load_data", lambda *_: data)
     record, _ = trained(msgspec.structs.replace(kd, recipe=recipe, teacher=kd.teacher), store)
     assert record.cost.remembered <= 0.5  # with a single view an image, all of the second epoch

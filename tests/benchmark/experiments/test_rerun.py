@@ -1,6 +1,6 @@
 """One cell anew: the same bits or others, and a teacher whose weights are gone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.rerun import run_again
 from kdbench.benchmark.experiments.run import run
@@ -16,19 +17,22 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
+from kdbench.refusal import Refusal
 
 Ran = tuple[Store, Cell, Record]
 
 
 @pytest.fixture
-def ran(make_cell: Callable[..., Any], tmp_path: Path) -> Ran:
-    """A student and its teacher, with the student's record."""
+def ran(make_cell: Callable[..., Any], tmp_path: Path) -> Iterator[Ran]:
+    """A student and its teacher, with the student's record, made by one thread where there are two by now."""
     store, cell = Store(tmp_path), make_cell("kd", teacher="resnet8")
     for one in (cell.teacher, cell):
         scratch = Checkpoints(tmp_path / "scratch" / one.id)
         record, weights = run(one, store, Engine(torch.device("cpu")), Path(), scratch)
         store.finish(record, weights)
-    return store, cell, record
+    torch.set_num_threads(2)
+    yield store, cell, record
+    torch.set_num_threads(1)
 
 
 def seen(store: Store) -> dict[Path, int]:
@@ -45,10 +49,9 @@ def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
     declared = tmp_path / "cell.json"
     declared.write_bytes(msgspec.json.encode(cell))
     for name in (cell.teacher.id, str(store.records_folder / f"{cell.id}.json"), str(declared)):
-        torch.set_num_threads(2)  # it goes back to as many as the record names
         assert run_again(name, tmp_path, Path()) == 0
         assert capsys.readouterr().out.endswith("The same bits as the record.\n")
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
 
     declared.unlink()
     others = tmp_path / "others.json"
@@ -78,7 +81,7 @@ def test_a_teacher_whose_weights_are_gone_is_trained_first_and_they_are_kept(
     file.unlink()
     assert run_again(cell.id, store.folder, Path()) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{cell.teacher.id}, its teacher, comes first: no weights are here\n")
+    assert out.startswith(f"{cell.teacher.id}, its teacher, comes first: no weights of it are here\n")
     assert out.endswith("The same bits as the record.\n")
     assert (file.read_bytes(), store.record(cell.teacher.id)) == (weights, before)
 
@@ -106,12 +109,40 @@ def test_a_teacher_that_comes_out_otherwise_teaches_this_once_and_leaves_the_sto
     assert seen(store) == before
 
 
-def test_who_has_a_cell_alone_gets_the_record_of_its_teacher_too(ran: Ran, tmp_path: Path) -> None:
+def test_who_has_a_record_alone_gets_no_teacher_but_the_one_that_it_speaks_of(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher is trained in the student's manner, and by more threads it would not come out the same."""
     _, cell, record = ran
+    fresh, file = Store(tmp_path / "fresh"), tmp_path / "record.json"
+    file.write_bytes(msgspec.json.encode(record))
+    assert run_again(str(file), fresh.folder, Path()) == 0
+    assert capsys.readouterr().out.endswith("The same bits as the record.\n")
+    trained(cell.teacher, fresh)
+
+    other = Store(tmp_path / "other")
+    record.result.teacher_weights = "another machine's"
+    file.write_bytes(msgspec.json.encode(record))
+    assert run_again(str(file), other.folder, Path()) == 0
+    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
+    assert not other.records() and not other.weights(cell.teacher).exists()
+
+
+def test_a_teacher_that_another_run_trains_is_left_to_it(ran: Ran) -> None:
+    store, cell, _ = ran
+    store.weights(cell.teacher).unlink()
+    lease = Lease.take(store.work(cell.teacher.id))
+    assert lease
+    with lease, pytest.raises(Refusal, match=r"but is being trained by another$"):
+        run_again(cell.id, store.folder, Path())
+
+
+def test_who_has_a_cell_alone_gets_the_record_of_its_teacher_too(ran: Ran, tmp_path: Path) -> None:
+    _, cell, _ = ran
     declared = tmp_path / "cell.json"
     declared.write_bytes(msgspec.json.encode(cell))
     fresh = Store(tmp_path / "fresh")
     assert run_again(str(declared), fresh.folder, Path()) == 0
-    trained(cell.teacher, fresh)
-    again = fresh.record(cell.id)
-    assert again is not None and again.result.weights == record.result.weights
+    _, teacher = trained(cell.teacher, fresh)
+    record = fresh.record(cell.id)
+    assert record is not None and record.result.teacher_weights == teacher.result.weights

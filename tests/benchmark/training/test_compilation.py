@@ -86,6 +86,16 @@ def test_a_record_is_run_again_in_its_manner_unless_another_is_asked_for(
         run_again(cell.id, store.folder, Path(), compile="on")
 
 
+def test_on_a_cpu_the_compiler_is_told_to_leave_convolutions_as_they_lie(
+    monkeypatch: pytest.MonkeyPatch, make_cell: Make, store: Store, tmp_path: Path
+) -> None:
+    """Turned to channels last, narrow ones write beyond their buffers (``overruns``)."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda step, **how: told.append(how) or step)
+    run(make_cell(), store, COMPILED, Path(), Checkpoints(tmp_path))
+    assert [how["options"] for how in told] == [{"layout_optimization": False}]
+
+
 def test_workers_compile_as_their_launcher_was_told(store: Store) -> None:
     assert [engine.compile for engine in Launcher(store, Path(), 2, Bars(), compile="on").engines] == ["on", "on"]
 
