@@ -22,7 +22,7 @@ from kdbench.benchmark.leaderboard.table import Board
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import K0
 
-FIELDS = 6  # data sets and recipes that are drawn
+FIELDS = 12  # data sets and recipes that are drawn
 PAINTERS = 2  # processes
 BIRTH = "fork" if sys.platform == "linux" else "spawn"  # a copy has nothing to import anew, where it can be had
 
