@@ -41,6 +41,15 @@ def multiplies_bf16(device: str) -> bool:
     return device != "cpu" or CPU_MULTIPLIES
 
 
+def way_of_multiplying_bf16() -> str:
+    """How this processor multiplies bf16: the last bits depend on it. Empty by instructions of AVX-512."""
+    if not CPU_MULTIPLIES:
+        return "in fp32"
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "" if torch.cpu._is_avx512_bf16_supported() else "imitated"
+
+
 @contextmanager
 def _widened() -> Iterator[None]:
     with torch.autocast("cpu", dtype=torch.bfloat16), Widened():

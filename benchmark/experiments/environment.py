@@ -21,7 +21,7 @@ from kdbench.benchmark.training.engine import Engine
 COMMIT = "kdbench.commit"  # the file beside the package that tells it where the code is a copy of a checkout
 
 
-def environment(engine: Engine, precision: str = "fp32", **facts: Any) -> Environment:
+def environment(engine: Engine, precision: str, **facts: Any) -> Environment:
     """``facts`` are what else may change the last bits of this one run."""
     arithmetic = engine.arithmetic(precision) | facts
     key = hashlib.blake2b(msgspec.json.encode(arithmetic, order="sorted"), digest_size=4).hexdigest()

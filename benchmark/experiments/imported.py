@@ -100,8 +100,8 @@ def take(file: Path, network: str, dataset: str, store: Store, data_folder: Path
     asked = cell(dataset, name)
     assert asked is not None
 
-    engine, images = Engine.best(), data.load(dataset, data_folder)
-    engine.place(chain, Recipe(epochs=1))
+    engine, recipe, images = Engine.best(), Recipe(epochs=1), data.load(dataset, data_folder)
+    engine.place(chain, recipe)
     images = images.to(engine.device)
     started = time.perf_counter()
     score = evaluate(chain, images.test, Normalise(images, engine.device))
@@ -132,7 +132,7 @@ def take(file: Path, network: str, dataset: str, store: Store, data_folder: Path
             method_parameters=0,
             deployed_parameters=count,
         ),
-        environment=environment(engine),
+        environment=environment(engine, recipe.precision),
         origin=file.name,
     )
     store.finish(record, weights_of(chain.cpu()))

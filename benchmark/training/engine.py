@@ -14,7 +14,7 @@ from torch import nn
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Needs
-from kdbench.methods.precision import multiplies_bf16
+from kdbench.methods.precision import way_of_multiplying_bf16
 
 Compile = Literal["auto", "on", "off"]
 # From so many steps on ``auto`` compiles on a GPU, where nobody has measured it: the bar is high. Every process that
@@ -76,7 +76,7 @@ class Engine:
             # What nobody has written yet is not read either: to fill it costs time for nothing.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
-    def arithmetic(self, precision: str = "fp32") -> dict[str, str | int | bool]:
+    def arithmetic(self, precision: str) -> dict[str, str | int | bool]:
         """All that may change the last bits of a run in this precision; its digest is the environment key."""
         cuda = self.device.type == "cuda"
         facts: dict[str, str | int | bool] = {
@@ -87,8 +87,8 @@ class Engine:
         }
         if cuda:
             facts["tf32"] = torch.backends.cudnn.allow_tf32  # of convolutions in fp32, unless one forbids it
-        if precision == "bf16" and not multiplies_bf16(self.device.type):
-            facts["bf16"] = "in fp32"
+        if precision == "bf16" and not cuda and (way := way_of_multiplying_bf16()):
+            facts["bf16"] = way
         return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
 
 

@@ -107,6 +107,21 @@ def test_a_network_answers_as_by_torchs_own_bf16(monkeypatch: pytest.MonkeyPatch
     assert (widened - own).norm() < 0.75 * (own - exact).norm()
 
 
+def test_the_compiler_rounds_at_the_same_places() -> None:
+    """Whatever kernels it would make; that takes too long here."""
+    chain, images = networks.build("resnet8", 10, (3, 32, 32)).train(), torch.randn(4, 3, 32, 32)
+    chain.precision = COARSE
+    compiled = torch.compile(lambda: chain(images), backend="aot_eager", fullgraph=True)
+
+    def gradients(loss: Tensor) -> list[Tensor]:
+        return [loss, *torch.autograd.grad(loss, list(chain.parameters()))]
+
+    for value, same in zip(
+        gradients(compiled().square().mean()), gradients(chain(images).square().mean()), strict=True
+    ):
+        assert torch.equal(value, same)
+
+
 def test_double_stays_double_and_so_does_what_autocast_is_told_to_leave() -> None:
     one, other = factors((3, 4), (4, 5))
     exact = one @ other

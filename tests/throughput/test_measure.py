@@ -110,7 +110,7 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_p
     assert (record.student_macs, record.teacher_macs) == (student.macs, teacher.macs)
     assert (record.pair, record.method, record.params) == (cell.pair, "crd", cell.params)
     assert (record.batch, record.precision, record.recipe, record.epochs) == (20, "fp32", "tiny", 2)
-    assert record.environment.key == environment(CPU).key
+    assert record.environment.key == environment(CPU, "fp32").key
     assert record.method_parameters > 2 * 300 * 128  # a bank of embeddings for each network, and the projectors
     assert record.student_parameters == record.deployed_parameters == 5142
 
@@ -129,7 +129,7 @@ def test_what_a_run_would_not_compile_is_measured_as_it_is(
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda step, **_: compiled.append(step) or step)
     record = measure(make_cell("jacobian", teacher="resnet14x0.5"), replace(CPU, compile="on"), Path(), tmp_path)
-    assert record.environment.key == environment(CPU).key != environment(replace(CPU, compile="on")).key
+    assert record.environment.key == environment(CPU, "fp32").key != environment(replace(CPU, compile="on"), "fp32").key
     assert len(compiled) == 1
 
 
@@ -210,7 +210,7 @@ def never_slow(monkeypatch: pytest.MonkeyPatch, make: MakeThroughput) -> list[st
 
     def pretend(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
         asked.append(cell.method)
-        return make(cell.method, id=cell.id, params=cell.params, environment=environment(engine).key)
+        return make(cell.method, id=cell.id, params=cell.params, environment=environment(engine, "fp32").key)
 
     monkeypatch.setattr(of_grid, "by_itself", pretend)
     return asked

@@ -17,6 +17,7 @@ from kdbench.benchmark.data import Dataset
 from kdbench.benchmark.training.engine import LONG, Compile, Engine
 from kdbench.benchmark.training.loop import training
 from kdbench.benchmark.training.recipe import Recipe
+from kdbench.methods import precision
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Method, Needs
 from tests.conftest import train
@@ -77,9 +78,29 @@ def test_what_differentiates_by_the_images_is_never_compiled() -> None:
 
 
 def test_a_run_that_is_compiled_is_in_another_environment_and_one_that_is_not_stays_in_its_own() -> None:
-    on, auto, off = (Engine(CPU, compile=asked).arithmetic() for asked in ("on", "auto", "off"))
+    on, auto, off = (Engine(CPU, compile=asked).arithmetic("fp32") for asked in ("on", "auto", "off"))
     assert on == off | {"compile": "default"}
     assert auto == off
+
+
+@pytest.mark.parametrize(
+    ("library", "amx", "instructions", "way"),
+    [
+        (False, False, False, "in fp32"),
+        (True, False, False, "imitated"),
+        (True, False, True, None),
+        (True, True, True, "AMX"),
+    ],
+)
+def test_a_run_in_bf16_is_in_another_environment_where_bf16_is_multiplied_in_another_way(
+    library: bool, amx: bool, instructions: bool, way: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "CPU_MULTIPLIES", library)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    exact = Engine(CPU).arithmetic("fp32")
+    assert "bf16" not in exact
+    assert Engine(CPU).arithmetic("bf16") == exact | ({"bf16": way} if way else {})
 
 
 # -- the same bits ----------------------------------------------------------------------------------------------------
