@@ -11,12 +11,14 @@ from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.training.teacher import frozen
 from kdbench.methods.chain import Chain
 from kdbench.refusal import Refusal
 
 
 def trained(cell: Cell, store: Store) -> tuple[Chain, Record]:
-    """A teacher's network with its weights, seen to be those that its record speaks of."""
+    """A teacher's network with its weights, seen to be those that its record speaks of; frozen, as a method may run it
+    itself before anybody asks it."""
     record = store.record(cell.id)
     file = store.weights(cell)
     if record is None or not file.exists():
@@ -31,7 +33,7 @@ def trained(cell: Cell, store: Store) -> tuple[Chain, Record]:
         raise Refusal(
             f"{file} must hold the weights that the teacher's record names, got others: remove it to train it again"
         )
-    return teacher, record
+    return frozen(teacher), record
 
 
 def weights_of(network: nn.Module) -> bytes:

@@ -18,7 +18,7 @@ from kdbench.benchmark.training.engine import Engine
 from kdbench.methods.method import METHODS, Method
 
 Make = Callable[..., Cell]
-AT_ONE_TABLE = ("kd", "at", "sp", "multilevel", "weighted_logits", "jacobian", "ab")
+AT_ONE_TABLE = ("kd", "at", "sp", "multilevel", "weighted_logits", "jacobian", "ab", "blockwise", "simkd")
 
 
 @pytest.fixture
