@@ -17,12 +17,13 @@ def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
     """The folder from which a data set is read best, and a sentence about it.
 
     A copy is begun beside its place and renamed into it, so that what is there is whole; while one process copies,
-    others wait. It is known by what its files are like in ``folder``: changed data are copied anew.
+    others wait. It is known by what its files are like in ``folder``: changed data are copied anew. Of a directory's
+    files only those that come, go or are replaced are noticed: one whose content changes in place is not.
     """
     files = _files(source(name).files, folder)
     if not files:
         return folder, f"{name} is read from {folder}: nothing of it can be copied"
-    likeness = [(str(file), (seen := file.stat()).st_size, seen.st_mtime_ns) for file in files]
+    likeness = [(str(file), (seen := file.stat()).st_size, seen.st_mtime_ns) for file in _telling(files)]
     digest = hashlib.blake2b(repr(likeness).encode(), digest_size=6).hexdigest()
     try:
         home = scratch / f"kdbench-{os.getuid()}"
@@ -51,6 +52,12 @@ def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
 def _files(patterns: tuple[str, ...], folder: Path) -> list[Path]:
     """What a data set is read from: its packed file, or else those that it was unpacked from."""
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
+
+
+def _telling(files: list[Path]) -> Iterator[Path]:
+    """What is asked for its time: of a directory those below it, not its files, of which there may be a million."""
+    for file in files:
+        yield from sorted(Path(inner) for inner, _, _ in os.walk(file, followlinks=True)) or [file]
 
 
 def _sizes(files: list[Path]) -> Iterator[int]:

@@ -103,6 +103,7 @@ class Known:
 
 def take_in(store: Store, file: Path, dry_run: bool) -> Intake:
     """What is not here yet is added; what is here stays as it is, whatever the archive says."""
+    store.only_reads = dry_run
     with _opened(file) as archive:
         return _take_in(store, archive, file, dry_run)
 
@@ -138,6 +139,10 @@ def _take_in(store: Store, archive: zipfile.ZipFile, file: Path, dry_run: bool) 
                 intake.damaged.append(f"{file}, record {number}, is not believed: {error}")
                 continue
             theirs = Known.of(record)
+            if record.id in store.newer:
+                told = f"here one of a newer kdbench, there {theirs.told}"
+                intake.conflicts.append(f"{record.id}: {told}; what is here stays")
+                continue
             mine = known.setdefault(record.id, theirs)
             if mine is theirs:
                 intake.new += 1

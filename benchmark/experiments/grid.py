@@ -103,6 +103,9 @@ def _cells(document: Document, above: tuple[Path, ...]) -> Iterator[Cell]:
         yield from _cells(included, here)
     if sheet.include is None or sheet.methods is not None:
         yield from _product(document, sheet)
+    elif idle := [key for key in document.values if key not in ("about", "files", "include")]:
+        advice = "name 'methods' to declare cells of this grid's own, or leave it out"
+        raise document.refusal(f"$.{idle[0]}", f"changes nothing of what is included: {advice}")
 
 
 def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
@@ -113,10 +116,10 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
     settings = list(_settings(document, sheet))
     pairs = list(_pairs(document, sheet))
     methods = list(_methods(document, sheet))
-    recipe, protocol = _recipe(document, _required(document, sheet, "recipe"), "$.recipe")
+    recipe, protocol = _recipe(document, _required(document, sheet, "recipe"), "$.recipe", sheet.world)
     teacher_recipe, teacher_protocol = recipe, protocol
     if sheet.teacher_recipe is not None:
-        teacher_recipe, teacher_protocol = _recipe(document, sheet.teacher_recipe, "$.teacher_recipe")
+        teacher_recipe, teacher_protocol = _recipe(document, sheet.teacher_recipe, "$.teacher_recipe", sheet.world)
     for batch in (recipe.batch, teacher_recipe.batch):
         if batch % sheet.world:
             raise document.refusal("$.world", f"must divide the recipe's batch, got {sheet.world} and {batch}")
@@ -230,22 +233,26 @@ def _swept(document: Document, params: dict[str, Any], place: str) -> Iterator[d
     return (dict(choice) for choice in itertools.product(*choices))
 
 
-def _recipe(document: Document, value: str | dict[str, Any], place: str) -> tuple[Recipe, str]:
-    """A recipe and its name: one that is known, or one with some of its settings changed."""
+def _recipe(document: Document, value: str | dict[str, Any], place: str, world: int) -> tuple[Recipe, str]:
+    """A recipe and its name: one that is known, with what is changed of it; or a custom one, with all that is not
+    usual. Of one name is what may be compared: it tells how many processes there are, whose batches are smaller."""
     settings = {"base": value} if isinstance(value, str) else value
-    if "base" not in settings:
-        return _known_networks(document, document.convert(Recipe, settings, place), place), "custom"
-    with _placed(document, place if isinstance(value, str) else f"{place}.base"):
-        base = convert(settings["base"], str)
-        known = msgspec.to_builtins(RECIPES[base])
     changes = {key: setting for key, setting in settings.items() if key != "base"}
-    if "lr" in changes and known["lr_of"]:  # a rate that is asked for is every network's
-        known |= {"lr": None, "lr_of": {}}
-    if isinstance(changes.get("lr_of"), dict):
-        changes["lr_of"] = known["lr_of"] | changes["lr_of"]
+    if "base" in settings:
+        with _placed(document, place if isinstance(value, str) else f"{place}.base"):
+            name = convert(settings["base"], str)
+            known = usual = msgspec.to_builtins(RECIPES[name])
+        if "lr" in changes and known["lr_of"]:  # a rate that is asked for is every network's
+            known |= {"lr": None, "lr_of": {}}
+        if isinstance(changes.get("lr_of"), dict):
+            changes["lr_of"] = known["lr_of"] | changes["lr_of"]
+    else:
+        name, known = "custom", {}
+        usual = msgspec.to_builtins(Recipe(epochs=1)) | {"epochs": None}
     recipe = _known_networks(document, document.convert(Recipe, known | changes, place), place)
-    changed = [f"{key}={now}" for key, now in msgspec.to_builtins(recipe).items() if now != known[key]]
-    return recipe, f"{base}({', '.join(changed)})" if changed else base
+    changed = [f"{key}={now}" for key, now in msgspec.to_builtins(recipe).items() if now != usual[key]]
+    changed += [f"world={world}"] if world > 1 else []
+    return recipe, f"{name}({', '.join(changed)})" if changed else name
 
 
 def _known_networks(document: Document, recipe: Recipe, place: str) -> Recipe:

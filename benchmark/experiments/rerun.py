@@ -16,6 +16,7 @@ from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.launcher import engines, places
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.local import Bars
+from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import Ran, run
 from kdbench.benchmark.experiments.store import Store, write
@@ -24,6 +25,7 @@ from kdbench.benchmark.experiments.worker import News
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Diverged, Live
+from kdbench.methods import members, taught
 from kdbench.refusal import Refusal
 
 
@@ -31,14 +33,17 @@ def run_again(
     name: str, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
 ) -> int:
     """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits.
-    ``name`` is a record's id, or a file that holds a record or a cell; a cell that has no record here leaves one."""
+    ``name`` is a record's id, or a file that holds a record or a cell as grids make it; a cell that has no record here
+    leaves one."""
     store = Store(results)
     record = store.record(name) if Path(name).name == name else None
     record, cell = (record, record.cell) if record else _record_or_cell(Path(name))
     record = record or store.record(cell.id)
     extensions.needs(cell.files)
-    if record is None and (why := unworkable(cell)):
-        raise Refusal(f"{cell.id} cannot work: {why}")
+    if record is None:
+        _as_declared(cell, name)
+        if why := unworkable(cell):
+            raise Refusal(f"{cell.id} cannot work: {why}")
     fresh, weights = _anew(cell, record, store, data_folder, live_teacher, compile)
     print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
     if record is None:
@@ -72,6 +77,26 @@ def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:
             return None, decode(content, type=Cell)
         except (ValueError, RecursionError) as error:
             raise Refusal(f"{file} must be a record or a cell: {error}") from None
+
+
+def _as_declared(cell: Cell, name: str) -> None:
+    """Refuses a cell that no grid would make: its record would be found by none, or stand beside that of its twin."""
+    if cell.method == IMPORT:
+        return
+    learns = taught(cell.method) and not cell.incremental
+    if learns and cell.teacher is None:
+        raise Refusal(f"{name} must name the teacher that '{cell.method}' learns from, got none")
+    whole = msgspec.structs.replace(
+        cell,
+        teacher=cell.teacher if learns else None,
+        params=complete(cell.method, cell.params),
+        recipe=cell.training.for_network(cell.student),
+        code=extensions.needed(cell.dataset, cell.student, *members(cell.method)),
+    )
+    if whole.id != cell.id or not cell.protocol:
+        raise Refusal(f"{name} must hold a record, or a cell as grids make it, got another cell: write a grid of it")
+    if cell.teacher:
+        _as_declared(cell.teacher, name)
 
 
 def _anew(

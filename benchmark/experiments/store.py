@@ -11,6 +11,7 @@ cell's. Nothing else is believed: no log, no pickle, no scheduler.
 """
 
 import contextlib
+import errno
 import hashlib
 import re
 import shutil
@@ -68,6 +69,8 @@ class Store:
         self.failures_folder = folder / "failures"
         self.damaged_folder = folder / "damaged"
         self.troubles: list[str] = []  # one sentence for everything that was found damaged
+        self.newer: dict[str, Path] = {}  # by id, where records were found that only a newer version can read
+        self.only_reads = False  # then what is damaged is told of, and stays
         self._known: dict[Path, tuple[tuple[int, ...], frozenset[str]]] = {}  # ids by pack, and which file it was
 
     # -- records ------------------------------------------------------------------------------------------------------
@@ -116,7 +119,7 @@ class Store:
         if (known := kept(file, now)) is not None:
             return known
         outlines = [Outline.of(record) for record, _ in self._unpack(pack, Brief)]
-        if not any(trouble.startswith(f"{pack}, ") for trouble in self.troubles):
+        if not self.only_reads and not any(trouble.startswith(f"{pack}, ") for trouble in self.troubles):
             with contextlib.suppress(OSError):  # who may only read can plan too
                 write(file, msgspec.msgpack.encode(Kept(now, outlines)))
         return outlines
@@ -140,10 +143,14 @@ class Store:
         self.forgive(record.id)
 
     def record(self, cell_id: str) -> Record | None:
+        """A newer version's is refused: whoever took it for missing would train the cell, and write over it."""
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
         packs = self._packs()
-        return next((record for pack in packs for record, _ in self._unpack(pack, Record, {cell_id})), None)
+        found = next((record for pack in packs for record, _ in self._unpack(pack, Record, {cell_id})), None)
+        if place := self.newer.get(cell_id):
+            raise FileExistsError(errno.EEXIST, f"the record of {cell_id} is of a newer kdbench, and stays", str(place))
+        return found
 
     def _ids(self, pack: Path) -> frozenset[str]:
         """Of the records in a pack, which is looked into anew only when it has changed."""
@@ -160,6 +167,7 @@ class Store:
 
     def finish(self, record: Record, weights: bytes | None = None) -> None:
         """Old weights go first and the new ones come last: none ever lie beside the record of others."""
+        self.record(record.id)  # refused where a newer version's is
         file = self.weights(record.cell)
         if weights is not None:
             file.unlink(missing_ok=True)
@@ -176,22 +184,30 @@ class Store:
         if not (begun or len(singles) >= PACK_FROM) or not (lease := Lease.take(folder)):
             return
         with lease:
-            packs: dict[Path, dict[str, bytes]] = {}
+            packs: dict[Path, dict[tuple[str, bool], bytes]] = {}  # lines by id, and whether they can be read here
+            seen: dict[str, tuple[int, ...]] = {}
             for file in singles:
-                if record := self._read(file, Record):
-                    name = f"{record.cell.dataset} {record.cell.pair}"
-                    name = re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[:LONGEST]
-                    line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
-                    packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
+                with contextlib.suppress(FileNotFoundError):  # just packed by another process
+                    now = state(file)
+                    if record := self._read(file, Record):
+                        name = f"{record.cell.dataset} {record.cell.pair}"
+                        name = re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[:LONGEST]
+                        line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
+                        packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id, True] = line
+                        seen[record.id] = now
             for pack, fresh in packs.items():
-                there = {cell_id: line for cell_id, _, line in self._lines(pack, Record)} if pack.exists() else {}
+                lines = self._lines(pack, Record) if pack.exists() else ()
+                there = {(cell_id, record is not None): line for cell_id, record, line in lines}
                 if not lease.holds():  # what another has packed since would be lost
                     return
                 write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
-                for cell_id in fresh:
+                for cell_id, _ in fresh:
                     if not lease.holds():
                         return
-                    (self.records_folder / f"{cell_id}.json").unlink(missing_ok=True)
+                    file = self.records_folder / f"{cell_id}.json"
+                    with contextlib.suppress(FileNotFoundError):
+                        if state(file) == seen[cell_id]:  # else it was finished anew, and comes before the pack's
+                            file.unlink()
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
@@ -283,6 +299,8 @@ class Store:
             if found.id != file.stem:
                 raise ValueError(f"it holds the cell {found.id}")
         except Newer as newer:
+            if kind is not Failure:
+                self.newer[file.stem] = file
             self._report(f"{file} is left where it is: {newer}")
             return None
         except ValueError as error:
@@ -305,10 +323,12 @@ class Store:
                         record = believed(line, kind)
                         yield record.id, record, line
                 except Newer as newer:
+                    self.newer[newer.id] = pack
                     self._report(f"{pack}, line {number}, is left where it is: {newer}")
                     yield newer.id, None, line
                 except ValueError as error:
-                    write(self._aside(pack, line), line + b"\n")
+                    if not self.only_reads:
+                        write(self._aside(pack, line), line + b"\n")
                     self._report(f"{pack}, line {number}, is not believed: {error}")
 
     def _sweep(self, folder: Path) -> None:
@@ -319,6 +339,9 @@ class Store:
                     self._set_aside(part, part.read_bytes(), "its writer did not come to an end")
 
     def _set_aside(self, file: Path, content: bytes, why: str) -> None:
+        if self.only_reads:
+            self._report(f"{file} is not believed: {why}")
+            return
         place = self._aside(file, content)
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             file.replace(place)

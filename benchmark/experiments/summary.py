@@ -117,6 +117,8 @@ def live(entry: Entry, results: Path) -> Status | None:
 def time_left(plan: Plan) -> str:
     hours, unknown = plan.hours()
     missing = len(plan.those(State.MISSING))
+    if not missing:
+        return "running elsewhere already"
     if unknown == missing:
         return f"{counted(missing, 'cell')} of unmeasured length"
     serial = " one after the other" if missing > 1 else ""

@@ -31,13 +31,12 @@ class Incremental(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """How many classes arrive with each task."""
         base = self.base or classes // self.count
         later = (classes - base) // max(self.count - 1, 1) if self.base else base
-        sizes = (base, *[later] * (self.count - 1))
-        if sum(sizes) != classes or base < 2 or min(sizes) < 1:
+        if base + later * (self.count - 1) != classes or base < 2 or later < 1 < self.count:
             asked = f"{self.count} equal tasks" if self.base is None else f"{base} and {self.count - 1} equal tasks"
             raise Refusal(f"{classes} classes must come in {asked}, at least two of them first: that cannot be")
         if isinstance(self.memory, int) and 0 < self.memory < classes:
             raise Refusal(f"memory must hold an image of each of the {classes} classes, got {self.memory}")
-        return sizes
+        return base, *[later] * (self.count - 1)
 
     def of_each(self, seen: int) -> int | None:
         """How many images of a class are kept once so many classes were seen; None is all of them."""

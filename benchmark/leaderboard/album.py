@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -24,6 +24,8 @@ from kdbench.methods.features.quality import K0
 
 FIELDS = 12  # data sets and recipes that are drawn
 PAINTERS = 2  # processes
+Kind = Literal["sources", "gains", "throughput", "curves", "width", "quality", "tasks"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # a picture's name begins with its own, and a dash
 BIRTH = "fork" if sys.platform == "linux" else "spawn"  # a copy has nothing to import anew, where it can be had
 
 
@@ -77,28 +79,29 @@ def of_a_teacher(found: Mapping[str, Any], form: str) -> bytes:
 
 def _sketched(
     cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record], store: Store
-) -> Iterator[tuple[str, str, str, Draw]]:
+) -> Iterator[tuple[Kind, str, str, Draw]]:
     """What each picture is called, what is to be said of it, and how it is drawn."""
     # Where classes arrive task by task no speed is measured, and epochs begin anew with every task.
     whole = cells["setting"].iloc[0] != "incremental"
     gained, pairs = evidence.gains(cells, series), series["pair"].nunique()
     unit = "pair" if pairs > 1 else "seed"
-    count = gained["unit"].nunique()
-    units = f"{count} {unit}s" if count > 1 else f"one {unit}, so without an interval"
+    of_sources = evidence.matched(gained)
+    apart = "; some runs are left out for that" if len(of_sources) < len(gained) else ""
     scope = "" if pairs > 1 else " One pair: this says nothing of others."
     interval = f"the line is the {LEVEL:.0%} t interval of the mean over {unit}s"
     yield (
         "sources",
         "Gains by source",
-        f"Gain in top-1 over ce, the same student trained on labels alone with the same seed, {units}. A bar is the "
-        f"mean of a source's methods on one {unit}; {interval}.{scope}",
+        "Gain in top-1 over ce, the same student trained on labels alone with the same seed, "
+        f"{_units(of_sources, 'source', unit)}. A bar is the mean of a source's methods on one {unit}, the same "
+        f"methods on each{apart}; {interval}.{scope}",
         partial(pictures.gains_by_source, gained, unit),
     )
     yield (
         "gains",
         f"Gains over {unit}s",
-        f"Gain in top-1 over ce, {units}. A bar is one {unit}; {interval}. ◂: too far off to be drawn to scale."
-        f"{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
+        f"Gain in top-1 over ce, {_units(gained, 'method', unit)}. A bar is one {unit}; {interval}. ◂: too far off to "
+        f"be drawn to scale.{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
         partial(pictures.gains, gained, unit),
     )
     yield (
@@ -141,6 +144,14 @@ def _sketched(
         f"method that gains most.{_more(pairs, drawing.PANELS, 'students')}",
         partial(pictures.accuracy_by_task, evidence.tasks(cells, series, records)),
     )
+
+
+def _units(gains: pd.DataFrame, of: str, unit: str) -> str:
+    """How many the rungs of a ladder are over."""
+    counts = sorted(set(gains.groupby(of)["unit"].nunique())) or [1]
+    if counts == [1]:
+        return f"one {unit}, so without an interval"
+    return f"{counts[0]} to {counts[-1]} {unit}s" if len(counts) > 1 else f"{counts[0]} {unit}s"
 
 
 def _more(there_are: int, drawn: int, what: str) -> str:

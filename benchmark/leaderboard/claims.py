@@ -19,6 +19,7 @@ from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE
+from kdbench.benchmark.leaderboard.task import Tasks
 
 Form = str | dict[str, dict[str, Any]]
 Seed = tuple[str, int]  # a training of the teacher, and the seed
@@ -49,10 +50,10 @@ class Run(NamedTuple):
     teacher_top1: float | None
 
     @classmethod
-    def of(cls, record: Brief) -> "Run":
+    def of(cls, record: Brief, tasks: Tasks) -> "Run":
         cell, result = record.cell, record.result
         return cls(
-            cell.setting, cell.protocol, *_place(record), shown(cell.method, cell.params),
+            cell.setting, cell.protocol, *_place(record, tasks), shown(cell.method, cell.params),
             cell.method == "ce" and result.teacher_top1 is None, result.top1, result.teacher_top1,
         )  # fmt: skip
 
@@ -122,14 +123,15 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
 
 def runs_of(records: Iterable[Brief]) -> list[Run]:
     """Found out once for all claims."""
-    return [Run.of(record) for record in sorted(records, key=lambda record: record.id)]
+    records = sorted(records, key=lambda record: record.id)
+    tasks = Tasks(records)
+    return [Run.of(record, tasks) for record in records]
 
 
-def _place(record: Brief) -> tuple[Pair, Seed]:
-    cell, teacher, series = record.cell, record.cell.teacher, msgspec.structs.replace(record.cell, seed=0)
+def _place(record: Brief, tasks: Tasks) -> tuple[Pair, Seed]:
+    cell, teacher = record.cell, record.cell.teacher
     lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
-    task = msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id
-    return Pair(cell.dataset, cell.student, lineage, task), (
+    return Pair(cell.dataset, cell.student, lineage, tasks.of(cell)), (
         f"{teacher.id} {record.result.teacher_weights}" if teacher else "",
         cell.seed,
     )

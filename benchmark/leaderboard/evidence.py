@@ -44,8 +44,20 @@ def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_source(gains: pd.DataFrame) -> pd.DataFrame:
-    """``source unit gain``: what a source's methods gain on a unit, in the mean."""
-    return gains.groupby(["source", "unit"], as_index=False).agg(gain=("gain", "mean"))
+    """``source unit gain``: what a source's methods gain on a unit, in the mean, the same methods on each."""
+    return matched(gains).groupby(["source", "unit"], as_index=False).agg(gain=("gain", "mean"))
+
+
+def matched(gains: pd.DataFrame) -> pd.DataFrame:
+    """The gains on the units on which all of a source's methods ran, so that its mean is of the same ones on each.
+    Where there is no such unit: those of the method that ran on most units, and of whoever ran on all of these."""
+    kept = []
+    for _, own in gains.groupby("source"):
+        ran = [set(units) for _, units in own.groupby("method")["unit"]]
+        units = set.intersection(*ran) or max(ran, key=lambda units: (len(units), sum(units <= its for its in ran)))
+        own = own[own["unit"].isin(units)]
+        kept.append(own[own.groupby("method")["unit"].transform("nunique") == len(units)])
+    return pd.concat(kept) if kept else gains
 
 
 def intervals(gains: pd.DataFrame, by: list[str]) -> pd.DataFrame:

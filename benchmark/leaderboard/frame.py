@@ -1,6 +1,6 @@
 """From records to rows: one a cell, beside the references on the same seeds. Tables and pictures are made of these."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,11 +10,11 @@ from kdbench import methods
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.leaderboard.task import REFERENCES, Tasks
 
 SECTION = ["setting", "dataset", "recipe", "pair"]  # what stands in one section may be compared
 SERIES = [*SECTION, "source", "method"]
 NOTHING = float("nan")
-REFERENCES = ["ce", "kd"]
 
 
 def frame(records: Iterable[Brief]) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
     ``series`` is shared by cells that differ in nothing but seeds, ``task`` by all that may be compared, ``lineage`` by
     teachers that differ in nothing but their seeds.
     """
-    cells = _rows(records)
+    cells = _rows(list(records))
     if cells.empty:
         return cells
     alone, taught = cells[cells["teacher"] == ""], cells[cells["teacher"] != ""]
@@ -44,7 +44,8 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
     return cells
 
 
-def _rows(records: Iterable[Brief]) -> pd.DataFrame:
+def _rows(records: Sequence[Brief]) -> pd.DataFrame:
+    tasks = Tasks(records)
     known: dict[bytes, dict[str, str]] = {}  # of the few series that many cells are of
     teachers: dict[bytes, str] = {}  # their ids
     rows: list[dict[str, Any]] = []
@@ -55,7 +56,7 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
         lineage = cell.teacher and msgspec.structs.replace(cell.teacher, seed=0)
         series = msgspec.structs.replace(cell, seed=0, teacher=lineage)
         if (key := msgspec.json.encode(series)) not in known:
-            known[key] = _shared(series)
+            known[key] = {"task": tasks.of(series)} | _shared(series)
         if (asked := msgspec.json.encode(cell.teacher)) not in teachers:
             teachers[asked] = cell.teacher.id if cell.teacher else ""
         learned = result.incremental or {}
@@ -90,7 +91,6 @@ def _rows(records: Iterable[Brief]) -> pd.DataFrame:
 def _shared(series: Cell) -> dict[str, str]:
     """What is the same for all cells that differ in nothing but seeds."""
     return {
-        "task": msgspec.structs.replace(series, teacher=None, method="", params={}, code={}).id,
         "lineage": series.teacher.id if series.teacher else "",
         "series": series.id,
         "setting": series.setting,

@@ -30,7 +30,7 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
     by_unit, unit = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds"
     first, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
     ahead = [first["source"], *(other["source"] for other in others[:1])]
-    members = "; ".join(_members(gains, source) for source in ahead)
+    members = "; ".join(_members(gains[gains["source"] == source], unit) for source in ahead)
     notes = [f"Recipe {recipe}. A source stands for the mean of its methods: {members}."]
     if others:
         notes.append(
@@ -54,12 +54,17 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
     return said, " ".join(notes)
 
 
-def _members(gains: pd.DataFrame, source: str) -> str:
-    means = gains[gains["source"] == source].groupby("method")["gain"].mean().sort_values(kind="stable")
+def _members(gains: pd.DataFrame, unit: str) -> str:
+    """What one source stands for, and how much of it was left out."""
+    source, own = gains["source"].iloc[0], evidence.matched(gains)
+    means = own.groupby("method")["gain"].mean().sort_values(kind="stable")
+    methods, units, shared = gains["method"].nunique(), gains["unit"].nunique(), own["unit"].nunique()
+    apart = f" of {methods} that share no {unit[:-1]}" if len(means) < methods else ""
     if len(means) == 1:
-        return f"{source} for {means.index[0]} alone"
+        return f"{source} for {means.index[0]} alone" + (apart and f",{apart}")
     low, high = (f"{_points(means[name])} ({name})" for name in means.index[[0, -1]])
-    return f"{source} for {len(means)}, from {low} to {high}"
+    where = f", on the {shared} of {units} {unit} that all of them ran on" if shared < units and not apart else ""
+    return f"{source} for {len(means)}{apart}, from {low} to {high}{where}"
 
 
 def _behind(by_unit: pd.DataFrame, first: dict[Hashable, Any], second: dict[Hashable, Any], unit: str) -> str:
@@ -68,10 +73,13 @@ def _behind(by_unit: pd.DataFrame, first: dict[Hashable, Any], second: dict[Hash
     if len(lead) < 2:
         return ""
     found = evidence.intervals(lead, ["lead"]).to_dict("records")[0]
+    alike = first["count"] == second["count"] == len(lead)
+    where = f"the same {unit}" if alike else f"the {len(lead)} {unit} of both"  # the means shown are over others too
+    place, by = "behind" if found["mean"] >= 0 else "ahead", f"{abs(found['mean']):.2f}"
     if pd.isna(found["half"]):  # alike on every one
-        return f"; on the same {unit} {found['mean']:.2f} behind"
+        return f"; on {where} {by} {place}"
     close = ", too close to tell" if abs(found["mean"]) <= found["half"] else ""
-    return f"; on the same {unit} {found['mean']:.2f} ± {found['half']:.2f} behind{close}"
+    return f"; on {where} {by} ± {found['half']:.2f} {place}{close}"
 
 
 def _points(value: float) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from kdbench.benchmark.data import source
 from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.leaderboard.published import IncrementalFigure, incremental, stated
@@ -20,9 +21,10 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {  # the others have no method of 
 }
 
 ABOUT = (
-    "Final accuracy on all classes, theirs beside ours on as many tasks with as large a memory; the difference with "
-    "half of its interval, and the verdict, as in the tables of 'kdbench reproduce NAME'. What was run by another "
-    "recipe, loss or choice of images has no verdict. The grid is incremental-cifar100."
+    "Final accuracy on all classes, theirs beside ours on as many equal tasks with as many images kept in the end; the "
+    "difference with half of its interval, and the verdict, as in the tables of 'kdbench reproduce NAME'. What was run "
+    "by another recipe, loss or choice of images, or with aligned weights, has no verdict. The grid is "
+    "incremental-cifar100."
 )
 
 
@@ -98,21 +100,25 @@ def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
 
 
 def _alike(figure: IncrementalFigure, record: Brief) -> bool:
+    """Of the same method on the same sequence of classes, with as many images kept in the end."""
     cell, arrival, joint = record.cell, record.cell.incremental, figure.method == "UB"
     assert arrival
     tasks, (method, _) = 1 if joint else figure.tasks, OURS.get(figure.method, ("", {}))
-    theirs = figure.dataset, figure.network, method, tasks, figure.memory
-    return theirs == (cell.dataset, cell.student, cell.method, arrival.count, arrival.memory)
+    classes = source(figure.dataset).classes
+    first, kept = arrival.base or classes // arrival.count, arrival.memory or arrival.exemplars * classes
+    theirs = figure.dataset, figure.network, method, tasks, classes // tasks, figure.memory
+    return theirs == (cell.dataset, cell.student, cell.method, arrival.count, first, kept)
 
 
 def _same(figure: IncrementalFigure, record: Brief) -> bool:
-    """By the table's protocol: one head for all classes from the start, plain cross-entropy, images kept at random."""
+    """By the table's protocol: one head for all classes from the start, left as it was trained, plain cross-entropy,
+    images kept at random, so many in all from the first task on."""
     cell, arrival, (method, params) = record.cell, record.cell.incremental, OURS[figure.method]
     assert arrival
-    alone = arrival.count == 1 or (arrival.classifier == "full" and arrival.task_loss == "cross_entropy")
-    kept = not arrival.memory or (arrival.choice == "random" and not arrival.alignment)
+    plain_head = arrival.classifier == "full" and arrival.task_loss == "cross_entropy" and not arrival.alignment
+    kept = not arrival.exemplars and (not arrival.memory or arrival.choice == "random")
     asked = shown(method, complete(method, params)), PROTOCOL
-    return alone and kept and asked == (shown(cell.method, cell.params), cell.protocol)
+    return (arrival.count == 1 or plain_head) and kept and asked == (shown(cell.method, cell.params), cell.protocol)
 
 
 COLUMNS: dict[str, Column] = {

@@ -59,7 +59,8 @@ def front(points: pd.DataFrame) -> pd.DataFrame:
 
 @in_print
 def gains_by_source(rows: pd.DataFrame, unit: str) -> Figure | None:
-    """``source unit gain``: for each source the mean of its methods on every unit, and over all with its interval."""
+    """``source unit gain``: for each source the mean of the same methods on every unit, and over all with its
+    interval."""
     return _ladder(by_source(rows), "source", unit)
 
 

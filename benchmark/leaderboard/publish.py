@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, write
-from kdbench.benchmark.leaderboard.album import Picture, album
+from kdbench.benchmark.leaderboard.album import KINDS, Picture, album
 from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
@@ -20,14 +20,16 @@ from kdbench.refusal import Refusal
 class Published:
     board: Board
     files: dict[Path, bytes]
+    pictures: Path  # the folder of those that are in the page
     troubles: list[str]
 
     def outdated(self) -> list[Path]:
-        """The files that are not there, or not what the records give, and the pictures that they give no more."""
+        """The files that are not there, or not what the records give, and the pictures that they give no more. Somebody
+        else's may lie beside these: ours are known by how their names begin."""
         changed = [file for file, content in self.files.items() if not file.is_file() or file.read_bytes() != content]
-        folders = sorted({file.parent for file in self.files if file.suffix == ".svg"})
-        drawn = (file for folder in folders for file in sorted(folder.glob("*")) if file.suffix in (".svg", ".png"))
-        return changed + [file for file in drawn if file not in self.files]
+        ours = tuple(f"{kind}-" for kind in KINDS)
+        drawn = (file for form in ("svg", "png") for file in sorted(self.pictures.glob(f"*.{form}")))
+        return changed + [file for file in drawn if file.name.startswith(ours) and file not in self.files]
 
     def write(self) -> None:
         for file in self.outdated():
@@ -37,9 +39,10 @@ class Published:
                 file.unlink()
 
 
-def publish(results: Path, grid: str | None) -> Published:
+def publish(results: Path, grid: str | None, only_reads: bool = False) -> Published:
     """What the records give; a grid's name narrows them to its cells, and goes into the files' names."""
     store = Store(results)
+    store.only_reads = only_reads
     records, stem = store.briefs(), "leaderboard"
     if grid is not None:
         from kdbench.benchmark.experiments.grid import load  # all networks and data sets come with it
@@ -56,11 +59,12 @@ def publish(results: Path, grid: str | None) -> Published:
     whole = store.records(shown) if len(shown) <= MOST_RECORDS else {}
     pictures = album(found, whole, store)
     content = files(found, stem)  # while the pictures are drawn
-    content |= seen(found, list(pictures), whole, stem)
+    folder = stem.replace("leaderboard", "pictures", 1)
+    content |= seen(found, list(pictures), whole, stem, folder)
     named = {results / name: content for name, content in content.items()}
     if grid is None:  # whatever grid they were measured for
         named |= tables(speeds, results)
-    return Published(found, named, store.troubles)
+    return Published(found, named, results / folder, store.troubles)
 
 
 def files(board: Board, stem: str) -> dict[str, bytes]:
@@ -73,9 +77,11 @@ def files(board: Board, stem: str) -> dict[str, bytes]:
     }
 
 
-def seen(board: Board, pictures: Sequence[Picture], records: Mapping[str, Record], stem: str) -> dict[str, bytes]:
+def seen(
+    board: Board, pictures: Sequence[Picture], records: Mapping[str, Record], stem: str, folder: str
+) -> dict[str, bytes]:
     """The page, and the pictures that are in it."""
-    title, folder = stem.replace("-", ": ", 1).capitalize(), stem.replace("leaderboard", "pictures", 1)
+    title = stem.replace("-", ": ", 1).capitalize()
     found = {f"{stem}.html": page(board, pictures, records, title).encode()}
     for picture in pictures:
         found[f"{folder}/{picture.name}.svg"] = picture.svg.encode()

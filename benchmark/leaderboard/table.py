@@ -8,7 +8,8 @@ import pandas as pd
 
 from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.costs import costs
-from kdbench.benchmark.leaderboard.frame import REFERENCES, SECTION, SERIES
+from kdbench.benchmark.leaderboard.frame import SECTION, SERIES
+from kdbench.benchmark.leaderboard.task import REFERENCES
 from kdbench.benchmark.throughput.record import Throughput
 from kdbench.methods.method import SOURCES
 

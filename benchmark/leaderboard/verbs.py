@@ -30,7 +30,7 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
     load_files(files)
     gc.disable()  # of a hundred thousand rows none is garbage, and to look for some takes a second
     try:
-        found = publish.publish(results, grid)
+        found = publish.publish(results, grid, only_reads=check)
     finally:
         gc.enable()
     warn(found.troubles)

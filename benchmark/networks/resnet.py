@@ -73,7 +73,7 @@ def chained(net: ResNet, image: Image) -> Chain:
     *("resnet8x0.25", "resnet14x2", "resnet8x4", "resnet32x4"),
 )
 def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """``resnet<depth>`` is 16-16-32-64 channels wide; ``x<factor>`` multiplies that, the stem's at most by two."""
+    """``resnet<depth>`` is 16-16-32-64 channels wide; ``x<factor>`` multiplies that, and above one the stem by less."""
     blocks, odd = divmod(int(name["depth"]) - 2, 6)
     factor = float(name["factor"] or 1)
     if odd or not 1 <= blocks <= 500 or not 1 <= 16 * factor <= 16_000:

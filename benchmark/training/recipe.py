@@ -13,6 +13,7 @@ from kdbench.methods.registry import Registry
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+MOMENTUM = 0.9
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,7 +22,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.05
     lr_of: dict[str, Positive] = {}  # for networks that need another one
-    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9  # of SGD; onecycle moves it, as torch does
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = MOMENTUM  # of SGD; onecycle sets its own, as torch does
     weight_decay: NotNegative = 5e-4  # on every parameter: norms, biases and adapters too
     schedule: Literal["steps", "onecycle", "constant"] = "steps"
     milestones: tuple[Count, ...] = ()  # steps: the epochs after which lr is multiplied by 0.1
@@ -33,6 +34,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         late = [epoch for epoch in self.milestones if epoch >= self.epochs]
         if late:
             raise ValueError(f"milestones must come before the last epoch, {self.epochs}, got {late[0]}")
+        if self.momentum != MOMENTUM and (self.schedule == "onecycle" or self.optimizer == "adamw"):
+            raise ValueError(  # equal runs would have different ids
+                f"momentum must be {MOMENTUM} with onecycle or adamw, which have their own, got {self.momentum}"
+            )
 
     def for_network(self, name: str) -> "Recipe":
         """The recipe with the learning rate that this network needs."""

@@ -62,6 +62,20 @@ def test_changed_data_are_copied_anew(folder: Path, tmp_path: Path) -> None:
     assert staged("tiny", folder, tmp_path / "scratch")[0] != before
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_files_that_come_or_go_deep_in_a_folder_are_noticed(folder: Path, tmp_path: Path, linked: bool) -> None:
+    inner = folder / "tiny" / "train"
+    if linked:
+        inner.symlink_to(inner.rename(tmp_path / "elsewhere"))
+    os.utime(inner, (1, 1))  # the clock of a file system may stand still for as long as this test takes
+    before, _ = staged("tiny", folder, tmp_path / "scratch")
+    assert staged("tiny", folder, tmp_path / "scratch")[0] == before
+    (inner / "corrected").write_text("train, corrected")
+    (inner / "corrected").rename(inner / "image")
+    place, why = staged("tiny", folder, tmp_path / "scratch")
+    assert place != before and "copied from" in why and content(place) == ["train, corrected", "val"]
+
+
 def test_an_archive_beside_the_folder_is_unpacked(folder: Path, tmp_path: Path) -> None:
     with tarfile.open(folder / "tiny.tar", "w") as archive:
         archive.add(folder / "tiny", "tiny")

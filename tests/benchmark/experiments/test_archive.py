@@ -153,6 +153,21 @@ def test_a_conflict_is_shown_and_what_is_here_stays(
     assert files(theirs.records_folder).items() > before.items()
 
 
+def test_a_record_that_only_a_newer_version_can_read_is_a_conflict_too(
+    theirs: Store, file: Path, records: list[Record]
+) -> None:
+    place = theirs.records_folder / f"{records[0].id}.json"
+    theirs.finish(records[0])
+    place.write_bytes(place.read_bytes().replace(b'"seed": 0', b'"seed": 0, "mood": 1'))
+    before = place.read_bytes()
+    for dry_run in (True, False):
+        intake = archive.take_in(theirs, file, dry_run)
+        assert (intake.new, intake.same) == (3, 0)
+        (conflict,) = intake.conflicts
+        assert conflict.startswith(f"{records[0].id}: here one of a newer kdbench, there 50.00 (environment here, ")
+    assert place.read_bytes() == before
+
+
 def test_the_same_result_at_another_cost_is_no_conflict(
     theirs: Store, file: Path, records: list[Record], make_record: MakeRecord
 ) -> None:
@@ -181,6 +196,23 @@ def test_a_dry_run_says_the_same_and_changes_nothing(kdbench: Command, theirs: S
     answer = kdbench("records", "import", file, "--dry-run", "--results", theirs.folder)
     assert answer.code == 0 and "4 would be imported" in answer.out
     assert not theirs.folder.exists()
+
+
+def test_a_dry_run_tells_of_what_is_damaged_here_and_leaves_it(
+    theirs: Store, file: Path, records: list[Record]
+) -> None:
+    single, pack = theirs.records_folder / f"{records[0].id}.json", theirs.records_folder / "pack.jsonl"
+    for place in (single, pack):
+        store_module.write(place, b"{")
+    before = files(theirs.folder)
+    assert archive.take_in(theirs, file, dry_run=True).new == 4
+    assert [trouble.partition(" not believed: ")[0] for trouble in theirs.troubles] == [
+        f"{single} is",
+        f"{pack}, line 1, is",
+    ]
+    assert files(theirs.folder) == before
+    archive.take_in(theirs, file, dry_run=False)
+    assert len(list(theirs.damaged_folder.iterdir())) == 2
 
 
 # -- what is not believed ---------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_a_recipe_is_known_changed_or_ones_own(grid: MakeGrid) -> None:
     assert (recipe("quick").recipe, recipe("quick").protocol) == (RECIPES["quick"], "quick")
     changed = recipe("{base: quick, lr: 1e-2, epochs: 3}")
     assert (changed.recipe.lr, changed.recipe.epochs, changed.recipe.batch) == (0.01, 3, RECIPES["quick"].batch)
-    assert (recipe("{epochs: 3}").recipe.epochs, recipe("{epochs: 3}").protocol) == (3, "custom")
+    assert (recipe("{epochs: 3}").recipe.epochs, recipe("{epochs: 3}").protocol) == (3, "custom(epochs=3)")
 
 
 def test_a_recipes_name_says_what_differs_whatever_was_written(grid: MakeGrid) -> None:
@@ -106,6 +106,15 @@ def test_a_recipes_name_says_what_differs_whatever_was_written(grid: MakeGrid) -
     assert protocol("{base: quick, lr: 1e-2, epochs: 3}") == "quick(epochs=3, lr=0.01)"
     assert protocol("{epochs: 3, lr: 0.01, base: quick}") == "quick(epochs=3, lr=0.01)"
     assert protocol(f"{{base: quick, epochs: {RECIPES['quick'].epochs}}}") == "quick"
+    assert protocol("{epochs: 5, batch: 64, lr: 0.01}") == "custom(epochs=5, lr=0.01)"
+
+
+def test_and_how_many_processes_share_a_batch(grid: MakeGrid) -> None:
+    cell = grid(methods="kd", recipe="quick", world=2).cells[0]
+    assert (cell.protocol, cell.teacher and cell.teacher.protocol) == ("quick(world=2)",) * 2
+    assert (
+        grid(methods="kd", recipe="{base: quick, epochs: 3}", world=2).cells[0].protocol == "quick(epochs=3, world=2)"
+    )
 
 
 def test_a_teacher_has_the_students_recipe_unless_another_is_named(grid: MakeGrid) -> None:

@@ -142,6 +142,27 @@ def test_a_packer_that_is_killed_loses_and_doubles_nothing(
     assert len(files(store.records_folder)) == 2
 
 
+def test_a_record_that_is_finished_anew_while_it_is_packed_is_not_lost(
+    store: Store, records: list[Record], make_record: Make, pack_from_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = make_record(records[0].cell, top1=99.0)
+
+    def overtaken(file: Path, content: bytes) -> None:
+        write(file, content)
+        if file.suffix == ".jsonl":
+            Store(store.folder).finish(again)  # another process comes in between
+
+    for record in records[:2]:
+        store.finish(record)
+    monkeypatch.setattr(store_module, "write", overtaken)
+    store.pack()
+    assert single(store, again).exists() and not single(store, records[1]).exists()
+    assert store.record(again.id) == again
+    monkeypatch.setattr(store_module, "write", write)
+    store.pack()
+    assert store.records() == by_id([again, records[1]])
+
+
 def test_while_another_packs_nobody_else_does(store: Store, records: list[Record], pack_from_one: None) -> None:
     store.finish(records[0])
     lease = Lease.take(store.folder / "work" / "pack")
@@ -274,6 +295,37 @@ def test_a_record_that_only_a_newer_version_can_read_is_reported_and_stays_throu
     assert newer.read_bytes() == content
     assert lines[1] in pack.read_bytes().splitlines(keepends=True)
     assert not packed.damaged_folder.exists()
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_nothing_is_written_over_a_record_that_only_a_newer_version_can_read_and_none_is_taken_for_missing(
+    store: Store, records: list[Record], pack_from_one: None, is_packed: bool
+) -> None:
+    name = "pack.jsonl" if is_packed else f"{records[0].id}.json"
+    content = msgspec.json.encode(records[0]).replace(b'"cell":{', b'"cell":{"mood":1,', 1) + b"\n"
+    write(store.records_folder / name, content)
+    write(store.weights(records[0].cell), b"theirs")
+    for act in (lambda: store.finish(records[0], b"mine"), lambda: store.record(records[0].id)):
+        with pytest.raises(FileExistsError, match=f"the record of {records[0].id} is of a newer kdbench, and stays"):
+            act()
+    assert files(store.records_folder) == [name]
+    assert (store.records_folder / name).read_bytes() == content
+    assert store.weights(records[0].cell).read_bytes() == b"theirs"
+
+
+def test_a_newer_versions_line_stays_in_a_pack_beside_one_of_the_same_cell(
+    packed: Store, records: list[Record]
+) -> None:
+    pack = sorted(packed.records_folder.glob("*.jsonl"))[0]
+    lines = pack.read_bytes().splitlines(keepends=True)
+    mine, lines[1] = lines[1], lines[1].replace(b'"cell":{', b'"cell":{"mood":1,', 1)
+    pack.write_bytes(b"".join(lines))
+    record = msgspec.json.decode(mine, type=Record)
+    write(single(packed, record), mine)  # copied from another folder
+    for _ in range(2):
+        packed.pack()
+        assert pack.read_bytes().splitlines(keepends=True) == [lines[0], lines[1], mine, *lines[2:]]
+        assert Store(packed.folder).records() == by_id(records)
 
 
 def test_a_newer_record_that_is_cut_off_is_damaged(store: Store, records: list[Record]) -> None:

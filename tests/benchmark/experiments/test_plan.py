@@ -237,6 +237,14 @@ def test_a_cell_is_expected_to_take_as_long_an_epoch_as_its_likes(
     assert time_left(made) == "about 2 min 40 s one after the other, and 2 cells of unmeasured length"
 
 
+def test_what_others_run_already_has_no_time_of_its_own(store: Store, make_cell: MakeCell) -> None:
+    cell = make_cell()
+    lease = Lease.take(store.work(cell.id))
+    assert lease
+    assert time_left(plan(Grid("tiny", "", (cell,)), store)) == "running elsewhere already"
+    lease.release()
+
+
 @pytest.mark.parametrize(
     ("machines", "said"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from msgspec.structs import replace
 
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
@@ -17,6 +18,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.recipe import Recipe
 from kdbench.refusal import Refusal
 
 Ran = tuple[Store, Cell, Record]
@@ -146,3 +148,32 @@ def test_who_has_a_cell_alone_gets_the_record_of_its_teacher_too(ran: Ran, tmp_p
     _, teacher = trained(cell.teacher, fresh)
     record = fresh.record(cell.id)
     assert record is not None and record.result.teacher_weights == teacher.result.weights
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"params": {}}, "must hold a record, or a cell as grids make it, got another cell: write a grid of it"),
+        ({"protocol": ""}, "must hold a record, or a cell as grids make it"),
+        ({"recipe": Recipe(epochs=1, lr_of={"resnet8": 0.1})}, "must hold a record, or a cell as grids make it"),
+        ({"method": "ce", "params": {}}, "must hold a record, or a cell as grids make it"),  # and a teacher
+        ({"teacher": None}, "must name the teacher that 'kd' learns from, got none"),
+        ({"params": {"temprature": 2.0}}, "kd has no parameter 'temprature'; did you mean 'temperature'"),
+    ],
+)
+def test_a_cell_that_no_grid_would_make_is_not_run(
+    make_cell: Callable[..., Any], tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    declared = tmp_path / "cell.json"
+    declared.write_bytes(msgspec.json.encode(replace(make_cell("kd", teacher="resnet8"), **change)))
+    with pytest.raises(Refusal, match=why):
+        run_again(str(declared), tmp_path / "results", Path())
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_cell_whose_teacher_no_grid_would_make_is_not_run(make_cell: Callable[..., Any], tmp_path: Path) -> None:
+    declared = tmp_path / "cell.json"
+    declared.write_bytes(msgspec.json.encode(make_cell("kd", teacher=make_cell(student="resnet8", protocol=""))))
+    with pytest.raises(Refusal, match="must hold a record, or a cell as grids make it"):
+        run_again(str(declared), tmp_path / "results", Path())
+    assert not (tmp_path / "results").exists()

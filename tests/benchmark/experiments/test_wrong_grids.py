@@ -93,6 +93,10 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
         "4: recipe.lr_of.resnt8: unknown network 'resnt8'; did you mean",
     ),
     "yes for true": ({"recipe": "{base: quick, augment: yes}"}, "4: recipe.augment: must be true or false, got 'yes'"),
+    "a momentum that nothing would heed": (
+        {"recipe": "{base: quick, momentum: 0.8}"},
+        "4: recipe.momentum: must be 0.9 with onecycle or adamw, which have their own, got 0.8",
+    ),
     "negative milestone": (
         {"recipe": "{base: quick, milestones: [3, -1]}"},
         "4: recipe.milestones[1]: must be a whole number >= 1, got -1",
@@ -174,6 +178,10 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "an include of a folder": ({"include": "."}, "5: include: .: must be a YAML file, got a folder"),
     "an include of itself": ({"include": "grid.yaml"}, "5: include: grid.yaml: a grid must not include itself"),
     "an include of nothing": ({"include": "[]"}, "5: include: must be a list of length >= 1, got an empty list"),
+    "a key that changes nothing of an include": (
+        dict.fromkeys(["datasets", "pairs", "methods", "recipe"]) | {"include": "quickstart", "seeds": "10"},
+        "2: seeds: changes nothing of what is included: name 'methods' to declare cells of this grid's own, or",
+    ),
     "a list for a text": ({"about": "[a]"}, "5: about: must be text, got a list"),
     "a key twice": ({"about": "x\nrecipe: quick"}, "6: the key 'recipe' stands twice"),
     "a setting twice": ({"recipe": "{base: quick, epochs: 2, epochs: 3}"}, "4: the key 'epochs' stands twice"),

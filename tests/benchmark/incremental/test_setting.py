@@ -15,6 +15,7 @@ from kdbench.refusal import Refusal
         ({"count": 5}, (2, 2, 2, 2, 2)),
         ({"count": 6, "base": 5}, (5, 1, 1, 1, 1, 1)),
         ({"count": 1}, (10,)),
+        ({"count": 1, "base": 10}, (10,)),
     ],
 )
 def test_classes_come_in_equal_tasks_but_for_the_base(asked: dict[str, Any], sizes: tuple[int, ...]) -> None:
@@ -27,6 +28,9 @@ def test_classes_come_in_equal_tasks_but_for_the_base(asked: dict[str, Any], siz
         {"count": 4},
         {"count": 10},
         {"count": 20},
+        {"count": 5_000_000_000_000},
+        {"count": 5_000_000_000_000, "base": 10},
+        {"count": 3, "base": 12},
         {"count": 4, "base": 5},
         {"count": 2, "base": 10},
         {"count": 1, "base": 5},

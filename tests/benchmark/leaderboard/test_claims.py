@@ -58,6 +58,12 @@ def test_a_teacher_that_knows_no_more_than_its_student_is_named(series: Series) 
     assert row.note.endswith("; of 1 pair the teacher is no better than the student by labels alone")
 
 
+def test_two_versions_of_a_network_of_ones_own_are_not_compared(series: Series) -> None:
+    old, new = {"my_net.py": "a" * 16}, {"my_net.py": "b" * 16}
+    (row,) = weighed(CLAIM, series("clkd", [51], code=old) + series("kd", [50], code=new))
+    assert row.verdict == "not tested"
+
+
 def test_of_several_pairs_each_counts_once(series: Series) -> None:
     """Gains of 2 and 2 on one pair, 3 on another, 2.5 on a third: 2.5 ± 4.303 · 0.5 / sqrt(3)."""
     records = series("clkd", [52, 53]) + series("kd", [50, 51])
@@ -156,7 +162,7 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
 def test_a_record_is_looked_at_once_for_all_claims(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
     records, places = series("clkd", [51, 52]) + series("kd", [50, 50]), list[str]()
     place = module._place
-    monkeypatch.setattr(module, "_place", lambda record: (places.append(record.id), place(record))[1])
+    monkeypatch.setattr(module, "_place", lambda record, tasks: (places.append(record.id), place(record, tasks))[1])
     report(records)
     assert sorted(places) == sorted(record.id for record in records)
 

@@ -108,6 +108,31 @@ def test_the_headline_says_who_leads_and_how_sure_that_is(study: Study) -> None:
         assert said.startswith(f"On digits, nothing is decided yet. Ahead is knowledge from logits: {gain} points")
 
 
+def test_the_headline_compares_the_same_methods_and_says_what_it_left_out(study: Study) -> None:
+    """dkd did not run on the last seed: kd's alone would have made logits' mean 7 instead of 3."""
+    records = study({"rkd": [1, 2, 3], "kd": [4, 4, 19], "dkd": [1, 3, 0]})[:-1]
+    ((said, notes),) = headlines(board_of(records))
+    assert "knowledge from logits: +3.00 points" in said and "over 2 seeds" in said
+    assert "logits for 2, from +2.00 (dkd) to +4.00 (kd), on the 2 of 3 seeds that all of them ran on;" in notes
+    assert "Next: relations, +2.00; on the 2 seeds of both 1.50 behind." in notes
+
+
+def test_the_headline_says_whom_it_left_out_where_methods_share_no_seed(study: Study) -> None:
+    records = study({"kd": [1, 2, 0], "dkd": [0, 0, 9]})
+    ran = {"ce": (0, 1, 2), "kd": (0, 1), "dkd": (2,)}
+    ((said, notes),) = headlines(board_of([one for one in records if one.cell.seed in ran[one.cell.method]]))
+    assert "knowledge from logits: +1.50 points" in said and "over 2 seeds" in said
+    assert "logits for kd alone, of 2 that share no seed." in notes
+
+
+def test_a_lead_over_the_same_units_is_the_difference_of_the_means_shown(study: Study) -> None:
+    """On the last seed all but dkd are missing, as where a long grid is still under way."""
+    records = study({"rkd": [1, 2, 9], "kd": [6, 7, 9], "dkd": [2, 3, 0]})
+    records = [record for record in records if record.cell.seed < 2 or record.cell.method in ("ce", "dkd")]
+    ((said, notes),) = headlines(board_of(records))
+    assert "knowledge from logits: +4.50" in said and "Next: relations, +1.50; on the same seeds 3.00 behind." in notes
+
+
 def test_without_a_reference_nothing_is_claimed(study: Study) -> None:
     ((said, _),) = headlines(board_of(study({"kd": [1, 2]})[1::2]))
     assert said == "On digits, there is no gain to speak of yet."

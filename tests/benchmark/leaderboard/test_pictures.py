@@ -132,6 +132,34 @@ def test_gains_are_over_pairs_or_where_there_is_one_over_seeds(study: Study) -> 
     assert set(evidence.gains(three.cells, three.series)["method"]) == {"kd"}
 
 
+def rows_of(gains: dict[str, dict[int, float]]) -> pd.DataFrame:
+    """Gains of methods of one source, by unit."""
+    found = [(method, unit, gain) for method, own in gains.items() for unit, gain in own.items()]
+    return pd.DataFrame(found, columns=["method", "unit", "gain"]).assign(source="logits")
+
+
+@pytest.mark.parametrize(
+    ("gains", "means"),
+    [
+        ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6}}, {0: 2, 1: 4}),
+        ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6, 2: 90}}, {0: 2, 1: 4}),  # all of them, on fewer units
+        ({"kd": {0: 1, 1: 2, 2: 3}, "dkd": {0: 3, 1: 6, 2: 9}, "dist": {3: 50}}, {0: 2, 1: 4, 2: 6}),  # on no unit all
+        ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6}, "clkd": {2: 50, 3: 60}}, {0: 2, 1: 4}),  # two have as many as one
+        ({"kd": {2: 5}, "dkd": {0: 3}}, {0: 3}),  # whichever: always the same
+    ],
+)
+def test_a_source_is_the_mean_of_the_same_methods_on_every_unit(
+    gains: dict[str, dict[int, float]], means: dict[int, float]
+) -> None:
+    for rows in rows_of(gains), rows_of(gains)[::-1]:
+        found = evidence.by_source(rows)
+        assert dict(zip(found["unit"], found["gain"], strict=True)) == means
+
+
+def test_of_nothing_no_source_has_a_mean() -> None:
+    assert evidence.by_source(rows_of({})).empty
+
+
 def test_a_mean_gain_has_the_interval_that_was_worked_out_by_hand() -> None:
     """1, 2 and 6: mean 3, deviation √7, and t is 4.303 with two degrees of freedom."""
     rows = evidence.intervals(pd.DataFrame({"of": "x", "gain": [1.0, 2, 6]}), ["of"])
@@ -185,4 +213,12 @@ def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, st
         assert [picture.name.partition("-")[0] for picture in found] == ["sources", "gains", "throughput", "curves"]
         assert all("digits · tiny. " in picture.caption for picture in found)
         assert "2 seeds" in found[0].caption and "One pair: this says nothing of others." in found[0].caption
+        assert "left out" not in found[0].caption
     assert drawn[0] == drawn[1]
+
+
+def test_the_picture_of_sources_says_what_was_left_out_of_it(tmp_path: Path, study: Study) -> None:
+    records = study({"kd": [1, 2, 3], "dkd": [0, 3, 9]})[:-1]  # dkd did not run on the last seed
+    sources, gains = list(album(board_of(records), {}, Store(tmp_path)))[:2]
+    assert "seed, 2 seeds." in sources.caption and "2 to 3 seeds" in gains.caption
+    assert "some runs are left out" in sources.caption and "left out" not in gains.caption

@@ -87,7 +87,7 @@ def test_a_picture_that_the_records_give_no_more_is_taken_away(results: Path) ->
     found = publish(results, None)
     found.files[results / "pictures" / "gains.svg"] = b"drawn"
     found.write()
-    old = results / "pictures" / "of-another-day.svg"
+    old = results / "pictures" / "gains-of-another-day.svg"
     old.write_bytes(b"drawn")
     mine = results / "pictures" / "mine"
     mine.mkdir()
@@ -95,6 +95,43 @@ def test_a_picture_that_the_records_give_no_more_is_taken_away(results: Path) ->
     assert found.outdated() == [old]
     found.write()
     assert found.outdated() == [] and not old.exists() and mine.exists()
+
+
+def test_a_picture_of_somebody_elses_is_left_alone(results: Path) -> None:
+    found = publish(results, None)
+    found.files[results / "pictures" / "gains-digits.svg"] = b"drawn"
+    others = [results / "pictures" / name for name in ("q.png", "quality.png", "gains.pdf", "widths-of-mine.svg")]
+    for picture in others:
+        write(picture, b"drawn")
+    found.write()
+    assert found.outdated() == [] and all(picture.exists() for picture in others)
+
+
+def test_a_check_tells_of_a_damaged_record_and_leaves_it_there(kdbench: Command, results: Path) -> None:
+    damaged = results / "records" / "damaged.json"
+    damaged.write_text("{")
+    assert f"{damaged} is not believed" in kdbench("leaderboard", "--results", results, "--check").err
+    assert damaged.exists() and not (results / "damaged").exists()
+
+
+@pytest.mark.parametrize("name", ["", "mine"])
+def test_pictures_are_taken_away_where_nothing_is_drawn_any_more(
+    name: str, kdbench: Command, results: Path, make_record: Make
+) -> None:
+    grid = results / "mine.yaml"
+    grid.write_text("datasets: digits\nstudents: resnet8x0.25\nmethods: ce\nrecipe: quick\n")
+    for cell in load(str(grid)).cells:
+        Store(results).finish(make_record(cell, top1=60))
+    folder, other = ("pictures-mine", "pictures") if name else ("pictures", "pictures-mine")
+    for place in (folder, other):
+        write(results / place / "curves-digits-tiny.png", b"drawn")
+    asked = ["leaderboard", *([grid] if name else []), "--results", results]
+    kdbench(*asked)
+    assert [place for place in (folder, other) if (results / place / "curves-digits-tiny.png").exists()] == [other]
+
+    write(results / folder / "curves-digits-tiny.png", b"drawn")
+    answer = kdbench(*asked, "--check")
+    assert answer.code == 1 and f"{folder}/curves-digits-tiny.png" in answer.err
 
 
 def test_what_is_damaged_cut_foreign_or_there_twice_is_reported_and_harms_nothing(

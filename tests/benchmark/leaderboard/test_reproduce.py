@@ -17,6 +17,7 @@ from kdbench.benchmark.experiments.outline import Outline
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.leaderboard import incremental
 from kdbench.benchmark.leaderboard.published import paper, papers
 from kdbench.benchmark.leaderboard.reproduce import Row, cells_of, compare, judged, report, tables
@@ -238,9 +239,9 @@ def test_what_cannot_be_is_refused(words: list[str], why: str, kdbench: Command,
 
 def arrived(method: str, params: dict[str, Any], tasks: int, top1: list[float], **other: Any) -> list[Any]:
     """Records as the incremental setting leaves them."""
-    how = {"count": tasks, "memory": 0, "classifier": "full", "task_loss": "cross_entropy", "alignment": False} | other
+    asked = Incremental(**{"count": tasks, "classifier": "full"} | other)
     cell = {"setting": "incremental", "dataset": "cifar100", "student": "resnet32", "method": method}
-    cell |= {"params": complete(method, params), "protocol": "incremental-250", "incremental": SimpleNamespace(**how)}
+    cell |= {"params": complete(method, params), "protocol": "incremental-250", "incremental": asked}
     return [
         SimpleNamespace(id=f"{method}-{seed}", cell=SimpleNamespace(**cell), result=SimpleNamespace(top1=value))
         for seed, value in enumerate(top1)
@@ -261,6 +262,34 @@ def test_incremental_figures_stand_beside_records_of_the_same_sequence() -> None
     ]
     assert len(rows) == 39
     assert {row["verdict"] for row in rows if not row["n"]} == {"not run", "no cell of ours"}
+
+
+def test_images_that_were_kept_are_seen_however_they_were_counted() -> None:
+    """Twenty of each class are 2,000 in the end, as many as in rehearsal's published figure, and not its memory."""
+    ran = arrived("ce", {}, 5, [40.0, 40.1, 40.2], exemplars=20, choice="random")
+    (row,) = [row for row in incremental.report(ran).rows if row["n"]]
+    assert (row["method"], row["memory"], row["verdict"]) == ("Naive Rehearsal", 2000, "other protocol")
+    ran = arrived("ce", {}, 5, [34.0, 34.1, 34.2], memory=2000, choice="random")
+    (row,) = [row for row in incremental.report(ran).rows if row["n"]]
+    assert (row["method"], row["verdict"], row["half"] > 0) == ("Naive Rehearsal", "reproduced", True)
+
+
+def test_another_sequence_of_classes_stands_beside_no_figure() -> None:
+    assert not any(row["n"] for row in incremental.report(arrived("ce", {}, 5, [30.0, 30.1], base=60)).rows)
+    assert any(row["n"] for row in incremental.report(arrived("ce", {}, 5, [30.0, 30.1], base=20)).rows)
+
+
+@pytest.mark.parametrize("memory", [0, 2000])
+def test_aligned_weights_have_no_verdict(memory: int) -> None:
+    ran = arrived("ce", {}, 5, [50.0, 50.1], memory=memory, choice="random", alignment=True)
+    (row,) = [row for row in incremental.report(ran).rows if row["n"]]
+    assert (row["memory"], row["half"], row["verdict"]) == (memory, None, "other protocol")
+
+
+def test_in_one_task_there_is_nothing_to_align() -> None:
+    ran = arrived("ce", {}, 1, [69.8, 69.9, 70.0], alignment=True)
+    rows = [row for row in incremental.report(ran).rows if row["n"]]
+    assert [(row["method"], row["verdict"]) for row in rows] == [("UB", "reproduced")] * 3
 
 
 def test_the_verb_prints_incremental_figures_without_any_record(kdbench: Command, tmp_path: Path) -> None:

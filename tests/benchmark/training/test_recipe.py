@@ -69,8 +69,8 @@ def test_a_constant_rate_stays_and_so_does_any_in_an_initial_phase() -> None:
 
 def test_the_optimiser_is_the_one_that_is_named_with_decay_on_every_parameter() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    for name, kind in (("sgd", SGD), ("adamw", AdamW)):
-        recipe = Recipe(epochs=1, optimizer=name, momentum=0.8, weight_decay=0.03, lr=0.02)
+    for name, kind, momentum in (("sgd", SGD, 0.8), ("adamw", AdamW, 0.9)):
+        recipe = Recipe(epochs=1, optimizer=name, momentum=momentum, weight_decay=0.03, lr=0.02)
         optimizer, _ = optimize(net.parameters(), recipe, steps=1)
         assert isinstance(optimizer, kind)
         (group,) = optimizer.param_groups
@@ -112,6 +112,13 @@ def test_a_value_that_makes_no_sense_is_refused_by_its_name(wrong: dict[str, Any
     assert msgspec.convert({"epochs": 3}, Recipe) == Recipe(epochs=3)
     with pytest.raises(msgspec.ValidationError, match=next(iter(wrong))):
         msgspec.convert({"epochs": 3} | wrong, Recipe)
+
+
+@pytest.mark.parametrize("other", [{"schedule": "onecycle"}, {"optimizer": "adamw"}], ids=str)
+def test_a_momentum_that_nothing_would_heed_is_refused(other: dict[str, Any]) -> None:
+    assert msgspec.convert({"epochs": 3, "momentum": 0.9} | other, Recipe) == Recipe(epochs=3, **other)
+    with pytest.raises(msgspec.ValidationError, match=r"^momentum must be 0\.9 .* got 0\.8"):
+        msgspec.convert({"epochs": 3, "momentum": 0.8} | other, Recipe)
 
 
 def test_a_recipe_is_the_same_after_it_was_written_and_read() -> None:
