@@ -1,5 +1,6 @@
 """A data set: images as bytes, labels, and how its images may be moved about."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Tensor) -> "Images": ...
     def labelled(self, labels: Tensor) -> "Images": ...  # the same images with other labels
+    def digest(self) -> str: ...  # of the images, as far as they are in memory, and of their labels and order
     def to(self, device: torch.device) -> "Images": ...
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # images and labels, to test on
 
@@ -47,6 +49,12 @@ class Split:
 
     def labelled(self, labels: Tensor) -> "Split":
         return Split(self.images, labels)
+
+    def digest(self) -> str:
+        """Of all images and labels, in their order."""
+        total = hashlib.blake2b(self.images.cpu().contiguous().numpy().data, digest_size=6)
+        total.update(self.labels.cpu().numpy().data)
+        return total.hexdigest()
 
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))

@@ -16,7 +16,7 @@ import torch
 
 import kdbench
 from kdbench.benchmark.experiments.record import Environment
-from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.engine import Engine, processor
 
 COMMIT = "kdbench.commit"  # the file beside the package that tells it where the code is a copy of a checkout
 
@@ -42,17 +42,11 @@ def now() -> str:
 
 @cache
 def machine() -> dict[str, Any]:
-    facts: dict[str, Any] = {"system": platform.platform(), "cpu": _cpu(), "cores": psutil.cpu_count()}
+    facts: dict[str, Any] = {"system": platform.platform(), "cpu": processor(), "cores": psutil.cpu_count()}
     facts["memory_gb"] = round(psutil.virtual_memory().total / 2**30)
     if torch.cuda.is_available():
         facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return facts
-
-
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 @cache

@@ -1,6 +1,5 @@
 """Which cells hear their teacher from memory, where that lies, and what it spares them."""
 
-import hashlib
 from collections.abc import Iterable
 
 import msgspec
@@ -31,8 +30,7 @@ def listening(
         return None
     folder = store.memory(
         record,
-        images=cell.dataset,
-        labels=hashlib.blake2b(dataset.train.labels.numpy().tobytes(), digest_size=6).hexdigest(),  # in their order
+        images=f"{cell.dataset} {dataset.train.digest()}",
         views=views,
         moves=[dataset.crop, dataset.flip, *dataset.mean, *dataset.std],
         precision=cell.training.precision,

@@ -29,6 +29,7 @@ def measure(name: str, dataset: str, store: Store, data_folder: Path, k0: float)
     teacher, record = trained(find(name, dataset, store).cell, store)
     engine, images = Engine.best(), data.load(dataset, data_folder)
     recipe = record.cell.recipe or Recipe(epochs=1)  # of which only the labels' and images' order is asked
+    engine.prepare()
     engine.place(teacher, recipe)
     facts = replace(
         recipe.facts(data.source(dataset).classes, images.train.labels),

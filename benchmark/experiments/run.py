@@ -95,6 +95,7 @@ def learning(
     dataset = load_data(cell.dataset, data_folder)
 
     # The seed gives the same initial weights and the same batches to every method: comparisons are paired.
+    engine.prepare()  # before a teacher is asked for the first time, which may be by how layers are chosen
     torch.manual_seed(stream("student", cell.seed))
     student = networks.build(cell.student, known.classes, known.image)
     teacher, teacher_record = trained(cell.teacher, store) if cell.teacher else (None, None)
@@ -113,7 +114,7 @@ def learning(
     memory = listening(cell, teacher, teacher_record, method.needs(), dataset, store, engine)
     manner = {"teacher": "remembered"} if memory else {}
     if checkpoints:
-        checkpoints.here = environment(engine, cell.training.precision, **manner).key
+        checkpoints.here = _place(environment(engine, cell.training.precision, **manner))
         checkpoints.teacher = teacher_record.result.weights if teacher_record else ""
     ask_teacher: Answers | None = memory
     if memory is None and together and teacher:
@@ -153,7 +154,7 @@ def running_tasks(
     """The same of a cell whose classes arrive task by task; it cannot teach others."""
     assert checkpoints
     engine = replace(engine, compile="off")  # every task would have to be compiled anew
-    checkpoints.here = environment(engine, cell.training.precision).key
+    checkpoints.here = _place(environment(engine, cell.training.precision))
     started = time.perf_counter()
     sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
     with PeakMemory(engine) as space:
@@ -185,6 +186,11 @@ def running_tasks(
         ),
         environment=_environment(engine, cell, checkpoints),
     )
+
+
+def _place(where: Environment) -> str:
+    """By what code in what environment: a run that goes on by other code is that of neither."""
+    return f"{where.key} by {where.git or where.versions['kdbench']}"
 
 
 def _environment(engine: Engine, cell: Cell, checkpoints: Checkpoints | None, **manner: str) -> Environment:

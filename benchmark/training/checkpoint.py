@@ -22,7 +22,7 @@ State = dict[str, Any]
 class Checkpoints:
     """The last two checkpoints of a run, in a folder; a new one is due every so many seconds.
 
-    ``here`` is the key of the environment that the run is in, ``elsewhere`` are those that it was in before;
+    ``here`` is the environment and the code that the run is in, ``elsewhere`` are those that it was in before;
     ``teacher`` is the digest of the weights that it learns from.
     """
 
@@ -61,7 +61,7 @@ class Checkpoints:
                         warnings.warn(f"{file} is of another teacher's student: it begins anew", stacklevel=2)
                         self.clear()
                         return None
-                    self.elsewhere = [key for key in state.pop("environments", []) if key != self.here]
+                    self.elsewhere = [place for place in state.pop("environments", []) if place != self.here]
                     return state
                 except ValueError as error:
                     aside = file.with_suffix(".damaged")

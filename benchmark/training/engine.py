@@ -3,8 +3,10 @@
 import contextlib
 import ctypes
 import os
+import platform
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -85,11 +87,21 @@ class Engine:
             "channels_last": self.channels_last,
             "torch": str(torch.__version__),
         }
+        if self.device.type == "cpu":
+            facts["cpu"] = processor()  # libraries choose by more than the instructions that torch names
         if cuda:
             facts["tf32"] = torch.backends.cudnn.allow_tf32  # of convolutions in fp32, unless one forbids it
         if precision == "bf16" and not cuda and (way := way_of_multiplying_bf16()):
             facts["bf16"] = way
         return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
+
+
+@cache
+def processor() -> str:
+    """As it calls itself."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 @cache

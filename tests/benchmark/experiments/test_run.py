@@ -185,8 +185,26 @@ def test_a_run_that_went_on_in_another_environment_has_the_name_of_neither(
     assert once(make_cell(), store, "stopped").environment.key == whole.environment.key
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     moved = once(make_cell(), store, "stopped").environment
-    assert moved.arithmetic == whole.environment.arithmetic | {"threads": 7, "elsewhere": whole.environment.key}
+    began = f"{whole.environment.key} by {whole.environment.git}"
+    assert moved.arithmetic == whole.environment.arithmetic | {"threads": 7, "elsewhere": began}
     assert moved.key not in (whole.environment.key, once(make_cell(), store).environment.key)
+
+
+def test_a_run_that_went_on_by_other_code_is_that_of_neither(
+    make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception): ...
+
+    def stop(live: Live) -> None:
+        raise Stopped
+
+    whole = once(make_cell(), store)
+    with pytest.raises(Stopped):
+        once(make_cell(), store, "stopped", every=0, watch=stop)
+    monkeypatch.setattr(environment_module, "commit", lambda: "later")
+    moved = once(make_cell(), store, "stopped").environment
+    assert moved.git == "later" and moved.key != whole.environment.key
+    assert moved.arithmetic["elsewhere"] == f"{whole.environment.key} by {whole.environment.git}"
 
 
 # -- the same bits ----------------------------------------------------------------------------------------------------
