@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean, linear_regression, stdev
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import pandas as pd
 from scipy import stats
 
 from kdbench.benchmark import networks
@@ -18,7 +19,7 @@ from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
-from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE
+from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE, holm
 from kdbench.benchmark.leaderboard.task import Tasks
 
 Form = str | dict[str, dict[str, Any]]
@@ -90,6 +91,7 @@ class Row:
     unit: str = ""  # what the interval is over
     gain: float | None = None
     half: float | None = None
+    p: float | None = None  # that chance alone makes a gain as far from zero
 
 
 def claims() -> list[Claim]:
@@ -105,17 +107,30 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
     for recipe, (better, worse, gains) in sorted(evidence.items()):
         if gains:
             unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
-            gain, half = interval(values)
-            notes = [note] if note else []
+            gain, half, p = interval(values)
+            notes = [f"another recipe than {claim.recipe}"] if claim.recipe not in ("", recipe) else []
+            notes += [note] if note else []
             if claim.setting == "incremental":
                 notes.append("a pair is a sequence of tasks")
             if weak := _weak(gains, runs):
                 notes.append(f"of {weak} the teacher is no better than the student by labels alone")
-            other = claim.recipe and recipe != claim.recipe
-            verdict = _verdict(gain, half) + (f", by another recipe than {claim.recipe}" if other else "")
             count = sum(len(of_pair) for of_pair in gains.values())
-            rows.append(Row(**about, better=better, worse=worse, recipe=recipe, verdict=verdict, note="; ".join(notes),
-                            pairs=len(gains), runs=count, unit=unit, gain=gain, half=half))  # fmt: skip
+            rows.append(
+                Row(
+                    **about,
+                    better=better,
+                    worse=worse,
+                    recipe=recipe,
+                    verdict=_verdict(gain, p),
+                    note="; ".join(notes),
+                    pairs=len(gains),
+                    runs=count,
+                    unit=unit,
+                    gain=gain,
+                    half=half,
+                    p=p,
+                )
+            )
     missing = claim.lacks or "no seed on which both were run" + (f": run the grid {claim.grid}" if claim.grid else "")
     either: dict[str, Any] = {side: " or ".join(names) for side, names in sides.items()}
     return rows or [Row(**about, **either, recipe=claim.recipe, verdict="not tested", note=missing)]
@@ -223,19 +238,32 @@ def _by_seed(found: dict[Seed, float]) -> list[float]:
 # -- what it says -----------------------------------------------------------------------------------------------------
 
 
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Their mean, and half of its t interval. A single value has none, nor have values that agree by chance: nothing
-    tells how they scatter."""
+def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Their mean, half of its t interval, and the p-value of its t test. A single value has neither, nor have values
+    that agree by chance: nothing tells how they scatter."""
     n = len(values)
     deviation = stdev(values) if n > 1 else 0.0
     if deviation < NOISE:
-        return fmean(values), None
-    return fmean(values), float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+        return fmean(values), None, None
+    found = stats.ttest_1samp(values, 0)
+    return fmean(values), float(found.confidence_interval(LEVEL).high) - fmean(values), float(found.pvalue)
 
 
-def _verdict(gain: float, half: float | None) -> str:
-    if half is None or abs(gain) <= half:
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """The verdicts of all claims together: among so many tests some intervals leave out zero by chance."""
+    among = holm(pd.Series([row.p for row in rows], dtype=float)).astype(object)
+    return [
+        row if row.p is None else replace(row, p=p, verdict=_verdict(row.gain or 0.0, row.p, p))
+        for row, p in zip(rows, among, strict=True)
+    ]
+
+
+def _verdict(gain: float, p: float | None, among: float | None = None) -> str:
+    """``among``: corrected for the tests of all claims."""
+    if p is None or p >= 1 - LEVEL:
         return "undecided"
+    if among is not None and among >= 1 - LEVEL:
+        return "leans to it" if gain > 0 else "leans against it"
     return "supported" if gain > 0 else "contradicted"
 
 
@@ -253,14 +281,14 @@ ABOUT = (
     f"teacher on the same seed, in points of top-1 after the last epoch; ± is half of its {LEVEL:.0%} t interval, over "
     "pairs where there are two or more, else over the seeds of the one pair, each by its mean over teachers; that of a "
     "slope is over seeds, and speaks of these pairs alone. "
-    "*supported*, *contradicted*: the interval lies on one side of zero. Intervals are not corrected for the number of "
-    "claims."
+    "p is that of its t test, corrected by Holm over all rows. *supported*, *contradicted*: it is below "
+    f"{1 - LEVEL:.2f}; *leans*: the interval alone lies on one side of zero, which among so many rows is too little."
 )
 
 
 def report(records: Iterable[Brief]) -> Report:
     runs, known = runs_of(records), claims()
-    rows = [plain(row) for claim in known for row in weigh(claim, runs)]
+    rows = [plain(row) for row in corrected([row for claim in known for row in weigh(claim, runs)])]
     cited = [f"- {name}: {papers()[name].paper}" for name in dict.fromkeys(claim.paper for claim in known)]
     return Report("claims", "Claims", ABOUT, rows, COLUMNS, "\n".join(cited))
 
@@ -272,6 +300,7 @@ COLUMNS: dict[str, Column] = {
     "pairs": lambda row: str(row["pairs"]),
     "runs": lambda row: str(row["runs"]),
     "gain": lambda row: spread(row["gain"], row["half"], "+"),
+    "p": lambda row: "–" if row["p"] is None else f"{row['p']:.3f}",
     "verdict": lambda row: row["verdict"],
     "mind": lambda row: row["note"],
 }

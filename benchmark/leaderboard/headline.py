@@ -1,12 +1,12 @@
 """Which source gains most, and how sure that is, in sentences."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from kdbench.benchmark.leaderboard import evidence
-from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.benchmark.leaderboard.statistics import ENOUGH, LEVEL
 from kdbench.benchmark.leaderboard.table import Board
 
 FIELDS = 3  # of which something is said
@@ -29,13 +29,16 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
         )
     by_unit, unit = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds"
     first, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
+    best = evidence.intervals(gains, ["source", "method"]).iloc[0]
     ahead = [first["source"], *(other["source"] for other in others[:1])]
     members = "; ".join(_members(gains[gains["source"] == source], unit) for source in ahead)
     notes = [f"Recipe {recipe}. A source stands for the mean of its methods: {members}."]
+    decided = _sure(first)
     if others:
-        notes.append(
-            f"Next: {others[0]['source']}, {_points(others[0]['mean'])}{_behind(by_unit, first, others[0], unit)}."
-        )
+        lead = _lead(by_unit, first, others[0])
+        decided &= lead is not None and _sure(lead) and best["source"] == first["source"]
+        behind = _behind(lead, first, others[0], unit) if lead else ""
+        notes.append(f"Next: {others[0]['source']}, {_points(others[0]['mean'])}{behind}.")
         notes.append("Who leads was picked from these same runs, which flatters the leader.")
     if pairs == 1:
         notes.append("One pair speaks for no other.")
@@ -46,12 +49,18 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
     if pd.notna(first["half"]):
         seen = f"{interval} over {seen}"
     gain = f"{_points(first['mean'])} points of top-1 against labels alone ({seen})"
-    if abs(first["mean"]) > first["half"]:
+    if decided:
         verb = "gains most" if first["mean"] > 0 else "loses least"
-        said = f"{where}, knowledge from {first['source']} {verb}: {gain}."
-    else:  # chance may have made all of it; of one run there is no interval
-        said = f"{where}, nothing is decided yet. Ahead is knowledge from {first['source']}: {gain}."
+        return f"{where}, knowledge from {first['source']} {verb}: {gain}.", " ".join(notes)
+    said = f"{where}, nothing is decided yet. Ahead is knowledge from {first['source']}: {gain}."
+    if best["source"] != first["source"]:  # by how many weak methods a source happens to have
+        said += f" But the best method is of {best['source']}: {best['method']}, {_points(best['mean'])}."
     return said, " ".join(notes)
+
+
+def _sure(mean: Mapping[Hashable, Any]) -> bool:
+    """Chance, or too few runs, may have made all of it; where runs are alike nothing tells how they scatter."""
+    return bool(mean["count"] >= ENOUGH and abs(mean["mean"]) > mean["half"])
 
 
 def _members(gains: pd.DataFrame, unit: str) -> str:
@@ -67,19 +76,23 @@ def _members(gains: pd.DataFrame, unit: str) -> str:
     return f"{source} for {len(means)}{apart}, from {low} to {high}{where}"
 
 
-def _behind(by_unit: pd.DataFrame, first: dict[Hashable, Any], second: dict[Hashable, Any], unit: str) -> str:
+def _lead(by_unit: pd.DataFrame, first: Mapping[Hashable, Any], second: Mapping[Hashable, Any]) -> Any:
+    """How far the first is ahead of the second, on what both ran on: two or more."""
     table = by_unit.pivot(index="unit", columns="source", values="gain")
     lead = pd.DataFrame({"lead": "", "gain": table[first["source"]] - table[second["source"]]}).dropna()
-    if len(lead) < 2:
-        return ""
-    found = evidence.intervals(lead, ["lead"]).to_dict("records")[0]
-    alike = first["count"] == second["count"] == len(lead)
-    where = f"the same {unit}" if alike else f"the {len(lead)} {unit} of both"  # the means shown are over others too
-    place, by = "behind" if found["mean"] >= 0 else "ahead", f"{abs(found['mean']):.2f}"
-    if pd.isna(found["half"]):  # alike on every one
+    return evidence.intervals(lead, ["lead"]).to_dict("records")[0] if len(lead) > 1 else None
+
+
+def _behind(
+    lead: Mapping[Hashable, Any], first: Mapping[Hashable, Any], second: Mapping[Hashable, Any], unit: str
+) -> str:
+    alike = first["count"] == second["count"] == lead["count"]
+    where = f"the same {unit}" if alike else f"the {lead['count']} {unit} of both"  # the means shown are over others
+    place, by = "behind" if lead["mean"] >= 0 else "ahead", f"{abs(lead['mean']):.2f}"
+    if pd.isna(lead["half"]):  # alike on every one
         return f"; on {where} {by} {place}"
-    close = ", too close to tell" if abs(found["mean"]) <= found["half"] else ""
-    return f"; on {where} {by} ± {found['half']:.2f} {place}{close}"
+    close = ", too close to tell" if abs(lead["mean"]) <= lead["half"] else ""
+    return f"; on {where} {by} ± {lead['half']:.2f} {place}{close}"
 
 
 def _points(value: float) -> str:
