@@ -24,6 +24,7 @@ from kdbench.benchmark.leaderboard.statistics import LEVEL
 from kdbench.refusal import Refusal
 
 CLOSE = 1.0  # points: where the interval is wider, that it holds zero says little
+MOST = 10  # runs: where nobody said how many a figure is the mean of, it is of no more than these
 
 Asked = tuple[str, str, str, str]  # data set, teacher, student, method: what a figure and a cell have in common
 
@@ -168,7 +169,7 @@ def _differs(cell: Cell, asked: Cell | None) -> str:
 
 
 def _protocol(cell: Cell, asked: Cell) -> str:
-    """A teacher's seed is no protocol; one that was imported is as good as the paper's, or is the paper's."""
+    """A teacher's seed is no protocol; one that was imported is taken for the paper's, however poor it is."""
     teacher = cell.teacher
     if teacher and asked.teacher:
         imported = teacher.method == IMPORT
@@ -214,11 +215,20 @@ def _row(figure: Figure, series: list[Brief], other: str) -> Row:
 def judged(theirs: float, std: float | None, runs: int | None, ours: Sequence[float]) -> tuple[float | None, str]:
     """The half width of a t interval around the difference of two means, and what it says.
 
-    Both sides' spread is used where both are known (Welch); where only one is, it stands for the other's too. A spread
-    of 0 is not known: it was rounded away, or two runs agree by chance. How many runs theirs is the mean of is taken as
-    small as it can be where it was not said.
+    Where it was not said how many runs theirs is the mean of, the interval is that of as few as can be, and what it
+    says must hold for any number up to ``MOST``: a wide interval too easily calls a difference none.
     """
-    n, m = len(ours), runs or (2 if std else 1)
+    fewest = 2 if std else 1
+    half, verdict = _judged(theirs, std, runs or fewest, ours)
+    if not runs and any(_judged(theirs, std, more, ours)[1] != verdict for more in range(fewest + 1, MOST + 1)):
+        verdict = "cannot say: it hangs on how many runs theirs is the mean of, which is not stated"
+    return half, verdict
+
+
+def _judged(theirs: float, std: float | None, m: int, ours: Sequence[float]) -> tuple[float | None, str]:
+    """Both sides' spread is used where both are known (Welch); where only one is, it stands for the other's too. A
+    spread of 0 is not known: it was rounded away, or two runs agree by chance."""
+    n = len(ours)
     own, std = (stdev(ours) if n > 1 else 0.0), (std if m > 1 else 0.0)
     if own and std:
         mine, yours = own**2 / n, std**2 / m
@@ -242,9 +252,11 @@ def judged(theirs: float, std: float | None, runs: int | None, ours: Sequence[fl
 ABOUT = (
     "Top-1, theirs beside ours: a best epoch beside our best epoch, a last beside our last. ± in the difference is "
     f"half of its {LEVEL:.0%} t interval, by both sides' spread; where one is unknown, the other's stands for it. "
-    f"*reproduced*: the interval holds zero and is no wider than ± {CLOSE:g}. One row in twenty differs by chance, and "
-    "what comes of another training of the teacher is in no interval. What was run by another recipe, other parameters "
-    "or another teacher has no verdict."
+    f"*reproduced*: the interval holds zero and is no wider than ± {CLOSE:g}. Where it was not said how many runs "
+    f"theirs is the mean of, a verdict holds for any number up to {MOST}. One row in twenty differs by chance, and "
+    "what comes of another training of the teacher is in no interval. What was run by another recipe, with other "
+    "parameters or with a teacher that was trained in another way has no verdict; a teacher that was imported is taken "
+    "for the paper's, however good or poor it is."
 )
 
 

@@ -1,6 +1,8 @@
 """What others have published: nothing of it is lost, and all that it speaks of is known here."""
 
 import csv
+from collections import defaultdict
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from kdbench.benchmark.experiments.grid import load, shipped
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.leaderboard.claims import _names, claims
-from kdbench.benchmark.leaderboard.published import FOLDER, figures, incremental, paper, papers, stated
+from kdbench.benchmark.leaderboard.published import FOLDER, Figure, figures, incremental, paper, papers, stated
 from kdbench.methods import members
 from kdbench.refusal import Refusal
 
@@ -49,6 +51,57 @@ def test_the_grid_of_a_claim_brings_its_evidence() -> None:
             assert {_names(claim.better)[0], _names(claim.worse)[0]} <= run, claim.says
             assert not claim.recipe or {cell.protocol for cell in cells} == {claim.recipe}
             assert set(claim.students) <= {cell.student for cell in cells}
+
+
+def _rows() -> dict[tuple[str, str], dict[str, dict[tuple[str, str], Figure]]]:
+    """The figures of each method on each data set: those of each table, by their pair. Logs are no tables."""
+    rows: dict[tuple[str, str], dict[str, dict[tuple[str, str], Figure]]] = defaultdict(lambda: defaultdict(dict))
+    for figure in figures():
+        if "(log)" not in figure.runs:
+            method = figure.method.removeprefix("KD+")  # CTKD is also called KD+CTKD
+            rows[figure.dataset, method][figure.table_of][figure.teacher, figure.student] = figure
+    return rows
+
+
+def test_a_row_that_was_copied_is_of_the_same_epoch_and_runs_in_all_tables() -> None:
+    """One equal figure may be chance; most of a row are not."""
+    copied = 0
+    for tables in _rows().values():
+        for one, other in permutations(tables.values(), 2):
+            shared = [(one[pair], other[pair]) for pair in one.keys() & other.keys()]
+            equal = [(a, b) for a, b in shared if a.top1 == b.top1]
+            if len(equal) > max(1, len(shared) / 2):
+                copied += len(equal)
+                assert all((a.statistic, a.runs) == (b.statistic, b.runs) for a, b in equal)
+                assert all("copied from" in a.source + b.source or a.statistic == "not stated" for a, b in equal)
+    assert copied > 100
+
+
+def test_a_figure_that_was_copied_stands_in_the_table_that_it_was_copied_from() -> None:
+    copies = [figure for figure in figures() if "copied from" in figure.source]
+    assert len(copies) == 71
+    rows = _rows()
+    for copy in copies:
+        tables = rows[copy.dataset, copy.method.removeprefix("KD+")]
+        original = tables[copy.source.partition("; copied from ")[2]][copy.teacher, copy.student]
+        assert "copied from" not in original.source
+        assert (copy.top1, copy.std, copy.statistic, copy.runs) == (
+            original.top1, original.std, original.statistic, original.runs,
+        )  # fmt: skip
+
+
+def test_a_log_is_one_run_and_a_table_with_logs_beside_it_is_not_said_to_be() -> None:
+    """Some of its figures lie below the last epoch of their own log, which no best epoch of that run can."""
+    table = [f for f in figures() if f.source.startswith("sunshangquan/logit-standardization-KD README")]
+    last = {
+        (f.teacher, f.student, f.method): f.top1
+        for f in figures()
+        if f.runs == "1 run (log)" and f.statistic == "last epoch"
+    }
+    logged = [f for f in table if (f.teacher, f.student, f.method) in last]
+    assert len(logged) == len(last) == 54
+    assert sum(f.top1 < last[f.teacher, f.student, f.method] for f in logged) == 16
+    assert {stated(f.runs) for f in table if "copied" not in f.source} == {None}
 
 
 @pytest.mark.parametrize(

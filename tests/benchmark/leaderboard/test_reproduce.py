@@ -44,7 +44,20 @@ def test_where_theirs_is_one_run_our_spread_stands_for_both() -> None:
     half, verdict = judged(70.0, None, 1, [70.0, 70.2, 70.4])
     assert (half, verdict) == (pytest.approx(4.303 * 0.2 * (4 / 3) ** 0.5, rel=1e-3), "reproduced")
     assert judged(70.0, None, 5, [70.0, 70.2, 70.4])[0] == pytest.approx(4.303 * 0.2 * (8 / 15) ** 0.5, rel=1e-3)
-    assert judged(70.0, None, None, [70.0, 70.2, 70.4])[0] == half  # not said: as few as can be
+
+
+def test_where_their_runs_are_not_stated_a_verdict_holds_for_one_and_for_ten() -> None:
+    """Half of the interval is 0.99 beside one run and 0.57 beside ten: 0.7 lies in the one and not in the other."""
+    ours = [70.0, 70.2, 70.4]
+    assert judged(69.7, None, None, ours) == judged(69.7, None, 1, ours)
+    assert judged(69.7, None, None, ours)[1] == "reproduced"
+    assert judged(69.1, None, None, ours)[1] == "ours is higher"
+    assert (judged(69.5, None, 1, ours)[1], judged(69.5, None, 10, ours)[1]) == ("reproduced", "ours is higher")
+    half, verdict = judged(69.5, None, None, ours)
+    assert half == judged(69.5, None, 1, ours)[0] and verdict.startswith("cannot say: it hangs on how many runs")
+    assert judged(70.0, None, None, [70.0])[1] == "cannot say: neither our spread nor theirs is known"
+    half, verdict = judged(68.5, 0.3, None, ours)  # a spread is of two runs at least
+    assert half == judged(68.5, 0.3, 2, ours)[0] and verdict == "ours is higher"
 
 
 def test_where_ours_is_one_seed_their_spread_stands_for_both() -> None:
@@ -100,6 +113,13 @@ def test_a_best_epoch_stands_beside_our_best_epoch_and_a_last_one_beside_our_las
     assert (last.theirs, last.epoch, last.ours) == (70.66, "last epoch", pytest.approx(70.7))
 
 
+@pytest.mark.parametrize("name", ["dkd", "logit-standardization"])
+def test_a_figure_of_crd_in_a_younger_table_stands_beside_our_last_epoch(name: str, ran: Ran) -> None:
+    found = row(name, ran(name, SMALL, "kd", [70.6, 70.7, 70.8]), "KD")
+    assert (found.theirs, found.epoch, found.their_runs) == (70.66, "last epoch", "")
+    assert (found.ours, found.verdict) == (pytest.approx(70.7), "reproduced")
+
+
 def test_where_the_epoch_is_not_stated_it_must_not_decide(ran: Ran) -> None:
     """Theirs is 78.08. A last epoch of 78.1 reproduces it, a best one of 79.1 does not; 60 and 61 are both lower."""
     asked = {"name": "simkd", "method": "SimKD f=2", "pair": "resnet32x4 → resnet8x4"}
@@ -132,7 +152,9 @@ def test_a_teacher_trained_in_another_way_has_no_verdict_and_an_imported_one_has
     told = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], teacher=short), "DKD").verdict
     assert told == "other protocol: its teacher was trained in another way"
     theirs = imported.cell("cifar100", "resnet56@0123456789ab")
-    assert row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], teacher=theirs), "DKD").verdict == "reproduced"
+    records = ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], teacher=theirs)
+    assert row("dkd", records, "DKD").verdict == "reproduced"
+    assert "imported is taken for the paper's" in report("dkd", paper("dkd"), records).markdown()
 
 
 def test_figures_of_another_protocol_never_have_a_verdict(ran: Ran) -> None:
