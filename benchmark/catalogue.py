@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from kdbench.benchmark import extensions, networks
+from kdbench.benchmark import data, extensions, networks
 from kdbench.benchmark.data import DATASETS
+from kdbench.benchmark.data.dataset import HELD_OUT, PREFIXES
 from kdbench.benchmark.experiments import grid as grids
 from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.store import Store
@@ -53,8 +54,9 @@ def described(name: str, results: Path) -> Row:
             "parameters": own,
             "from": extensions.origin(name),
         }
-    if name in DATASETS:
-        return {"data set": name} | _dataset(name) | {"from": extensions.origin(name)}
+    if name.removesuffix(HELD_OUT) in DATASETS or name.partition(":")[0] in PREFIXES:
+        held = {"held out": "a tenth of each class of train, to test on instead"} if name.endswith(HELD_OUT) else {}
+        return {"data set": name} | _dataset(name) | held | {"from": extensions.origin(name)}
     if name in RECIPES:
         return {"recipe": name} | msgspec.to_builtins(RECIPES[name])
     if name in grids.shipped() or Path(name).suffix in (".yaml", ".yml"):
@@ -141,9 +143,9 @@ def _network(chain: Chain) -> Row:
 
 
 def _dataset(name: str) -> Row:
-    source = DATASETS[name]
-    image = "x".join(map(str, source.image))
-    return {"classes": source.classes, "image": image, "train": source.train, "test": source.test}
+    known = data.source(name)
+    image = "x".join(map(str, known.image))
+    return {"classes": known.classes, "image": image, "train": known.train, "test": known.test}
 
 
 def _recipe(name: str) -> Row:

@@ -18,11 +18,11 @@ A_PATH = click.Path(path_type=Path)
 
 
 results = click.option(
-    "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True,
+    "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True, show_envvar=True,
     help="The folder in which records are kept.",
 )  # fmt: skip
 data = click.option(
-    "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True,
+    "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True, show_envvar=True,
     help="The folder in which data sets lie.",
 )  # fmt: skip
 files = click.option(
@@ -40,7 +40,8 @@ def settings(verb: F) -> F:
     )
     @click.option(
         "--compile", type=click.Choice(["auto", "on", "off"]), default="auto", envvar="KDBENCH_COMPILE",
-        show_default=True, help="Compile the training step. auto: where the run is long and the device a GPU.",
+        show_default=True, show_envvar=True,
+        help="Compile the training step. auto: where the run is long and the device a GPU.",
     )  # fmt: skip
     @functools.wraps(verb)
     def told(*args: Any, live_teacher: bool, compile: str, **others: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.registry import Registry
+from kdbench.refusal import OWN
 
 Source = Literal["labels", "logits", "features", "gradients", "relations"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -140,7 +141,7 @@ class Method(nn.Module):
         return student
 
 
-METHODS: Registry[type[Method]] = Registry("method")
+METHODS: Registry[type[Method]] = Registry("method", OWN)
 
 
 def hyper_parameters(method: type[Method]) -> dict[str, inspect.Parameter]:

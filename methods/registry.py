@@ -11,8 +11,8 @@ T = TypeVar("T")
 class Registry(Mapping[str, T]):
     """A mapping from names to things that answers a wrong name with the nearest right ones."""
 
-    def __init__(self, noun: str) -> None:
-        self.noun = noun
+    def __init__(self, noun: str, otherwise: str = "") -> None:
+        self.noun, self.otherwise = noun, otherwise  # what is said where no right name is near
         self._things: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -30,7 +30,7 @@ class Registry(Mapping[str, T]):
         try:
             return self._things[name]
         except KeyError:
-            raise Refusal(f"unknown {self.noun} '{name}'{nearest(name, self._things)}") from None
+            raise Refusal(f"unknown {self.noun} '{name}'{nearest(name, self._things, self.otherwise)}") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._things

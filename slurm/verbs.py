@@ -10,7 +10,7 @@ from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, 
 
 def folder(verb: F) -> F:
     where = click.option(
-        "--folder", type=A_PATH, default="devcluster", envvar="KDBENCH_DEVCLUSTER", show_default=True,
+        "--folder", type=A_PATH, default="devcluster", envvar="KDBENCH_DEVCLUSTER", show_default=True, show_envvar=True,
         help="The folder in which the cluster keeps all that it has.",
     )  # fmt: skip
     return where(verb)

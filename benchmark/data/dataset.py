@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.methods.registry import Registry
-from kdbench.refusal import Refusal
+from kdbench.refusal import OWN, Refusal
 
 HELD_OUT = ":held-out"
 
@@ -107,7 +107,7 @@ class Source:
     files: tuple[str, ...] = ()  # in that folder, as patterns; the first that is found is all that is read
 
 
-DATASETS: Registry[Source] = Registry("data set")
+DATASETS: Registry[Source] = Registry("data set", OWN)
 PREFIXES: dict[str, Callable[[str], Source]] = {}  # ``prefix:anything`` names a data set that nobody has to register
 
 

@@ -72,26 +72,16 @@ class Files:
         yield from zip(Decoder(self).decode(steps), self.labels.split(size), strict=True)
 
 
-class Decoder:
-    """Workers that decode batches ahead of the one in use, and live as long as this does."""
+class Pictures:
+    """What a worker is asked: any image from any view. The loader must not be reached from here: one that waits in a
+    circle for the garbage collector is inherited by workers that are forked meanwhile, and they would end it too."""
 
     def __init__(self, files: Files) -> None:
         from torchvision.transforms import v2  # takes a second, which a command that reads no data need not wait
 
-        self.paths, self.device = files.paths, files.labels.device
+        self.paths = files.paths
         self.whole = v2.Compose([v2.Resize(files.side * 256 // 224), v2.CenterCrop(files.side), v2.PILToTensor()])
         self.random = v2.Compose([v2.RandomResizedCrop(files.side), v2.RandomHorizontalFlip(), v2.PILToTensor()])
-        self.steps: Steps = []
-        self.loader: DataLoader[Tensor | Refusal] = DataLoader(
-            self,  # type: ignore[arg-type]  # __getitem__ is all that is asked of a data set
-            batch_sampler=self.steps,
-            num_workers=WORKERS,
-            multiprocessing_context="fork" if WORKERS else None,  # a process that was spawned would spawn them
-            collate_fn=collated,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=WORKERS > 0,
-            generator=torch.Generator(),  # the loader draws a number; let it not be one of the run's
-        )
 
     def __getitem__(self, what: tuple[int, int]) -> Tensor | Refusal:
         """One image from one view; a worker's exception would arrive with a traceback, a returned one as it is."""
@@ -110,11 +100,29 @@ class Decoder:
             seen: Tensor = self.random(image)
             return seen
 
+
+class Decoder:
+    """Workers that decode batches ahead of the one in use, and live as long as this does."""
+
+    def __init__(self, files: Files) -> None:
+        self.device = files.labels.device
+        self.steps: Steps = []
+        self.loader: DataLoader[Tensor | Refusal] = DataLoader(
+            Pictures(files),  # type: ignore[arg-type]  # __getitem__ is all that is asked of a data set
+            batch_sampler=self.steps,
+            num_workers=WORKERS,
+            multiprocessing_context="fork" if WORKERS else None,  # a process that was spawned would spawn them
+            collate_fn=collated,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=WORKERS > 0,
+            generator=torch.Generator(),  # the loader draws a number; let it not be one of the run's
+        )
+
     def decode(self, steps: Steps) -> Iterator[Tensor]:
         self.steps[:] = steps
         for images in self.loader:
             if isinstance(images, Refusal):
-                raise images
+                raise Refusal(str(images))  # not itself, whose traceback would lead back to it: a circle again
             yield images.to(self.device, non_blocking=True)
 
 

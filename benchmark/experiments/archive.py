@@ -20,6 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import wrap_file
 
+from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, believed, write
@@ -79,12 +80,14 @@ class Intake:
     weights: int = 0
     conflicts: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    unloaded: list[str] = field(default_factory=list)  # weights that cannot be looked at without somebody's file
 
     def text(self, dry_run: bool) -> str:
         verb = "would be imported" if dry_run else "imported"
         parts = [f"{self.new} {verb}", f"{self.same} were here already", f"{len(self.conflicts)} in conflict"]
         parts += [f"{len(self.damaged)} damaged"] if self.damaged else []
         parts += [f"the weights of {counted(self.weights, 'teacher')} {verb}"] if self.weights else []
+        parts += [f"the weights of {counted(len(self.unloaded), 'teacher')} left out"] if self.unloaded else []
         return "\n".join([*(f"conflict  {conflict}" for conflict in self.conflicts), ", ".join(parts)])
 
 
@@ -189,6 +192,11 @@ def _take_weights(store: Store, archive: zipfile.ZipFile, record: Record, intake
         return
     if (size := archive.getinfo(entry).file_size) > LARGEST:
         intake.damaged.append(f"{record.id}: its weights must have at most {LARGEST:,} bytes, got {size:,}")
+        return
+    try:
+        extensions.needs(record.cell.files)
+    except Refusal as refusal:
+        intake.unloaded.append(f"{record.id}: its weights are left out: {refusal}")
         return
     try:
         content = archive.read(entry)

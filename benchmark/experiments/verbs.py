@@ -55,7 +55,7 @@ def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, 
     What is here already stays as it is: a record of the same cell with another result is a conflict, which is shown. A
     record needs no code to be imported; weights of a network of one's own need --with.
 
-    Exit code 1 says that something was left out: in conflict, or damaged.
+    Exit code 1 says that something was left out: in conflict, damaged, or weights without --with.
 
     \b
     Examples:
@@ -69,8 +69,8 @@ def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, 
     store = Store(results)
     intake = archive.take_in(store, file, dry_run)
     print(intake.text(dry_run))
-    warn([*store.troubles, *intake.damaged])
-    sys.exit(int(bool(intake.conflicts or intake.damaged)))
+    warn([*store.troubles, *intake.damaged, *intake.unloaded])
+    sys.exit(int(bool(intake.conflicts or intake.damaged or intake.unloaded)))
 
 
 @click.group()

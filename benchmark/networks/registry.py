@@ -10,7 +10,7 @@ import torch
 
 from kdbench.methods.chain import Chain
 from kdbench.methods.shadow import Shadow
-from kdbench.refusal import Refusal, nearest
+from kdbench.refusal import OWN, Refusal, nearest
 
 Image = tuple[int, int, int]  # channels, height, width
 
@@ -81,7 +81,7 @@ def family_of(name: str) -> tuple[Family, re.Match[str]]:
     for member in FAMILIES:
         if matched := re.fullmatch(member.pattern, name):
             return member, matched
-    raise Refusal(f"unknown network '{name}'{nearest(name, names())}")
+    raise Refusal(f"unknown network '{name}'{nearest(name, names(), OWN)}")
 
 
 def build(name: str, classes: int, image: Image, device: torch.device | str = "cpu") -> Chain:

@@ -4,18 +4,21 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 LISTED = 60  # names, at most
+OWN = "; one of your own comes with its file, by --with or a grid's 'files'"
 
 
 class Refusal(ValueError):
     """Something that was asked for cannot be done; the message is one sentence for the person who asked."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``: did you mean 'kd'?`` where a known name is near, else a list of what there is, if it can be read."""
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """``; did you mean 'kd'?`` where a known name is near, however it is spelt in capitals, else a list of what there
+    is, if it can be read, and ``otherwise``."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.55)
+    plain = {one.casefold(): one for one in names}
+    close = get_close_matches(name.casefold(), plain, n=3, cutoff=0.6)  # below it, words are alike by chance
     if close:
-        return "; did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+        return "; did you mean " + " or ".join(f"'{plain[match]}'" for match in close) + "?"
     if len(names) > LISTED:
-        return "; 'kdbench list' tells what there is"
-    return f"; known: {', '.join(names)}" if names else ""
+        return f"; 'kdbench list' tells what there is{otherwise}"
+    return (f"; known: {', '.join(names)}" if names else "") + otherwise

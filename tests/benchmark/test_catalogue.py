@@ -42,6 +42,11 @@ def test_a_data_set_is_described_by_its_size() -> None:
     assert (row["classes"], row["image"], row["train"], row["test"]) == (10, "1x8x8", 300, 1497)
 
 
+def test_a_data_set_of_which_a_tenth_is_held_out_is_described_too() -> None:
+    row = described("digits:held-out", NOWHERE)
+    assert (row["train"], row["held out"]) == (300, "a tenth of each class of train, to test on instead")
+
+
 def test_a_network_is_described_depth_by_depth() -> None:
     depths = described("resnet8", NOWHERE)["depths"]
     assert (min(depths), [*depths.values()][-1]) == ("1", "Linear → 100")

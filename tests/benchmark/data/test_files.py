@@ -1,7 +1,10 @@
 """Images in files: the same order, the same views and the same bits, whatever decodes them and wherever a run began."""
 
+import gc
+import itertools
 import multiprocessing
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,15 @@ from torch import Tensor
 
 from kdbench import methods
 from kdbench.benchmark import networks
+from kdbench.benchmark.catalogue import described
 from kdbench.benchmark.data import DATASETS, Dataset, files, load, source
-from kdbench.benchmark.data.files import Files
+from kdbench.benchmark.data.files import Files, collated
 from kdbench.benchmark.data.files import views as views_of
 from kdbench.benchmark.data.views import Normalise, draws
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import evaluate
-from kdbench.benchmark.training.loop import Epoch
+from kdbench.benchmark.training.loop import Epoch, training
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.refusal import Refusal
@@ -74,6 +78,11 @@ def test_a_folder_of_class_folders_is_a_data_set_by_its_path(name: str, data: Da
     assert source(f"imagefolder:{folder}").image == (3, 224, 224)
     assert (source(name).train, source(name).test) == (len(data.train), len(data.test)) == (18, 6)
     assert data.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+
+
+def test_a_folder_is_described_like_any_data_set(name: str) -> None:
+    row = described(name, Path())
+    assert row == {"data set": name, "classes": 3, "image": "3x16x16", "train": 18, "test": 6, "from": "kdbench"}
 
 
 def test_images_come_as_bytes_with_their_labels(data: Dataset) -> None:
@@ -202,6 +211,34 @@ def test_every_method_sees_the_same_images(data: Dataset, monkeypatch: pytest.Mo
             run(data, method)
     assert len(seen["ce"]) == len(seen["kd"]) == 2 * 5 + 2  # five steps and one batch of the test set, twice
     assert all(torch.equal(a, b) for a, b in zip(seen["ce"], seen["kd"], strict=True))
+
+
+def test_workers_that_are_forked_in_turns_leave_those_of_others_alone(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def collecting(images: list[Any]) -> Any:  # in a worker, which has inherited all that waits here
+        gc.collect()
+        return collated(images)
+
+    monkeypatch.setattr(files, "WORKERS", 1)
+    monkeypatch.setattr(files, "collated", collecting)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest keeps what a worker would print
+    gc.disable()
+    gc.freeze()  # what was there before is not looked through: it takes half a second
+    try:
+        turns = []
+        for method in ("ce", "kd"):
+            mine, teacher = student(), student()
+            made = methods.create(method, mine, teacher, RECIPE.facts(3, data.train.labels))
+            turns.append(training(mine, teacher, made, data, RECIPE, 0, engine=CPU))
+        for _ in itertools.zip_longest(*turns):
+            pass
+        del turns
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.unfreeze()
+        gc.enable()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_last_epochs_score_is_that_of_the_test_images(data: Dataset) -> None:

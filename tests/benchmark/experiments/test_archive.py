@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import torch
 
-from kdbench.benchmark import networks
+from kdbench.benchmark import extensions, networks
 from kdbench.benchmark.experiments import archive
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.cell import Cell
@@ -333,6 +333,30 @@ def test_weights_that_are_not_the_records_are_left_out(
     intake = archive.take_in(theirs, zipped(tmp_path / "a.zip", entries), dry_run=False)
     assert (intake.new, intake.weights, len(intake.damaged)) == (1, 0, 1)
     assert not theirs.weights(record.cell).exists()
+
+
+def test_weights_of_a_users_own_network_wait_for_its_file(
+    kdbench: Command, theirs: Store, tmp_path: Path, teacher: tuple[Record, bytes], make_record: MakeRecord
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from kdbench.benchmark import networks\n"
+        "networks.network('mine')(lambda classes, image: networks.build('resnet8x0.25', classes, image))\n"
+    )
+    code = {"mine.py": extensions._digest(tmp_path / "mine.py")}
+    cell = msgspec.structs.replace(teacher[0].cell, student="mine", code=code)
+    record = make_record(cell)
+    record.result.weights = teacher[0].result.weights
+    entries = {archive.RECORDS: lines(record), f"teachers/{record.id}.safetensors": teacher[1]}
+    asked = ("records", "import", zipped(tmp_path / "a.zip", entries), "--results", theirs.folder)
+    answer = kdbench(*asked)
+    assert (answer.code, answer.out) == (
+        1, "1 imported, 0 were here already, 0 in conflict, the weights of 1 teacher left out\n"
+    )  # fmt: skip
+    assert answer.err == (
+        f"kdbench: {cell.id}: its weights are left out: mine.py must be loaded for this cell: name it by --with\n"
+    )
+    assert "the weights of 1 teacher imported\n" in kdbench(*asked, "--with", tmp_path / "mine.py").out
+    assert theirs.weights(cell).read_bytes() == teacher[1]
 
 
 def test_weights_that_are_here_stay(theirs: Store, tmp_path: Path, teacher: tuple[Record, bytes]) -> None:

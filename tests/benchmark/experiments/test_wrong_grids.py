@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 
+from kdbench.methods.method import METHODS
+
 KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a right grid → the sentence
     "unknown method": ({"methods": "[ce, kdd]"}, "3: methods[1]: unknown method 'kdd'; did you mean 'kd'"),
     "unknown member": ({"methods": "ce+kdd"}, "3: methods: unknown method 'kdd'; did you mean 'kd'"),
+    "capitals": ({"methods": "KD"}, "3: methods: unknown method 'KD'; did you mean 'kd'"),
+    "a method of one's own": (
+        {"methods": "logit_mse"},
+        f"3: methods: unknown method 'logit_mse'; known: {', '.join(sorted(METHODS))}; one of your own comes with its "
+        "file, by --with or a grid's 'files'",
+    ),
+    "a data set of one's own": ({"datasets": "my_images"}, "1: datasets: unknown data set 'my_images'; known: "),
+    "a network of one's own": ({"pairs": "mine -> resnet8"}, "2: pairs: unknown network 'mine'; known: "),
     "no method at all": ({"methods": "['']"}, "3: methods[0]: unknown method ''; known: "),
     "unknown network": ({"pairs": "resnet14x0.5 -> resnt8x4"}, "2: pairs: unknown network 'resnt8x4'; did you mean"),
     "unknown data set": ({"datasets": "digit"}, "1: datasets: unknown data set 'digit'; did you mean 'digits'?"),
