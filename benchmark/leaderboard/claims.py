@@ -18,7 +18,7 @@ from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.leaderboard.published import FOLDER, papers
-from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
+from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE, holm
 from kdbench.benchmark.leaderboard.task import Tasks
 
@@ -300,7 +300,7 @@ COLUMNS: dict[str, Column] = {
     "pairs": lambda row: str(row["pairs"]),
     "runs": lambda row: str(row["runs"]),
     "gain": lambda row: spread(row["gain"], row["half"], "+"),
-    "p": lambda row: "–" if row["p"] is None else f"{row['p']:.3f}",
+    "p": lambda row: "–" if row["p"] is None else chance(row["p"]),
     "verdict": lambda row: row["verdict"],
     "mind": lambda row: row["note"],
 }

@@ -11,6 +11,7 @@ import pandas as pd
 from kdbench.benchmark.experiments.words import duration, markdown_table
 from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.frame import SECTION
+from kdbench.benchmark.leaderboard.report import chance
 from kdbench.benchmark.leaderboard.table import FIELD, Board, too_few
 from kdbench.benchmark.leaderboard.teachers import teachers
 
@@ -107,9 +108,9 @@ def _over_pairs(table: pd.DataFrame) -> pd.DataFrame:
         "method": table["method"],
         "pairs": table["pairs"].map(str),
         "over ce": _gains(table, "over_ce"),
-        "p(ce)": _each(table["over_ce_p"], _p),
+        "p(ce)": _each(table["over_ce_p"], chance),
         "over kd": _gains(table, "over_kd"),
-        "p(kd)": _each(table["over_kd_p"], _p),
+        "p(kd)": _each(table["over_kd_p"], chance),
         "rank": _each(table["rank"], "{:.1f}".format),
         "time × ce": _each(table["relative_cost"], "{:.2f}".format),
     }
@@ -198,10 +199,6 @@ def _gains(table: pd.DataFrame, name: str) -> pd.Series:
     half = table[f"{name}_half"].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
     star = table[f"{name}_p"].map(lambda p: " ★" if p < 1 - statistics.LEVEL else "")
     return _each(table[name], "{:+z.2f}".format) + half + star
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _latex(text: str) -> str:

@@ -47,3 +47,7 @@ def spread(mean: float | None, deviation: float | None, sign: str = "") -> str:
     if mean is None:
         return "–"
     return f"{mean:{sign}z.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def chance(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
