@@ -76,7 +76,9 @@ def _members(gains: pd.DataFrame, unit: str) -> str:
     return f"{source} for {len(means)}{apart}, from {low} to {high}{where}"
 
 
-def _lead(by_unit: pd.DataFrame, first: Mapping[Hashable, Any], second: Mapping[Hashable, Any]) -> Any:
+def _lead(
+    by_unit: pd.DataFrame, first: Mapping[Hashable, Any], second: Mapping[Hashable, Any]
+) -> Mapping[Hashable, Any] | None:
     """How far the first is ahead of the second, on what both ran on: two or more."""
     table = by_unit.pivot(index="unit", columns="source", values="gain")
     lead = pd.DataFrame({"lead": "", "gain": table[first["source"]] - table[second["source"]]}).dropna()

@@ -114,22 +114,6 @@ def test_no_gain_is_taken_between_two_trainings_of_one_teacher(series: Series) -
     assert rows(records)[PAIR, "rkd"]["over_kd"] == 0.5
 
 
-def test_no_gain_is_taken_between_two_versions_of_a_network_of_ones_own(series: Series) -> None:
-    old, new = {"my_net.py": "a" * 16}, {"my_net.py": "b" * 16}
-    records = series({0: 50}, code=old) + series({0: 81}, "kd", "big", code=new)
-    assert leaderboard(records)["over_ce"].isna().all()
-    table = leaderboard(records + series({0: 80}, code=new) + series({0: 49}, "kd", "big", code=old))
-    assert table["recipe"].str.startswith("tiny #").all()
-    assert sorted(table["over_ce"].dropna()) == [-1, 1]
-
-
-def test_a_method_of_ones_own_stands_beside_those_that_have_no_file(series: Series) -> None:
-    own, network = {"my_method.py": "a" * 16}, {"my_net.py": "b" * 16}
-    assert rows(series({0: 50}) + series({0: 52}, "rkd", "big", code=own))[PAIR, "rkd"]["over_ce"] == 2
-    records = series({0: 50}, code=network) + series({0: 52}, "rkd", "big", code=network | own)
-    assert rows(records)[PAIR, "rkd"]["over_ce"] == 2
-
-
 def test_one_seed_has_no_deviation(series: Series) -> None:
     records = series({0: 50})
     assert rows(records)["resnet8x0.25", "ce"]["std"] is None

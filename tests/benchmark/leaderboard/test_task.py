@@ -1,0 +1,52 @@
+"""What may be compared where somebody's own files take part."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.record import Record
+from tests.benchmark.leaderboard.boards import board_of
+
+MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
+Code = dict[str, str]
+Ran = Callable[[str, float, Code], Record]
+OLD, NEW, OWN = {"my_net.py": "a" * 16}, {"my_net.py": "b" * 16}, {"my_method.py": "c" * 16}
+
+
+@pytest.fixture
+def ran(make_cell: MakeCell, make_record: MakeRecord) -> Ran:
+    """One cell by a method, what it came to, and the files that it was run with."""
+    return lambda method, top1, code: make_record(
+        make_cell(method, None if method == "ce" else "big", code=code), top1=top1
+    )
+
+
+def series(*records: Record) -> pd.DataFrame:
+    return board_of(list(records)).series
+
+
+def gain(*records: Record) -> float:
+    """Of the one method of one's own over ce."""
+    return float(series(*records).set_index("method")["over_ce"]["rkd"])
+
+
+def test_no_gain_is_taken_between_two_versions_of_a_network_of_ones_own(ran: Ran) -> None:
+    records = [ran("ce", 50, OLD), ran("kd", 81, NEW)]
+    assert series(*records)["over_ce"].isna().all()
+    table = series(*records, ran("ce", 80, NEW), ran("kd", 49, OLD))
+    assert table["recipe"].str.startswith("tiny #").all()
+    assert sorted(table["over_ce"].dropna()) == [-1, 1]
+
+
+def test_nor_between_two_versions_of_what_the_reference_itself_was_run_with(ran: Ran) -> None:
+    table = series(ran("kd", 50, OLD), ran("kd", 60, NEW))
+    assert sorted(table["top1"]) == [50, 60] and list(table["n"]) == [1, 1]
+    assert table["recipe"].str.startswith("tiny #").all()
+    assert table["over_kd"].isna().all()  # which of them would be meant?
+
+
+def test_a_method_of_ones_own_stands_beside_those_that_have_no_file(ran: Ran) -> None:
+    assert gain(ran("ce", 50, {}), ran("rkd", 52, OWN)) == 2
+    assert gain(ran("ce", 50, OLD), ran("rkd", 52, OLD | OWN)) == 2
