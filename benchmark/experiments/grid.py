@@ -10,17 +10,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from kdbench.benchmark import extensions, networks
 from kdbench.benchmark.data import source
 from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.cell import Cell, Seed
 from kdbench.benchmark.experiments.conversion import Misfit, convert, shown
+from kdbench.benchmark.experiments.declaration import declared, learns
 from kdbench.benchmark.experiments.document import Document, read
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
-from kdbench.methods import members, taught
 from kdbench.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parents[1] / "grids"
@@ -138,40 +139,35 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
             with _placed(document, place):
                 asked.sizes(source(dataset).classes)
 
-    labels_alone = complete("ce", {})
     for dataset, (_, asked), (teacher, (_, student)) in itertools.product(datasets, settings, pairs):
         for (name, params), teacher_seed in itertools.product(methods, teacher_seeds):
-            teacher_cell = None
-            if taught(name) and not asked:
+            cell = Cell(
+                setting=sheet.setting,
+                incremental=asked,
+                dataset=dataset,
+                student=student,
+                method=name,
+                params=params,
+                recipe=recipe,
+                protocol=protocol,
+                seed=0,
+                world=sheet.world,
+            )
+            if learns(cell):
                 if teacher is None:
                     raise document.refusal("$.students", f"'{name}' needs a teacher: name teachers, or pairs")
-                teacher_cell = imported.cell(dataset, teacher[1]) or Cell(
+                trained_here = Cell(
                     dataset=dataset,
                     student=teacher[1],
                     method="ce",
-                    params=labels_alone,
-                    recipe=teacher_recipe.for_network(teacher[1]),
+                    recipe=teacher_recipe,
                     protocol=teacher_protocol,
                     seed=teacher_seed,
                     world=sheet.world,
-                    code=extensions.needed(dataset, teacher[1]),
                 )
-            trained, code = recipe.for_network(student), extensions.needed(dataset, student, *members(name))
-            for seed in seeds:
-                yield Cell(
-                    setting=sheet.setting,
-                    incremental=asked,
-                    dataset=dataset,
-                    teacher=teacher_cell,
-                    student=student,
-                    method=name,
-                    params=params,
-                    recipe=trained,
-                    protocol=protocol,
-                    seed=seed,
-                    world=sheet.world,
-                    code=code,
-                )
+                cell = replace(cell, teacher=imported.cell(dataset, teacher[1]) or trained_here)
+            cell = declared(cell)
+            yield from (replace(cell, seed=seed) for seed in seeds)
 
 
 def _settings(document: Document, sheet: Sheet) -> Iterator[tuple[str, Incremental | None]]:

@@ -71,6 +71,8 @@ def plan(grid: Grid, store: Store) -> Plan:
     def entry(cell: Cell, finished: bool) -> Entry:
         if finished:
             return Entry(cell, State.FINISHED, seconds=records[cell.id].seconds)
+        if cell.id in store.newer:
+            return Entry(cell, State.INVALID, f"{store.newer[cell.id]} holds its record, of a newer kdbench: use that")
         decides = decisive(cell)
         if decides not in tried:
             tried[decides] = attempt(cell)

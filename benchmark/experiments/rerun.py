@@ -12,11 +12,11 @@ import torch
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.crew import crew
+from kdbench.benchmark.experiments.declaration import declared, learns
 from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.launcher import engines, places
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.local import Bars
-from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import Ran, run
 from kdbench.benchmark.experiments.store import Store, write
@@ -25,7 +25,6 @@ from kdbench.benchmark.experiments.worker import News
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Diverged, Live
-from kdbench.methods import members, taught
 from kdbench.refusal import Refusal
 
 
@@ -83,17 +82,9 @@ def _as_declared(cell: Cell, name: str) -> None:
     """Refuses a cell that no grid would make: its record would be found by none, or stand beside that of its twin."""
     if cell.method == IMPORT:
         return
-    learns = taught(cell.method) and not cell.incremental
-    if learns and cell.teacher is None:
+    if learns(cell) and cell.teacher is None:
         raise Refusal(f"{name} must name the teacher that '{cell.method}' learns from, got none")
-    whole = msgspec.structs.replace(
-        cell,
-        teacher=cell.teacher if learns else None,
-        params=complete(cell.method, cell.params),
-        recipe=cell.training.for_network(cell.student),
-        code=extensions.needed(cell.dataset, cell.student, *members(cell.method)),
-    )
-    if whole.id != cell.id or not cell.protocol:
+    if declared(cell).id != cell.id or not cell.protocol:
         raise Refusal(f"{name} must hold a record, or a cell as grids make it, got another cell: write a grid of it")
     if cell.teacher:
         _as_declared(cell.teacher, name)

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -20,6 +22,7 @@ PANELS = 6  # drawn beside one another
 NAMES = 20  # of points, beyond which they only cover one another
 
 BESIDE = [(6, 0, "left"), (-6, 0, "right"), (5, 7, "left"), (5, -7, "left"), (-5, 7, "right"), (-5, -7, "right")]
+AFAR = [(across, up, side) for up in (-16, 16, -26, 26) for across, side in ((12, "left"), (-12, "right"))]
 
 INK, FAINT, RULE, PAPER = "#1f1f1f", "#767676", "#d9d9d9", "#ffffff"
 PLAIN = {"ink": INK, "faint": FAINT, "rule": RULE, "paper": PAPER}
@@ -168,21 +171,32 @@ def legend(
     figure.legend(handles=handles, loc="outside lower left", ncols=across, handlelength=2.4 if "-" in form else 1)
 
 
-def name_points(panel: Axes, places: Sequence[tuple[float, float, str]]) -> None:
-    """A name beside each point wherever it covers no other; who comes first has the choice, and who finds no place goes
-    without. The figure must have been laid out."""
+def name_points(panel: Axes, places: Sequence[tuple[float, float, str]], lines: Iterable[Line2D] = ()) -> None:
+    """A name beside each point wherever it covers no other and no line, or farther away, at the end of a stroke; who
+    comes first has the choice, and who finds no place goes without. The figure must have been laid out."""
     corners = [panel.transData.transform((x, y)) for x, y, _ in places]
-    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in corners]
-    for x, y, name in places[:NAMES]:
-        for across, up, side in BESIDE:
+    points = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in corners]
+    names: list[Bbox] = []
+    drawn = [line.get_transform().transform_path(line.get_path()) for line in lines]
+    for place, (x, y, name) in enumerate(places[:NAMES]):
+        others = points[:place] + points[place + 1 :] + names
+        for across, up, side in BESIDE + AFAR:
             text = panel.annotate(
                 short(name, 28), (x, y), (across, up), textcoords="offset points", ha=side, va="center", color=INK,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
             )  # fmt: skip
             text.set_in_layout(False)
-            box = text.get_window_extent()
-            inside = panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1 and panel.bbox.y0 <= box.y0
-            if inside and box.y1 <= panel.bbox.y1 and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
+            box, far = text.get_window_extent(), (across, up, side) in AFAR
+            stroke = Path([corners[place], corners[place] + np.array([across, up]) * panel.figure.dpi / 72])
+            inside = panel.bbox.x0 <= box.x0 and box.x1 <= panel.bbox.x1
+            inside &= panel.bbox.y0 <= box.y0 and box.y1 <= panel.bbox.y1
+            covers = any(box.overlaps(other) for other in [points[place], *others])
+            covers |= any(path.intersects_bbox(box, filled=False) for path in drawn)
+            covers |= far and any(stroke.intersects_bbox(other.padded(-3)) for other in others)
+            if inside and not covers:
+                names.append(box)
+                if far:
+                    style = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+                    panel.annotate("", (x, y), (across, up), textcoords="offset points", arrowprops=style, zorder=1)
                 break
             text.remove()

@@ -13,9 +13,14 @@ FIELDS = 3  # of which something is said
 
 
 def headlines(board: Board) -> list[tuple[str, str]]:
-    """For the first data sets and recipes what was found, and what is to be known of it."""
+    """For the first data sets what was found, by the recipe with which most was run, and what is to be known of it."""
+    most: dict[tuple[str, ...], tuple[str, pd.DataFrame, pd.DataFrame]] = {}
+    for (setting, dataset, recipe, *way), cells, series in sorted(
+        evidence.fields(board), key=lambda field: len(field[1])
+    ):
+        most[setting, dataset, *way] = recipe, cells, series
     found = []
-    for (_, dataset, recipe, *way), cells, series in evidence.fields(board)[:FIELDS]:
+    for (_, dataset, *way), (recipe, cells, series) in sorted(most.items())[:FIELDS]:
         where = ", ".join([f"On {dataset}", *way])
         found.append(_said(where, recipe, evidence.gains(cells, series), series["pair"].nunique()))
     return found

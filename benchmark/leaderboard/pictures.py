@@ -46,7 +46,8 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
         best_first = points.sort_values(["top1", "method"], ascending=[False, True])
         on_front = best_first.index.isin(front(points).index)
         first = pd.concat([best_first[on_front], best_first[~on_front]])
-        drawing.name_points(panel, list(zip(first["speed"], first["top1"], first["said"], strict=True)))
+        named = list(zip(first["speed"], first["top1"], first["said"], strict=True))
+        drawing.name_points(panel, named, panel.lines)
     return figure
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, pretty
 from kdbench.benchmark.leaderboard import page as module
 from kdbench.benchmark.leaderboard.headline import headlines
 from kdbench.benchmark.leaderboard.publish import publish
+from kdbench.benchmark.training.recipe import Recipe
 from tests.benchmark.leaderboard.boards import board_of, page_of
 
 Study = Callable[..., list[Record]]
@@ -152,6 +154,14 @@ def test_a_lead_over_the_same_units_is_the_difference_of_the_means_shown(study: 
     records = [record for record in records if record.cell.seed < 2 or record.cell.method in ("ce", "dkd")]
     ((said, notes),) = headlines(board_of(records))
     assert "knowledge from logits: +4.50" in said and "Next: relations, +1.50; on the same seeds 3.00 behind." in notes
+
+
+def test_of_a_data_set_the_headline_tells_the_recipe_by_which_most_was_run(study: Study, recipe: Recipe) -> None:
+    """A data set with three recipes would leave no room for the others."""
+    few = study({"kd": [1, 2]}, recipe=replace(recipe, epochs=9), protocol="another")
+    for records in (few + study({"kd": [3, 4, 5]}), study({"kd": [3, 4, 5]}) + few):
+        ((said, notes),) = headlines(board_of(records))
+        assert "+4.00 points" in said and notes.startswith("Recipe tiny.")
 
 
 def test_without_a_reference_nothing_is_claimed(study: Study) -> None:

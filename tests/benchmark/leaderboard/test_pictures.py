@@ -123,6 +123,25 @@ def test_one_far_off_does_not_press_the_others_together() -> None:
     assert drawing.within(pd.Series([1.0, 2.0, 3.0])) == (1, 3)
 
 
+def test_a_name_without_room_beside_its_point_hangs_on_a_stroke_and_covers_no_line() -> None:
+    figure = drawing.blank(3, 3)
+    panel = figure.subplots()
+    panel.set(xlim=(0, 1), ylim=(0, 1))
+    around = [(0.5 + across, 0.5 + up) for across in (-0.1, 0, 0.1) for up in (-0.1, 0.1)]
+    line = panel.axhline(0.35)
+    figure.draw_without_rendering()
+    places = [(0.5, 0.5), (0.9, 0.5), *around]
+    drawing.name_points(panel, [(*place, f"point {number}") for number, place in enumerate(places)], [line])
+    boxes = {text.get_text(): text.get_window_extent() for text in panel.texts if text.get_text()}
+    (x, y), centre = panel.transData.transform((0.5, 0.5)), boxes["point 0"]
+    assert not centre.padded(6).contains(x, y)
+    assert len([text for text in panel.texts if getattr(text, "arrow_patch", None)]) > 0
+    for place in places:
+        assert not any(box.contains(*panel.transData.transform(place)) for box in boxes.values())
+    level = panel.transData.transform((0, 0.35))[1]
+    assert not any(box.y0 <= level <= box.y1 for box in boxes.values())
+
+
 def test_gains_are_over_pairs_or_where_there_is_one_over_seeds(study: Study) -> None:
     one = board_of(study({"kd": [1, 2, 6]}))
     assert list(evidence.gains(one.cells, one.series)["gain"]) == [1, 2, 6]
