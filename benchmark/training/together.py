@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kdbench.benchmark.training.teacher import Answers, LiveTeacher
-from kdbench.methods.chain import Chain, Trace
+from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Needs
 
 
@@ -28,14 +28,22 @@ class Together:
 
 
 class SharedTeacher:
-    """Keeps its last answer. A step is known by the seed of its own draws: it says all that its images depend on."""
+    """Keeps its last answer, unless somebody wrote into it. A step is known by the seed of its own draws: it says all
+    that its images depend on."""
 
     def __init__(self, chain: Chain, needs: Needs) -> None:
         self.chain, self.needs = chain, needs
-        self._last: tuple[int, Needs, Trace] | None = None
+        self._last: tuple[int, Needs, Trace, list[int]] | None = None
 
     def __call__(self, batch: Batch) -> Trace:
         step = batch.generator.initial_seed()
-        if self._last is None or self._last[:2] != (step, self.needs):
-            self._last = step, self.needs, LiveTeacher(self.chain, self.needs)(batch)
+        if self._last is None or self._last[:2] != (step, self.needs) or self._last[3] != _versions(self._last[2]):
+            answer = LiveTeacher(self.chain, self.needs)(batch)
+            self._last = step, self.needs, answer, _versions(answer)
         return self._last[2]
+
+
+def _versions(trace: Trace) -> list[int]:
+    """How often each tensor was written into."""
+    tensors = [value for value in (trace.logits, trace.embedding, *trace.features.values()) if value is not UNASKED]
+    return [tensor._version for tensor in tensors] + [number for view in trace.views for number in _versions(view)]

@@ -15,7 +15,8 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import Interrupted, Worker
 from kdbench.benchmark.training import together
 from kdbench.benchmark.training.engine import Engine
-from kdbench.methods.method import METHODS, Method
+from kdbench.methods.chain import Trace
+from kdbench.methods.method import METHODS, Batch, Method
 
 Make = Callable[..., Cell]
 AT_ONE_TABLE = ("kd", "at", "sp", "multilevel", "weighted_logits", "jacobian", "ab", "blockwise", "simkd")
@@ -82,6 +83,27 @@ def test_the_teacher_is_asked_once_a_step(
     assert outcomes(store, cells) == ["finished"] * 3
     steps = cells[0].training.steps(source("digits").train) * cells[0].training.epochs
     assert steps <= asked <= steps + len(cells)  # in the first step they are still coming to the table
+
+
+def test_who_writes_into_the_teachers_answer_changes_nothing_for_those_behind(
+    make_cell: Make, teacher: Cell, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, losses = 0, METHODS["at"].losses
+
+    def writes(self: Method, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        nonlocal written
+        for view in teacher.views:
+            for feature in view.features.values():
+                written += int(feature.zero_().numel() > 0)
+        return losses(self, student, teacher, batch)
+
+    monkeypatch.setattr(METHODS["at"], "losses", writes)
+    cells = [make_cell(method, teacher, seed=1) for method in ("at", "sp")]
+    alone, turns = beside(store, "alone"), beside(store, "turns")
+    assert worker(alone).work(cells[1]) == "finished"
+    assert outcomes(turns, cells) == ["finished"] * 2
+    one, other = alone.record(cells[1].id), turns.record(cells[1].id)
+    assert written and one and other and same_bits(one.result, other.result)
 
 
 @pytest.mark.parametrize("error", [ValueError("a mistake"), MemoryError("too much")])
