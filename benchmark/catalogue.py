@@ -56,7 +56,9 @@ def described(name: str, results: Path) -> Row:
         }
     if name.removesuffix(HELD_OUT) in DATASETS or name.partition(":")[0] in PREFIXES:
         held = {"held out": "a tenth of each class of train, to test on instead"} if name.endswith(HELD_OUT) else {}
-        return {"data set": name} | _dataset(name) | held | {"from": extensions.origin(name)}
+        files = data.source(name).files
+        read = {"read from": " or ".join(f"data/{file}" for file in files)} if files else {}
+        return {"data set": name} | _dataset(name) | held | read | {"from": extensions.origin(name)}
     if name in RECIPES:
         return {"recipe": name} | msgspec.to_builtins(RECIPES[name])
     if name in grids.shipped() or Path(name).suffix in (".yaml", ".yml"):

@@ -25,6 +25,14 @@ def members(name: str) -> dict[str, type[Method]]:
     return {part: METHODS[part] for part in parts}
 
 
+def involved(name: str, params: Mapping[str, Any]) -> list[str]:
+    """All methods that are run under a name: its members, and those that a member's parameters name."""
+    classes = members(name)
+    inner = {name: params} if name in classes else params
+    wrapped = [inner.get(part, {}).get("method") for part in classes]
+    return [*classes, *(one for one in wrapped if one)]
+
+
 def taught(name: str) -> bool:
     """Does anything of it learn from a teacher?"""
     return any(method.taught for method in members(name).values())

@@ -22,9 +22,10 @@ class Combination(Method):
     ) -> None:
         largest = max(member.ce_weight for member in members.values())
         super().__init__(student, teacher, facts, ce_weight=largest if ce_weight is None else ce_weight)
-        for member in members.values():
-            member.ce_weight = self.ce_weight  # some take the task's loss elsewhere too
         self.members = nn.ModuleDict(members)
+        for part in self.members.modules():
+            if isinstance(part, Method):  # a member, or what it wraps
+                part.ce_weight = self.ce_weight  # some take the task's loss elsewhere too
         self.methods = dict(members)
         self.phases = tuple(phase for member in members.values() for phase in member.phases)
         if len({phase.name for phase in self.phases}) < len(self.phases):

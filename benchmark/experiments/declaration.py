@@ -5,7 +5,7 @@ import msgspec
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.parameters import complete
-from kdbench.methods import members, taught
+from kdbench.methods import involved, taught
 
 
 def learns(cell: Cell) -> bool:
@@ -18,10 +18,11 @@ def declared(cell: Cell) -> Cell:
     where it learns from one."""
     if cell.method == IMPORT:
         return cell
+    params = complete(cell.method, cell.params)
     return msgspec.structs.replace(
         cell,
         teacher=declared(cell.teacher) if cell.teacher and learns(cell) else None,
-        params=complete(cell.method, cell.params),
+        params=params,
         recipe=cell.training.for_network(cell.student),
-        code=extensions.needed(cell.dataset, cell.student, *members(cell.method)),
+        code=extensions.needed(cell.dataset, cell.student, *involved(cell.method, params)),
     )

@@ -19,11 +19,15 @@ WIDTHS = 3  # of one family, from which on they are a study
 
 def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
     """Each setting, data set and recipe, with its cells and its series; ways for classes to arrive are no sample of
-    anything, and each is a field by itself."""
+    anything, and each is a field by itself. Where some students ran by several methods, those that ran by one alone
+    tell nothing: a teacher is one."""
     cells, found = dict(iter(board.cells.groupby(FIELD))), []
     for key, series in board.series.groupby(FIELD):
         names, own = [str(name) for name in key], cells[key]
         if names[0] == "compression":
+            several = series[series.groupby("pair")["method"].transform("nunique") > 1]
+            if not several.empty:
+                series, own = several, own[own["pair"].isin(several["pair"])]
             found.append((names, own, series))
         else:
             ways = series.groupby("pair")

@@ -175,7 +175,7 @@ def _correlated(table: pd.DataFrame) -> list[str]:
     r = table["correlation"].dropna()
     if r.empty:
         return []
-    said = f"{r.median():+.2f}" + (f" (from {r.min():+.2f} to {r.max():+.2f})" if len(r) > 1 else "")
+    said = f"{r.iloc[0]:+.2f}" if len(r) == 1 else f"median {r.median():+.2f}, from {r.min():+.2f} to {r.max():+.2f}"
     return [f"Correlation of a method's runs with ce's of the same seeds: {said}."]
 
 

@@ -19,7 +19,7 @@ def moderated(std: pd.Series, n: pd.Series, field: list[str], method: list[str])
     """Deviations, and their degrees of freedom. A pair's few seeds say little of how far a method's gains scatter: each
     variance is drawn towards those of all methods and pairs of its field, the more so the more alike they are (Smyth
     2004). A method that ran on one pair alone is judged by that."""
-    table = pd.DataFrame({"variance": std.where(std > NOISE, 0) ** 2, "freedom": n.sub(1).clip(lower=0)})
+    table = pd.DataFrame({"variance": std.where(std > NOISE, 0) ** 2, "freedom": n.sub(1).clip(lower=0), "ran": n > 0})
     found = pd.concat(_drawn(own, method) for _, own in table.groupby(field)).reindex(std.index)
     return found["variance"] ** 0.5, found["freedom"]
 
@@ -27,7 +27,7 @@ def moderated(std: pd.Series, n: pd.Series, field: list[str], method: list[str])
 def _drawn(table: pd.DataFrame, method: list[str]) -> pd.DataFrame:
     scatter = table[(table["variance"] > 0) & (table["freedom"] > 0)]  # a percentage is coarse: some gains are equal
     of_method = table["freedom"].groupby(method)
-    alone = (of_method.transform("count") < 2) | (of_method.transform("sum") == 0)
+    alone = (table["ran"].groupby(method).transform("sum") < 2) | (of_method.transform("sum") == 0)
     if len(scatter) < 2 or alone.all():
         return table.where(table["freedom"] > 0)
     freedom, variance = prior(scatter["variance"].to_numpy(), scatter["freedom"].to_numpy())

@@ -8,6 +8,8 @@ import hashlib
 import io
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,15 @@ class Checkpoints:
                     file.replace(aside)
                     warnings.warn(f"{file} {error}: it is set aside as {aside.name}", stacklevel=2)
         return None
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """One of other code may not fit what is trained now: it is dropped, or the next try would end here too."""
+        try:
+            yield
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            self.clear()
+            raise RuntimeError(f"its checkpoint is of other code and does not fit: it is dropped ({error})") from error
 
     def clear(self) -> None:
         self.elsewhere = []

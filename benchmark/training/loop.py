@@ -5,6 +5,7 @@ ends with the same bits as one that was not."""
 import math
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -133,11 +134,13 @@ def training(
     history: list[Epoch] = []
     progress = Progress()
     saved = ranks.given(checkpoints.load() if checkpoints else None)
+    fitting = checkpoints.fitting if checkpoints else nullcontext
     if saved:
-        student.load_state_dict(saved["student"])
-        method.load_state_dict(saved["method"])
-        history = [Epoch.of(epoch) for epoch in saved["history"]]
-        progress = Progress(**saved["progress"])
+        with fitting():
+            student.load_state_dict(saved["student"])
+            method.load_state_dict(saved["method"])
+            history = [Epoch.of(epoch) for epoch in saved["history"]]
+            progress = Progress(**saved["progress"])
         progress.sums = {name: value.to(engine.device) for name, value in progress.sums.items()}
     else:
         method.prepare()
@@ -158,8 +161,9 @@ def training(
         parameters = [p for module in trained for p in module.parameters() if p.requires_grad]
         optimizer, schedule = optimize(parameters, recipe, steps, initial=phase.name != "main")
         if saved:
-            optimizer.load_state_dict(saved["optimizer"])
-            schedule.load_state_dict(saved["schedule"])
+            with fitting():
+                optimizer.load_state_dict(saved["optimizer"])
+                schedule.load_state_dict(saved["schedule"])
             saved = None
         terms_of = forward(engine, ranks.together(step), ask_teacher, recipe.batch)
 

@@ -28,9 +28,9 @@ class FeatureOnly(Method):
     L = weight · mean over l of ‖P_l(F^S_l) − F^T_t(l)‖² / elements + ce_weight · CE(student). P_l is a 1×1 convolution
     without bias from the student's channels to the teacher's, over all positions, a class token included where both
     networks have one; the larger map of the two is averaged to the smaller one's size, the student's before it is
-    projected. CE's gradient stops at the last distilled student depth. The teacher's logits are not used. (On
-    tokens the paper's code convolves over tokens and averages channels; we project channels there too, as its text
-    has it.)
+    projected. CE's gradient stops at the last distilled student depth. The teacher's logits are not used. (The
+    paper's code stores a teacher's tokens in one order and reads them in another; where it asks the teacher anew, as
+    its configurations for the ViTs do not, it projects as we do.)
 
     Depths are the paper's layer numbers, which ``layers`` explains: ``teacher_depths: [12, 13, 14, 15]``. By default
     the teacher's are the four of the highest knowledge quality Q on the training set (``quality``; ``samples``,

@@ -4,8 +4,10 @@ Cooper, Chen, Dwivedy and Gurari, "Logit-Based Losses Limit the Effectiveness of
 (2025, arXiv 2511.14981): Q = S + √(I·E), from the features of training images.
 
 Where the paper's text and its code differ we follow the code: the mean cosine inside a class counts each image with
-itself. One thing is ours: the code's fp32 arithmetic turns a class's entropy into 0 where the class has fewer singular
-values than the largest one has images (1e-127 underflows); here the entropy is the proper one in every precision.
+itself. Two things are ours: the code's fp32 arithmetic turns a class's entropy into 0 where the class has fewer
+singular values than the largest one has images (1e-127 underflows); here the entropy is the proper one in every
+precision. And it is that of all singular values, where the code leaves out those beyond the number that 95 % of the
+variance takes, summed over the classes: in a collapsed layer, of a data set with few classes, there are such.
 """
 
 import math

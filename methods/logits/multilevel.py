@@ -29,7 +29,7 @@ class MultiLevel(Method):
 
     The strong view (two of RandAugment's operations, each of a strength of its own, and Cutout, as the authors have it)
     is something that no other method gets: in a ranking it needs a note. So do published figures: the authors train at
-    half the usual rate (0.025), and mixed pairs for 480 epochs and more.
+    half the usual rate (0.025), and a later paper's public logs of its reruns are of 480 epochs, one of 960.
 
     Ours: the strong view begins from the first one's crop and flip, where the authors' has a crop and flip of its own.
     Its operations are torchvision's, which also lighten and sharpen where the authors' only darken and blur, and shift

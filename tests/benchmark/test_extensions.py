@@ -23,9 +23,9 @@ from kdbench.refusal import Refusal
 
 @METHODS.register("echo")
 class Echo(Method):
-    """The student's embedding echoes the teacher's."""
+    """The student's logits echo the teacher's."""
 
-    source = "features"
+    source = "logits"
 
     def __init__(self, student, teacher, facts, *, weight: float = 1.0):
         super().__init__(student, teacher, facts)
@@ -130,6 +130,14 @@ def test_ones_own_are_planned_and_named_in_the_cells_that_need_them(kdbench: Com
     assert {frozenset(teacher.code) for teacher in grid.teachers.values()} == {frozenset({"data.py"})}
 
 
+@pytest.mark.parametrize("around", ["standardized: {method: echo}", "crd+standardized: {standardized: {method: echo}}"])
+def test_ones_own_method_inside_another_is_named_too(folder: Path, around: str) -> None:
+    """Else a file that changed would leave the cell's id as it was."""
+    (folder / "grid.yaml").write_text(GRID.replace("[ce, echo, kd]", f"[{{{around}}}]"))
+    (code,) = codes(load("grid.yaml")).values()
+    assert code == {"data.py", "network.py", "method.py"}
+
+
 def test_a_grids_files_lie_beside_it_wherever_the_command_is_called(
     kdbench: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,8 +213,8 @@ def test_what_ones_own_method_refuses_is_invalid(kdbench: Command, folder: Path)
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('source = "features"', 'source = "feature"', "source must be one of labels, logits, features, gradients, "),
-        ('source = "features"', "", "relations, got None"),
+        ('source = "logits"', 'source = "feature"', "source must be one of labels, logits, features, gradients, "),
+        ('source = "logits"', "", "relations, got None"),
         ("Echo(Method)", "Echo", "method.py: echo must be a subclass of Method, got Echo"),
         ("def losses", "def loses", "method.py: echo must define losses()"),
     ],

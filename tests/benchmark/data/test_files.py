@@ -144,6 +144,16 @@ def test_without_augmentation_an_image_is_shown_as_it_is_tested(data: Dataset) -
     assert not all(torch.equal(images, whole[index]) for index, images in shown(data, 0))
 
 
+def test_an_image_that_was_replaced_is_noticed_by_its_size(data: Dataset) -> None:
+    """A teacher's answers are remembered by this digest."""
+    assert isinstance(data.train, Files)
+    before = data.train.digest()
+    assert data.train.digest() == before
+    with Path(os.fsdecode(data.train.paths[0])).open("ab") as file:
+        file.write(b" ")
+    assert data.train.digest() != before
+
+
 def test_a_tenth_can_be_held_out(name: str) -> None:
     tuning = load(f"{name}:held-out", Path())
     assert isinstance(tuning.train, Files) and isinstance(tuning.test, Files)

@@ -164,6 +164,13 @@ def test_of_a_data_set_the_headline_tells_the_recipe_by_which_most_was_run(study
         assert "+4.00 points" in said and notes.startswith("Recipe tiny.")
 
 
+def test_a_student_that_ran_by_one_method_alone_is_no_second_pair(study: Study) -> None:
+    """Its teacher's record, or the first of a pair that is still to be run."""
+    records = study({"kd": [3, 4, 5]})
+    alone = study({"kd": [0]}, ("resnet20",))[:1]
+    assert headlines(board_of(records + alone)) == headlines(board_of(records))
+
+
 def test_without_a_reference_nothing_is_claimed(study: Study) -> None:
     ((said, _),) = headlines(board_of(study({"kd": [1, 2]})[1::2]))
     assert said == "On digits, there is no gain to speak of yet."

@@ -84,6 +84,15 @@ def test_no_method_borrows_more_than_it_has_seeds_and_one_on_a_single_pair_nothi
     assert deviation.iloc[0] == std.iloc[0]
 
 
+def test_a_pair_on_which_a_method_has_no_gain_is_no_second_one() -> None:
+    """A pair without the reference: its row is there, of no differences."""
+    draw = np.random.default_rng(9)
+    std, n = by_pair([draw.normal(0, 1, 5), np.full(5, np.nan)], "lone")
+    others = by_pair([draw.normal(0, 1, 5) for _ in range(9)], "others")
+    deviation, freedom = drawn(pd.concat([std, others[0]]), pd.concat([n.where(std.notna(), 0), others[1]]))
+    assert (deviation.iloc[0], freedom.iloc[0]) == (std.iloc[0], 4)
+
+
 def test_gains_that_are_equal_on_one_pair_are_judged_by_the_others() -> None:
     """A percentage is coarse: two seeds agree by chance."""
     std, n = by_pair([np.array([1.0, 1.0]), np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.6, 1.0])])

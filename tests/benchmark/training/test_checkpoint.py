@@ -74,6 +74,14 @@ def test_what_was_cleared_does_not_come_back(twice: Checkpoints) -> None:
     twice.clear()  # once more does no harm
 
 
+def test_one_that_does_not_fit_is_dropped_with_the_one_before(twice: Checkpoints) -> None:
+    """A next try would end at it as well."""
+    other = "its checkpoint is of other code and does not fit: it is dropped"
+    with pytest.raises(RuntimeError, match=other), twice.fitting():
+        torch.nn.Linear(2, 2).load_state_dict(state(1)["weights"])
+    assert twice.load() is None
+
+
 def test_a_checkpoint_is_due_after_its_time_and_no_earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)

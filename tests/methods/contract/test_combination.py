@@ -41,13 +41,20 @@ def test_members_take_their_own_parameters_and_cross_entropy_its_weight(
     torch.testing.assert_close(loss(student, both, make_batch), loss(student, kd, make_batch))
 
 
-@pytest.mark.parametrize(("name", "term"), [("blockwise", "stones"), ("multilevel", "strong_task")])
+@pytest.mark.parametrize(
+    ("name", "params", "term"),
+    [
+        ("blockwise", {}, "stones"),
+        ("multilevel", {}, "strong_task"),
+        ("standardized", {"method": "multilevel"}, "strong_task"),
+    ],
+)
 def test_cross_entropy_has_one_weight_wherever_a_member_takes_it(
-    student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch, name: str, term: str
+    student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch, name: str, params: dict[str, str], term: str
 ) -> None:
     def value(ce_weight: float) -> float:
         torch.manual_seed(0)
-        method = create(f"{name}+at", student.eval(), teacher, facts, ce_weight=ce_weight)
+        method = create(f"{name}+at", student.eval(), teacher, facts, ce_weight=ce_weight, **{name: params})
         batch = make_batch(method.needs())
         return Step(student, method)(batch, LiveTeacher(teacher, method.needs())(batch))[f"{name}.{term}"].item()
 
