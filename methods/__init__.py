@@ -27,10 +27,8 @@ def members(name: str) -> dict[str, type[Method]]:
 
 def involved(name: str, params: Mapping[str, Any]) -> list[str]:
     """All methods that are run under a name: its members, and those that a member's parameters name."""
-    classes = members(name)
-    inner = {name: params} if name in classes else params
-    wrapped = [inner.get(part, {}).get("method") for part in classes]
-    return [*classes, *(one for one in wrapped if one)]
+    each = _of_each(name, params)
+    return [*each, *(own["method"] for own in each.values() if "method" in own)]
 
 
 def taught(name: str) -> bool:
@@ -41,11 +39,16 @@ def taught(name: str) -> bool:
 def sources(name: str, params: Mapping[str, Any]) -> str:
     """The knowledge that a method draws on; a combination draws on all of its members'."""
     try:
-        classes = members(name)
-        inner = {name: params} if name in classes else params
-        return "+".join(dict.fromkeys(method.draws_on(inner.get(part, {})) for part, method in classes.items()))
+        return "+".join(dict.fromkeys(METHODS[part].draws_on(own) for part, own in _of_each(name, params).items()))
     except Refusal:  # a method from a file that is not loaded now
         return "other"
+
+
+def _of_each(name: str, params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The parameters of each method in a name."""
+    classes = members(name)
+    inner = {name: params} if name in classes else params
+    return {part: inner.get(part, {}) for part in classes}
 
 
 def create(name: str, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> Method:

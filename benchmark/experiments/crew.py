@@ -12,7 +12,7 @@ import torch
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.engine import Engine, out_of_memory
 from kdbench.benchmark.training.loop import Live
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 
@@ -45,10 +45,6 @@ def describe(error: BaseException) -> str:
     if out_of_memory(error):
         return f"ran out of memory: {text[:300]}"
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager

@@ -20,14 +20,14 @@ import torch
 
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.crew import Interrupted, crew, describe, out_of_memory
+from kdbench.benchmark.experiments.crew import Interrupted, crew, describe
 from kdbench.benchmark.experiments.environment import environment, now
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.run import Ran, Running, running
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
-from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.engine import Engine, out_of_memory
 from kdbench.benchmark.training.loop import Live
 from kdbench.benchmark.training.ranks import ALONE
 from kdbench.benchmark.training.together import Together

@@ -10,7 +10,7 @@ from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Finding, Store
 from kdbench.benchmark.leaderboard.drawing import kind
 from kdbench.benchmark.leaderboard.statistics import half_width
-from kdbench.benchmark.leaderboard.table import FIELD, Board
+from kdbench.benchmark.leaderboard.table import FIELD, Board, paired
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import REMEMBERED, against, best
 
@@ -25,7 +25,7 @@ def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
     for key, series in board.series.groupby(FIELD):
         names, own = [str(name) for name in key], cells[key]
         if names[0] == "compression":
-            several = series[series.groupby("pair")["method"].transform("nunique") > 1]
+            several = paired(series)
             if not several.empty:
                 series, own = several, own[own["pair"].isin(several["pair"])]
             found.append((names, own, series))

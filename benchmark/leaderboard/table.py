@@ -70,7 +70,7 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     Where there are fewer than ``pairs_needed`` no p-value could be small, and there is none.
     """
     series = series[series["setting"] == "compression"]  # ways for classes to arrive are no sample of anything
-    series = series[series.groupby(SECTION)["method"].transform("nunique") > 1]  # a student alone is no pair
+    series = paired(series)
     pairs = series.groupby(FIELD)["pair"].transform("nunique")
     ran = series.groupby([*FIELD, "method"])["pair"].transform("nunique")
     several, every = series[ran > 1].copy(), (ran == pairs)[ran > 1]
@@ -99,6 +99,11 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     table["correlation"] = _correlation(cells, [*FIELD, "source", "method"])
     table["relative_cost"] = np.exp(grouped["log_cost"].mean())
     return _best_first(table.reset_index(), FIELD, "over_ce")
+
+
+def paired(series: pd.DataFrame) -> pd.DataFrame:
+    """Without those that stand alone in their section: a teacher, say, is a student of nobody, and no pair."""
+    return series[series.groupby(SECTION)["method"].transform("nunique") > 1]
 
 
 def too_few(table: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kdbench.benchmark.training.engine import out_of_memory
 from kdbench.benchmark.whole import written
 
 FORMAT = b"kdbench checkpoint 1\n"
@@ -77,6 +78,8 @@ class Checkpoints:
         try:
             yield
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            if out_of_memory(error):  # nothing is wrong with it
+                raise
             self.clear()
             raise RuntimeError(f"its checkpoint is of other code and does not fit: it is dropped ({error})") from error
 

@@ -105,6 +105,10 @@ def processor() -> str:
 
 
 @cache
+def out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def keep_memory() -> None:
     """A step's memory stays the process's for the next one. glibc would give it back to the system and ask for it anew,
     page by page: some 1,500 faults and a tenth of a step, for a narrow network."""

@@ -82,6 +82,12 @@ def test_one_that_does_not_fit_is_dropped_with_the_one_before(twice: Checkpoints
     assert twice.load() is None
 
 
+def test_one_that_there_was_no_memory_for_stays(twice: Checkpoints) -> None:
+    with pytest.raises(torch.OutOfMemoryError), twice.fitting():
+        raise torch.OutOfMemoryError("too much")
+    assert number(twice.load()) == 2
+
+
 def test_a_checkpoint_is_due_after_its_time_and_no_earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
