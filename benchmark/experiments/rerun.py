@@ -19,7 +19,7 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import Ran, run
-from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import duration
 from kdbench.benchmark.experiments.worker import News
 from kdbench.benchmark.training.checkpoint import Checkpoints
@@ -49,7 +49,7 @@ def run_again(
         store.finish(fresh, weights)
         return 0
     if same_bits(fresh.result, record.result):
-        _put_back(fresh, weights, store)
+        store.put_back(fresh, weights)
         print("The same bits as the record.")
         return 0
     if fresh.result.teacher_weights != record.result.teacher_weights:
@@ -140,7 +140,7 @@ def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) 
         wanted = known.result.weights if known else record.result.teacher_weights if record else fresh.result.weights
         stays = wanted == fresh.result.weights
         if known and stays:
-            _put_back(fresh, weights, store)
+            store.put_back(fresh, weights)
         elif stays:
             store.finish(fresh, weights)
     if stays:
@@ -161,10 +161,3 @@ def _threads(asked: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _put_back(fresh: Record, weights: bytes | None, store: Store) -> None:
-    """Weights with the bits of their record, where they are gone."""
-    file = store.weights(fresh.cell)
-    if weights is not None and not file.exists():
-        write(file, weights)

@@ -177,6 +177,12 @@ class Store:
             self._forget(record)
         self.forgive(record.id)
 
+    def put_back(self, record: Record, weights: bytes | None) -> None:
+        """Weights that were gone, with the bits that the record here speaks of: it stays as it is."""
+        if weights is not None and not self.weights(record.cell).exists():
+            write(self.weights(record.cell), weights)
+        self.forgive(record.id)
+
     def pack(self) -> None:
         """Many single records become one file a pair; a kill in the middle leaves a record twice, never not at all."""
         singles, folder = self._singles(), self.folder / "work" / "pack"

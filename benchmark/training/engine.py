@@ -26,6 +26,14 @@ Compile = Literal["auto", "on", "off"]
 LONG = 50_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 MOST, MOST_IN_OLD = 2**31 - 1, 2**25  # bytes; what glibc takes, and what it took before 2.35
+# Variables by which one may have the libraries beneath torch compute in another way than they would.
+TOLD_TO_LIBRARIES = (
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE",
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ class Engine:
             facts["tf32"] = torch.backends.cudnn.allow_tf32  # of convolutions in fp32, unless one forbids it
         if precision == "bf16" and not cuda and (way := way_of_multiplying_bf16()):
             facts["bf16"] = way
+        facts |= {name: os.environ[name] for name in TOLD_TO_LIBRARIES if os.environ.get(name)}
         return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
 
 

@@ -42,8 +42,9 @@ class FactorTransfer(Stagewise):
     Factors are compared whole and weighed with 500, as in the authors' code; the field's reference codebases, whose
     length of the first phase this is, compare the mean of their squares over channels and weigh that with 200. Ours:
     batch norm in every layer, where the authors' code has none; the paraphraser's last layer is linear, so that
-    features of either sign can be rebuilt; and it learns at the recipe's rate, where the reference codebase sets 0.01
-    for every residual student.
+    features of either sign can be rebuilt, and learns squares of errors as the paper has it, where the authors' code
+    takes absolute ones; and it learns at the recipe's rate, where the reference codebase sets 0.01 for every residual
+    student.
     """
 
     def __init__(

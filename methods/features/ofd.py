@@ -27,7 +27,8 @@ class OFD(Method):
 
     Ours: maps of different sizes meet at the smaller one's. A teacher without batch norm near its stages is refused:
     nothing else says how its values are distributed, and none of its values was discarded. A student that the teacher
-    once was has no connectors.
+    once was has no connectors; others' begin as torch begins every convolution, where the authors' are drawn by He's
+    rule.
     """
 
     source = "features"

@@ -75,6 +75,33 @@ def test_a_teacher_whose_weights_do_not_fit_has_failed_and_goes_on_from_its_chec
     assert store.weights(cell).exists()
 
 
+def test_a_teacher_whose_weights_are_gone_is_trained_anew_and_keeps_its_record_where_they_have_the_same_bits(
+    make_cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    store, cell = Store(tmp_path), make_cell()
+    at_work = worker.Worker(store, CPU, Path())
+    at_work.work(cell)
+    (file,) = store.records_folder.iterdir()
+    record, weights = file.read_bytes(), store.weights(cell).read_bytes()
+    store.weights(cell).unlink()
+    assert at_work.work(cell, needs_weights=True) == "finished"
+    assert file.read_bytes() == record
+    assert store.weights(cell).read_bytes() == weights
+
+
+def test_a_teacher_that_was_trained_anew_and_has_other_bits_says_so_and_has_another_record(
+    make_cell: Callable[..., Cell], make_record: Callable[..., Record], tmp_path: Path
+) -> None:
+    store, cell = Store(tmp_path), make_cell()
+    other = make_record(cell)
+    store.finish(other)
+    with pytest.warns(UserWarning, match=f"{cell.id} was trained anew, and has other weights than before"):
+        assert worker.Worker(store, CPU, Path()).work(cell, needs_weights=True) == "finished"
+    record = store.record(cell.id)
+    assert record and record.result.weights != other.result.weights
+    assert store.weights(cell).exists()
+
+
 def test_a_cell_that_has_no_room_for_its_lease_has_failed(
     make_cell: Callable[..., Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,16 @@ def test_a_run_in_bf16_is_in_another_environment_where_bf16_is_multiplied_in_ano
     assert Engine(CPU).arithmetic("bf16") == exact | ({"bf16": way} if way else {})
 
 
+def test_a_run_is_in_another_environment_where_libraries_were_told_to_compute_in_another_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A processor with AMX that is told to leave it multiplies as one without: other bits, by the same name."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")
+    untold = Engine(CPU).arithmetic("bf16")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert Engine(CPU).arithmetic("bf16") == untold | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+
+
 # -- the same bits ----------------------------------------------------------------------------------------------------
 
 
