@@ -55,19 +55,25 @@ class Combination(Method):
             whole_batch=any(needs.whole_batch for needs in all_needs),
         )
 
+    def listens(self, phase: str) -> bool:
+        return any(member.listens(phase) for member in self.learning(phase).values())
+
+    def learning(self, phase: str) -> dict[str, Method]:
+        """A member's own initial phase is not the others' business."""
+        own = {name: member for name, member in self.methods.items() if phase in {own.name for own in member.phases}}
+        return self.methods if phase == "main" else own
+
     def prepare(self) -> None:
         for member in self.methods.values():
             member.prepare()
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         terms = {}
-        for name, member in self.methods.items():
-            # A member's own initial phase is not the others' business.
-            if batch.phase == "main" or batch.phase in {phase.name for phase in member.phases}:
-                # Another member may have asked to differentiate the teacher; to this one it is as frozen as ever.
-                heard = teacher if member.needs().input_grad else teacher.detached()
-                for term, value in member.losses(student, heard, batch).items():
-                    terms[f"{name}.{term}"] = value
+        for name, member in self.learning(batch.phase).items():
+            # Another member may have asked to differentiate the teacher; to this one it is as frozen as ever.
+            heard = teacher if member.needs().input_grad else teacher.detached()
+            for term, value in member.losses(student, heard, batch).items():
+                terms[f"{name}.{term}"] = value
         return terms
 
     def deployed(self, student: Chain) -> nn.Module:

@@ -128,6 +128,10 @@ class Method(nn.Module):
     def needs(self) -> Needs:
         return Needs()
 
+    def listens(self, phase: str) -> bool:
+        """Whether losses() reads what the teacher says in this phase; where not, it is not asked, and says nothing."""
+        return self.taught
+
     def prepare(self) -> None:
         """Once, before the first step, when the networks are where they will be: look at the training set, if it must
         be. What is found goes into buffers, where a run that was interrupted finds it again."""

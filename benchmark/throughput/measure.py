@@ -104,7 +104,8 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     sizes, needs = taught.sizes(), taught.method.needs()
     steps = recipe.steps(len(dataset.train))
     images = len(dataset.train) / steps  # a step, the epoch's last partial batch counted in
-    teacher_pass, student_passes = sizes["teacher_macs"], 3 * sizes["student_macs"]  # a backward pass costs two forward
+    student_passes = 3 * sizes["student_macs"]  # a backward pass costs two forward
+    teacher_pass = sizes["teacher_macs"] if taught.method.listens("main") else 0
 
     labels = msgspec.structs.replace(cell, teacher=None, method="ce", params=complete("ce", {}))
 

@@ -165,7 +165,8 @@ def training(
                 optimizer.load_state_dict(saved["optimizer"])
                 schedule.load_state_dict(saved["schedule"])
             saved = None
-        terms_of = forward(engine, ranks.together(step), ask_teacher, recipe.batch)
+        answers = ask_teacher if method.listens(phase.name) else NoTeacher()
+        terms_of = forward(engine, ranks.together(step), answers, recipe.batch)
 
         while progress.epoch <= phase.epochs:
             epoch = torch.tensor(float(progress.epoch), device=engine.device)

@@ -64,6 +64,9 @@ class ActivationBoundaries(Stagewise):
         self.weight = weight
         self.connectors = nn.ModuleList(connector(source, target) for source, target in self.forms)
 
+    def listens(self, phase: str) -> bool:
+        return phase != "main" or self.weight != 0
+
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         weight = self.weight if batch.phase == "main" else self.initial_weight
         if weight == 0:

@@ -69,6 +69,9 @@ class FlowOfSolutionProcedure(Stagewise):
         self.weight = weight
         self.widen = nn.ModuleList(widened(source, target) for source, target in self.forms)
 
+    def listens(self, phase: str) -> bool:
+        return phase != "main" or self.weight != 0
+
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         weight = self.weight if batch.phase == "main" else 1.0
         if weight == 0:

@@ -67,6 +67,9 @@ class Standardized(Method):
     def needs(self) -> Needs:
         return self.inner.needs()
 
+    def listens(self, phase: str) -> bool:
+        return self.inner.listens(phase)
+
     def prepare(self) -> None:
         self.inner.prepare()
 

@@ -122,6 +122,12 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_p
     assert record.peak_tflops == 1e-3
 
 
+def test_a_teacher_that_is_not_asked_counts_for_nothing(make_cell: MakeCell, quick: None, tmp_path: Path) -> None:
+    live = measure(make_cell("fsp", teacher="resnet14x0.5"), CPU, Path(), tmp_path).live
+    student = networks.form("resnet8x0.25", 10, (1, 8, 8))
+    assert live.tflops == pytest.approx(2 * 20 * 3 * student.macs / (live.step_ms / 1000) / 1e12, abs=1e-6)
+
+
 def test_what_a_run_would_not_compile_is_measured_as_it_is(
     make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

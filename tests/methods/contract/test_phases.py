@@ -3,10 +3,12 @@
 import copy
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench import methods
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.combination import Combination
 from kdbench.methods.logits.kd import KD
@@ -76,3 +78,53 @@ def test_in_a_combination_a_members_phase_is_its_own(
     terms = {epoch.phase: set(epoch.terms) for epoch in history}
     assert terms["adapter"] == terms["student"] == {"prepared.feature"}
     assert terms["main"] == {"prepared.feature", "kd.kd", "task"}
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "phases"),
+    [
+        ("kd", {}, {"main"}),
+        ("ab", {"initial_epochs": 1}, {"ab"}),
+        ("ab", {"initial_epochs": 1, "weight": 1.0}, {"ab", "main"}),
+        ("fsp", {"initial_epochs": 1}, {"fsp"}),
+        ("ab+kd", {"ab": {"initial_epochs": 1}}, {"ab", "main"}),
+        ("ab+ce", {"ab": {"initial_epochs": 1}}, {"ab"}),
+    ],
+)
+def test_a_teacher_to_whom_nobody_listens_is_not_asked_and_nothing_else_changes(
+    name: str,
+    params: dict[str, Any],
+    phases: set[str],
+    student: Chain,
+    teacher: Chain,
+    facts: Facts,
+    learn: Learn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def learned(always: bool) -> tuple[State, set[str]]:
+        own = copy.deepcopy(student)
+        torch.manual_seed(0)
+        method = methods.create(name, own, teacher, facts, **params)
+        asked: list[None] = []
+        heard: set[str] = set()
+
+        def counted(*what: Any) -> Trace:
+            asked.append(None)
+            return trace(*what)
+
+        def told(live: Any) -> None:
+            if asked:
+                heard.add(live.phase)
+            asked.clear()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(teacher, "trace", counted)
+            if always:
+                patch.setattr(type(method), "listens", lambda self, phase: True)
+            learn(own, teacher, method, watch=told)
+        return own.state_dict(), heard
+
+    trace = teacher.trace
+    weights, heard = learned(always=False)
+    assert heard == phases
+    assert same(weights, learned(always=True)[0])
