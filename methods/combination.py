@@ -60,8 +60,9 @@ class Combination(Method):
 
     def learning(self, phase: str) -> dict[str, Method]:
         """A member's own initial phase is not the others' business."""
-        own = {name: member for name, member in self.methods.items() if phase in {own.name for own in member.phases}}
-        return self.methods if phase == "main" else own
+        if phase == "main":
+            return self.methods
+        return {name: member for name, member in self.methods.items() if phase in {own.name for own in member.phases}}
 
     def prepare(self) -> None:
         for member in self.methods.values():

@@ -9,9 +9,8 @@ from tests.conftest import Golden
 
 @pytest.mark.golden("PKT")
 def test_the_divergence_is_the_published_codes(golden: Golden) -> None:
-    if golden.dtype == torch.float32:
-        golden.tolerance = 1e-4  # terms of both signs all but cancel: how they were rounded is the processor's
-    golden.check(divergence(golden["fs"], golden["ft"]))
+    # The sum is a 25th of its terms, which all but cancel: how they were rounded is the processor's.
+    golden.check(divergence(golden["fs"], golden["ft"]), fp32=3e-5)
 
 
 def test_only_directions_count() -> None:
