@@ -49,7 +49,7 @@ def run_again(
         store.finish(fresh, weights)
         return 0
     if same_bits(fresh.result, record.result):
-        store.put_back(fresh, weights)
+        store.finish(fresh, weights)  # a teacher's may be gone
         print("The same bits as the record.")
         return 0
     if fresh.result.teacher_weights != record.result.teacher_weights:
@@ -139,9 +139,7 @@ def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) 
         fresh, weights = _anew(teacher, known or record, store, data_folder, False, "auto")
         wanted = known.result.weights if known else record.result.teacher_weights if record else fresh.result.weights
         stays = wanted == fresh.result.weights
-        if known and stays:
-            store.put_back(fresh, weights)
-        elif stays:
+        if stays:
             store.finish(fresh, weights)
     if stays:
         yield store

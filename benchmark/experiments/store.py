@@ -25,7 +25,7 @@ import msgspec
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
-from kdbench.benchmark.experiments.record import Brief, Failure, Record
+from kdbench.benchmark.experiments.record import Brief, Failure, Record, same_bits
 from kdbench.benchmark.whole import written
 from kdbench.refusal import Refusal
 
@@ -166,21 +166,17 @@ class Store:
         return sorted(self.records_folder.glob("*.jsonl"))
 
     def finish(self, record: Record, weights: bytes | None = None) -> None:
-        """Old weights go first and the new ones come last: none ever lie beside the record of others."""
-        self.record(record.id)  # refused where a newer version's is
+        """A record that is here and has the same bits stays: others speak of it. Where it has not, old weights go first
+        and the new ones come last: none ever lie beside the record of others."""
+        before = self.record(record.id)  # refused where a newer version's is
         file = self.weights(record.cell)
-        if weights is not None:
-            file.unlink(missing_ok=True)
-        write(self.records_folder / f"{record.id}.json", pretty(record))
-        if weights is not None:
+        if before is None or not same_bits(before.result, record.result):
+            if weights is not None:
+                file.unlink(missing_ok=True)
+            write(self.records_folder / f"{record.id}.json", pretty(record))
+        if weights is not None and not file.exists():
             write(file, weights)
             self._forget(record)
-        self.forgive(record.id)
-
-    def put_back(self, record: Record, weights: bytes | None) -> None:
-        """Weights that were gone, with the bits that the record here speaks of: it stays as it is."""
-        if weights is not None and not self.weights(record.cell).exists():
-            write(self.weights(record.cell), weights)
         self.forgive(record.id)
 
     def pack(self) -> None:

@@ -23,7 +23,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import Interrupted, crew, describe
 from kdbench.benchmark.experiments.environment import environment, now
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.run import Ran, Running, running
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
@@ -123,20 +123,14 @@ class Worker:
         if isinstance(result, Failure):
             self.store.fail(result)
             return "failed"
-        self._keep(*result)
-        self.store.clear(cell.id)
-        return "finished"
-
-    def _keep(self, record: Record, weights: bytes | None) -> None:
-        """A teacher whose weights were gone has a record here, which its students speak of."""
-        before = self.store.record(record.id)
-        if before and before.result.weights == record.result.weights:
-            self.store.put_back(record, weights)
-            return
-        if before:
-            again = f"{record.id} was trained anew, and has other weights than before"
+        record, weights = result
+        before = self.store.record(cell.id)
+        if before and before.result.weights != record.result.weights:
+            again = f"{cell.id} was trained anew, and has other weights than before"
             warnings.warn(f"{again}: gains are not taken across students of the two", stacklevel=2)
         self.store.finish(record, weights)
+        self.store.clear(cell.id)
+        return "finished"
 
     def _watched(
         self, steps: Running, checkpoints: Checkpoints, lease: Lease, news: "News"

@@ -40,7 +40,7 @@ def test_outlines_are_those_of_the_records_and_a_pack_is_read_once(
     monkeypatch.setattr(store_module, "believed", None)  # whoever reads a record now falls
     assert seconds(results) == expected
     monkeypatch.undo()
-    Store(results).finish(make_record(records[0].cell, seconds=99))
+    Store(results).finish(make_record(records[0].cell, top1=99.0, seconds=99))
     assert seconds(results) == expected | {records[0].id: 99}  # a single one is newer than a pack
     monkeypatch.setattr(store_module, "PACK_FROM", 1)
     Store(results).pack()

@@ -213,9 +213,9 @@ def test_readers_see_every_record_while_others_pack_and_finish(
 
     thread = threading.Thread(target=read)
     thread.start()
-    for _ in range(25):
+    for top1 in range(25):
         for record in records:
-            packed.finish(record)
+            packed.finish(make_record(record.cell, top1=float(top1)))
         packed.pack()
     over.set()
     thread.join()
