@@ -35,9 +35,10 @@ def run_again(
     ``name`` is a record's id, or a file that holds a record or a cell as grids make it; a cell that has no record here
     leaves one."""
     store = Store(results)
-    record = store.record(name) if Path(name).name == name else None
-    record, cell = (record, record.cell) if record else _record_or_cell(Path(name))
-    record = record or store.record(cell.id)
+    known = store.record(name) if Path(name).name == name else None
+    record, cell = (known, known.cell) if known else _record_or_cell(Path(name))
+    known = known or store.record(cell.id)
+    record = record or known
     extensions.needs(cell.files)
     if record is None:
         _as_declared(cell, name)
@@ -49,7 +50,8 @@ def run_again(
         store.finish(fresh, weights)
         return 0
     if same_bits(fresh.result, record.result):
-        store.finish(fresh, weights)  # a teacher's may be gone
+        if known and same_bits(fresh.result, known.result):
+            store.finish(fresh, weights)  # a teacher's may be gone
         print("The same bits as the record.")
         return 0
     if fresh.result.teacher_weights != record.result.teacher_weights:

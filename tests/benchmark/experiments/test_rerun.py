@@ -95,6 +95,22 @@ def test_a_teacher_that_is_run_again_has_its_weights_back(ran: Ran) -> None:
     trained(cell.teacher, store)
 
 
+def test_a_record_of_somebody_else_whose_bits_come_out_leaves_ours_and_its_weights_as_they_are(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, cell, _ = ran
+    ours = store.record(cell.teacher.id)
+    assert ours is not None
+    theirs = tmp_path / "theirs.json"
+    theirs.write_bytes(msgspec.json.encode(ours))
+    ours.result.weights = "of another processor"
+    store.finish(ours, b"of another processor")
+    before = seen(store)
+    assert run_again(str(theirs), tmp_path, Path()) == 0
+    assert capsys.readouterr().out.endswith("The same bits as the record.\n")
+    assert seen(store) == before
+
+
 def test_a_teacher_that_comes_out_otherwise_teaches_this_once_and_leaves_the_store_to_the_others_pupils(
     ran: Ran, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +137,7 @@ def test_who_has_a_record_alone_gets_no_teacher_but_the_one_that_it_speaks_of(
     assert run_again(str(file), fresh.folder, Path()) == 0
     assert capsys.readouterr().out.endswith("The same bits as the record.\n")
     trained(cell.teacher, fresh)
+    assert fresh.record(cell.id) is None
 
     other = Store(tmp_path / "other")
     record.result.teacher_weights = "another machine's"
