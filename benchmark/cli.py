@@ -21,6 +21,7 @@ from kdbench.benchmark.options import (
     load_files,
     planned,
     results,
+    retry,
     say,
     settings,
 )
@@ -121,7 +122,7 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @grid(required=False)
 @click.option("--cell", metavar="CELL", help="Run a finished cell anew, by its id or its record's file, and compare.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
-@click.option("--retry", type=click.Choice(["failed"]), help="Run the failed cells again too.")
+@retry
 @settings
 @data
 @results
@@ -145,6 +146,7 @@ def run(
     Examples:
       kdbench run quickstart
       kdbench run my_grid.yaml --workers 2 --retry failed
+      kdbench run my_grid.yaml --retry outdated
       kdbench run my_grid.yaml --live-teacher
       kdbench run --cell digits-resnet14x2-resnet8x0.25-kd-s0-7f18230f299e
       kdbench run --cell their_record.json
@@ -158,7 +160,7 @@ def run(
         raise click.UsageError("--workers and --retry are for a grid, got --cell")
     load_files(files)
     if grid is not None:
-        sys.exit(local.run_grid(load(grid), results, data, workers, retry_failed=retry == "failed", **settings))
+        sys.exit(local.run_grid(load(grid), results, data, workers, retry=retry, **settings))
     elif cell is not None:
         sys.exit(rerun.run_again(cell, results, data, **settings))
 

@@ -29,6 +29,10 @@ files = click.option(
     "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
     help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
 )  # fmt: skip
+retry = click.option(
+    "--retry", type=click.Choice(["failed", "outdated"]),
+    help="Again what has failed; or what is outdated: its teacher was trained anew since, and has other weights.",
+)  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 

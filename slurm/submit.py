@@ -21,7 +21,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from kdbench.benchmark import data as datasets
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
+from kdbench.benchmark.experiments.plan import Entry, Plan, State, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
 from kdbench.refusal import Refusal
@@ -48,25 +48,24 @@ class Array:
 
 
 def submit(
-    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool = False, retry_failed: bool = False,
+    grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool = False, retry: str | None = None,
     **settings: Any,
 ) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
     site, store = sites.load(site_name), Store(results.resolve())
-    wanted = (State.MISSING, State.FAILED) if retry_failed else (State.MISSING,)
     if dry_run:
         try:
             there, longest = waiting(store, queue.queued()), queue.largest_array()
         except Refusal:  # a dry run works anywhere
             there, longest = {}, queue.USUAL_ARRAY
-        made = to_be_run(grid, store)
-        known = _to_come(made, there)
-        submission, parts = drawn_up(made, wanted, site, site_name, known, longest)
+        made = to_be_run(grid, store, retry)
+        known = _to_come(made, there, store)
+        submission, parts = drawn_up(made, site, site_name, known, longest)
         texts = _shown(submission, parts, site, store)
-        return "\n".join([*texts, f"{_counted(parts)} would be submitted{_besides(made, wanted, known)}."])
+        return "\n".join([*texts, f"{_counted(parts)} would be submitted{_besides(made, known)}."])
 
     check(site, store)
-    for dataset in {entry.cell.dataset for entry in to_be_run(grid, store).those(*wanted)}:
+    for dataset in {entry.cell.dataset for entry in to_be_run(grid, store, retry).those(State.MISSING)}:
         datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
@@ -74,11 +73,11 @@ def submit(
     with desk:
         # The queue is asked before the records: a job that ends in between has left what it leaves.
         there = waiting(store, queue.queued())
-        made = to_be_run(grid, store)
-        known = _to_come(made, there)
-        submission, parts = drawn_up(made, wanted, site, site_name, known, queue.largest_array())
+        made = to_be_run(grid, store, retry)
+        known = _to_come(made, there, store)
+        submission, parts = drawn_up(made, site, site_name, known, queue.largest_array())
         if not parts:
-            return f"Nothing is left to submit{_besides(made, wanted, known)}."
+            return f"Nothing is left to submit{_besides(made, known)}."
         if shutil.which("srun") is None:  # submitit looks for it too, and too late
             raise Refusal("SLURM cannot be asked from this machine: there is no command 'srun'")
         if not desk.holds():  # this process was stopped for so long that it was believed dead
@@ -104,12 +103,12 @@ def submit(
                 if failure.id in refused:
                     store.fail(failure)
             raise
-    return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, wanted, known)}. Logs: {home}"
+    return f"Submitted {_counted(parts)}: {', '.join(numbers)}{_besides(made, known)}. Logs: {home}"
 
 
-def _to_come(made: Plan, there: dict[str, queue.Queued]) -> dict[str, queue.Queued]:
+def _to_come(made: Plan, there: dict[str, queue.Queued], store: Store) -> dict[str, queue.Queued]:
     """The cells that jobs in the queue will still do: one that has failed no job tries again."""
-    left = {entry.cell.id for entry in made.those(State.MISSING, State.RUNNING)}
+    left = {entry.cell.id for entry in made.those(State.MISSING, State.RUNNING)} - store.failures().keys()
     return {cell_id: job for cell_id, job in there.items() if cell_id in left}
 
 
@@ -118,13 +117,13 @@ def _ids(arrays: list[list[list[str]]]) -> set[str]:
 
 
 def drawn_up(
-    made: Plan, wanted: Sequence[State], site: Site, site_name: str, known: dict[str, queue.Queued], longest: int
+    made: Plan, site: Site, site_name: str, known: dict[str, queue.Queued], longest: int
 ) -> tuple[Submission, list[Array]]:
     """The arrays that are to be sent, in their order. A student whose teacher will not be there is not sent."""
-    alone = _alone(made, wanted, known)
+    alone = _alone(made, known)
     students = sorted(made.students, key=lambda entry: entry.cell.seed)  # as on one machine: see Agenda
-    first = bundles([e for e in made.teachers if e.state in wanted and e.cell.id not in known], site)
-    then = bundles([e for e in students if e.state in wanted and e.cell.id not in known.keys() | alone], site)
+    first = bundles([e for e in made.teachers if _wanted(e) and e.cell.id not in known], site)
+    then = bundles([e for e in students if _wanted(e) and e.cell.id not in known.keys() | alone], site)
     earlier = sorted({known[entry.cell.id].job for entry in made.teachers if entry.cell.id in known})
 
     arrays = _laned(first, site, longest, teachers=True, start=0, after=[], after_jobs=[])
@@ -142,11 +141,15 @@ def drawn_up(
     return submission, arrays
 
 
-def _alone(made: Plan, wanted: Sequence[State], known: Container[str]) -> set[str]:
+def _wanted(entry: Entry) -> bool:
+    return entry.state is State.MISSING
+
+
+def _alone(made: Plan, known: Container[str]) -> set[str]:
     """The students that cannot be sent: their teacher failed, or runs where no job can wait for it."""
-    there = (State.FINISHED, *wanted)
+    there = (State.FINISHED, State.MISSING)
     absent = {e.cell.id for e in made.teachers if e.state not in there and e.cell.id not in known}
-    pupils = [(e.cell.id, e.cell.teacher.id) for e in made.students if e.cell.teacher and e.state in wanted]
+    pupils = [(e.cell.id, e.cell.teacher.id) for e in made.students if e.cell.teacher and _wanted(e)]
     return {pupil for pupil, teacher in pupils if teacher in absent and pupil not in known}
 
 
@@ -283,13 +286,14 @@ def _counted(arrays: Sequence[Array]) -> str:
     return f"{counted(cells, 'cell')} in {counted(sum(len(array.jobs) for array in arrays), 'job')}"
 
 
-def _besides(made: Plan, wanted: Sequence[State], known: Container[str]) -> str:
+def _besides(made: Plan, known: Container[str]) -> str:
     """What of the grid is neither finished nor sent, and why."""
     counts = {
         "in the queue already": sum(entry.cell.id in known for entry in made.entries),
         "running elsewhere": len([e for e in made.those(State.RUNNING) if e.cell.id not in known]),
-        "failed (--retry failed submits them again)": len(made.those(State.FAILED)) * (State.FAILED not in wanted),
-        "without a teacher, which failed or runs elsewhere": len(_alone(made, wanted, known)),
+        "failed (--retry failed submits them again)": len(made.those(State.FAILED)),
+        "outdated (--retry outdated submits them again)": len(made.those(State.OUTDATED)),
+        "without a teacher, which failed or runs elsewhere": len(_alone(made, known)),
         "invalid ('plan' says why)": len(made.those(State.INVALID)),
     }
     said = [f"{count} {what}" for what, count in counts.items() if count]

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, planned, results, settings
+from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, planned, results, retry, settings
 
 
 def folder(verb: F) -> F:
@@ -20,7 +20,7 @@ def folder(verb: F) -> F:
 @grid(required=True)
 @click.option("--site", required=True, help="The cluster: the name of a site that ships, or a YAML file of your own.")
 @click.option("--dry-run", is_flag=True, help="Print what sbatch would be told; submit nothing.")
-@click.option("--retry", type=click.Choice(["failed"]), help="Submit the failed cells again too.")
+@retry
 @settings
 @data
 @results
@@ -49,7 +49,7 @@ def submit(
     from kdbench.slurm.submit import submit
 
     load_files(files)
-    how = {"dry_run": dry_run, "retry_failed": retry == "failed"} | settings
+    how = {"dry_run": dry_run, "retry": retry} | settings
     print(submit(load(grid), site, results, data, **how))
 
 

@@ -15,10 +15,11 @@ LINES = 40  # of a log, at its end
 
 
 def sent(plan: Plan, store: Store) -> Sent:
-    """Where the missing cells are that were submitted once."""
+    """Where the missing cells are that were submitted once, and the outdated ones that were submitted again."""
     known = submitted(store)
     missing = [entry.cell.id for entry in plan.those(State.MISSING) if entry.cell.id in known]
-    if not missing:
+    outdated = [entry.cell.id for entry in plan.those(State.OUTDATED) if entry.cell.id in known]
+    if not missing and not outdated:
         return Sent({}, {})
     try:
         there = waiting(store, queue.queued())
@@ -26,7 +27,7 @@ def sent(plan: Plan, store: Store) -> Sent:
         return Sent(dict.fromkeys(missing, f"submitted; {refusal}"), {})
     busy = {there[e.cell.id].job for e in plan.those(State.RUNNING) if e.cell.id in there}
     pending = {}
-    for key in (key for key in missing if key in there):
+    for key in (key for key in missing + outdated if key in there):
         pending[key] = _in_words(there[key], there[key].job in busy)
         busy.add(there[key].job)  # only the first of a job's cells can be the one that begins
     # A cell that has ended since the plan was made is not lost.

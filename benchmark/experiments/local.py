@@ -11,7 +11,7 @@ from kdbench.benchmark import data
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, places
-from kdbench.benchmark.experiments.plan import State, plan, to_be_run
+from kdbench.benchmark.experiments.plan import State, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.words import counted, duration, warn
@@ -19,15 +19,14 @@ from kdbench.benchmark.experiments.worker import Status
 
 
 def run_grid(
-    grid: Grid, results: Path, data_folder: Path, workers: int | None = None, *, retry_failed: bool = False,
+    grid: Grid, results: Path, data_folder: Path, workers: int | None = None, *, retry: str | None = None,
     **settings: Any,
 ) -> int:  # fmt: skip
     """Run what is missing; the exit code is 1 where a cell failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
-    made = to_be_run(grid, store)
-    again = made.those(State.FAILED) if retry_failed else []
-    todo = [*made.those(State.MISSING, State.RUNNING), *again]
+    made = to_be_run(grid, store, retry)
+    todo = made.those(State.MISSING, State.RUNNING)
     if not todo:
         print(plan_text(made))
         print("Nothing is left to run.")
@@ -36,12 +35,13 @@ def run_grid(
     (results / "work").mkdir(parents=True, exist_ok=True)  # what cannot be written ends here, and not in a worker
     for dataset in {entry.cell.dataset for entry in todo}:
         data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
-    if again:  # only now, when nothing is refused any more
-        for entry in again:
+    if retry:  # only now, when nothing is refused any more
+        for entry in made.those(State.MISSING):
             store.forgive(entry.cell.id)
-        made = plan(grid, store)
 
     print(f"{grid.name}: {len(todo)} of {counted(len(made.entries), 'cell')} to run, {time_left(made)}", flush=True)
+    if outdated := made.those(State.OUTDATED):
+        print(f"{counted(len(outdated), 'cell')} outdated, and left as they are without --retry outdated", flush=True)
     with Bars() as bars:
         outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
     warn(store.troubles)

@@ -24,14 +24,19 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     epochs: int  # none of a teacher that was imported
     tasks: str  # how classes arrived, where they did not all come at once
     machine: str  # what it was timed on
+    weights: str
+    teacher_weights: str | None  # those that it learned from
 
     @classmethod
     def of(cls, record: Brief) -> "Outline":
         cell = record.cell
         epochs = cell.recipe.epochs if cell.recipe else 0
         tasks = str(cell.incremental or "")
-        where, seconds = _machine(record.environment), record.cost.seconds
-        return cls(record.id, cell.dataset, cell.pair, cell.method, cell.world, seconds, epochs, tasks, where)
+        where, seconds, result = _machine(record.environment), record.cost.seconds, record.result
+        return cls(
+            record.id, cell.dataset, cell.pair, cell.method, cell.world, seconds, epochs, tasks, where,
+            result.weights, result.teacher_weights,
+        )  # fmt: skip
 
 
 def _machine(where: BriefEnvironment) -> str:

@@ -1,6 +1,7 @@
 """A grid held against the store: what is finished, running, failed, missing or invalid, and what that will take."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,15 +11,19 @@ from kdbench.benchmark.experiments.expectation import Expectation
 from kdbench.benchmark.experiments.feasibility import attempt, decisive
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.memory import Outlook, outlook
-from kdbench.benchmark.experiments.record import Failure
+from kdbench.benchmark.experiments.outline import Outline
+from kdbench.benchmark.experiments.record import outdated
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import warn
 from kdbench.methods.method import Needs
 from kdbench.refusal import Refusal
 
+OTHER_WEIGHTS = "its teacher has been trained anew since, and has other weights"
+
 
 class State(StrEnum):
     FINISHED = "finished"
+    OUTDATED = "outdated"  # finished, but its teacher has been trained anew since, and has other weights
     RUNNING = "running"
     FAILED = "failed"
     MISSING = "missing"
@@ -62,15 +67,21 @@ class Plan:
         return sum(known) / 3600, len(missing) - len(known)
 
 
-def plan(grid: Grid, store: Store) -> Plan:
+def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
+    """``retry``: cells of this state, failed or outdated, are missing too."""
     records, failures = store.outlines(), store.failures()
+    if retry == State.FAILED:
+        failures = {}
     expected = Expectation(records.values())
     tried: dict[bytes, str | Needs] = {}
     running = {folder.name for folder in (store.folder / "work").glob("*") if lease.held(folder)}
+    old = {cell.id for cell in grid.cells if _outdated(cell, records)}
+    over = records.keys() - (old if retry == State.OUTDATED else old & running)
 
     def entry(cell: Cell, finished: bool) -> Entry:
         if finished:
-            return Entry(cell, State.FINISHED, seconds=records[cell.id].seconds)
+            state, reason = (State.OUTDATED, OTHER_WEIGHTS) if cell.id in old else (State.FINISHED, "")
+            return Entry(cell, state, reason, records[cell.id].seconds)
         if cell.id in store.newer:
             return Entry(cell, State.INVALID, f"{store.newer[cell.id]} holds its record, of a newer kdbench: use that")
         decides = decisive(cell)
@@ -81,14 +92,20 @@ def plan(grid: Grid, store: Store) -> Plan:
             return Entry(cell, State.INVALID, needs)
         if cell.id in running:
             return Entry(cell, State.RUNNING)
-        if cell.id in failures:
+        if cell.id in failures and cell.id not in old:
             return Entry(cell, State.FAILED, failures[cell.id].error)
-        because, seconds = _because(cell, failures), expected.seconds(cell)
-        return Entry(cell, State.MISSING, because, seconds, needs, expected.machines(cell))
+        return Entry(cell, State.MISSING, because(cell), expected.seconds(cell), needs, expected.machines(cell))
+
+    def because(cell: Cell) -> str:
+        if cell.teacher and cell.teacher.id in failures:
+            return "its teacher failed"
+        if cell.id in old:
+            return OTHER_WEIGHTS
+        return "its weights are not here" if cell.id in records else ""
 
     # A teacher is finished when its weights are there too, as long as somebody still has to learn from it, and can.
-    learners = {cell.id: entry(cell, cell.id in records) for cell in grid.cells if cell.teacher}
-    done = (State.FINISHED, State.INVALID)
+    learners = {cell.id: entry(cell, cell.id in over) for cell in grid.cells if cell.teacher}
+    done = (State.FINISHED, State.OUTDATED, State.INVALID)
     pupils = {one.cell.teacher.id for one in learners.values() if one.cell.teacher and one.state not in done}
     teachers = [cell for key, cell in grid.teachers.items() if key in pupils or key in records]
     teaching = {teacher.id for teacher in teachers}
@@ -104,15 +121,15 @@ def plan(grid: Grid, store: Store) -> Plan:
 def _without(student: Entry, lost: dict[str, str]) -> Entry:
     """A student whose teacher cannot be had is as invalid as its teacher."""
     teacher = student.cell.teacher
-    if student.state is State.FINISHED or teacher is None or teacher.id not in lost:
+    if student.state in (State.FINISHED, State.OUTDATED) or teacher is None or teacher.id not in lost:
         return student
     return Entry(student.cell, State.INVALID, f"its teacher cannot be had: {lost[teacher.id]}")
 
 
-def to_be_run(grid: Grid, store: Store) -> Plan:
+def to_be_run(grid: Grid, store: Store, retry: str | None = None) -> Plan:
     """The plan of who is about to run it: records that cannot be believed are told of, once, and a grid of which no
     cell can work is refused."""
-    made = plan(grid, store)
+    made = plan(grid, store, retry)
     warn(store.troubles)
     store.troubles.clear()
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
@@ -120,5 +137,6 @@ def to_be_run(grid: Grid, store: Store) -> Plan:
     return made
 
 
-def _because(cell: Cell, failures: dict[str, Failure]) -> str:
-    return "its teacher failed" if cell.teacher and cell.teacher.id in failures else ""
+def _outdated(cell: Cell, records: Mapping[str, Outline]) -> bool:
+    student, teacher = records.get(cell.id), records.get(cell.teacher.id) if cell.teacher else None
+    return bool(student and teacher and outdated(student.teacher_weights, teacher.weights))

@@ -39,6 +39,11 @@ def same_bits(one: Result, other: Result) -> bool:
     return msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
+def outdated(learned_from: str | None, teacher: str) -> bool:
+    """Whether a student learned from other weights of its teacher than those that its teacher's record speaks of."""
+    return learned_from is not None and learned_from != teacher
+
+
 class Cost(msgspec.Struct, kw_only=True):
     """What it took: differs from run to run."""
 
@@ -94,6 +99,7 @@ class Failure(msgspec.Struct, kw_only=True):
 class BriefResult(msgspec.Struct, kw_only=True):
     top1: float
     best_top1: float
+    weights: str
     teacher_weights: str | None = None
     teacher_top1: float | None = None
     incremental: dict[str, Any] | None = None

@@ -15,6 +15,8 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted, duration
 from kdbench.benchmark.experiments.worker import Status
 
+TOLD = (State.INVALID, State.FAILED, State.OUTDATED)  # with the reason why
+
 
 def of_plan(plan: Plan) -> dict[str, Any]:
     hours, unknown = plan.hours()
@@ -32,14 +34,18 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 
 
 def plan_text(plan: Plan) -> str:
-    lines = [_headline(plan, plan.counts())]
-    for state in (State.INVALID, State.FAILED):
-        lines += _reasons(plan, state)
+    lines = [_headline(plan, plan.counts()), *_told(plan)]
     missing = plan.those(State.MISSING)
-    lines += _first([f"  to run  {_named(entry.cell)}{_expected(entry)}" for entry in missing])
+    lines += _first([f"  to run  {_named(entry.cell)}{_expected(entry)}{_why(entry)}" for entry in missing])
     if missing:
         lines += [*in_words(plan.memories), f"time to run  {time_left(plan)}"]
     return "\n".join(lines)
+
+
+def _told(plan: Plan) -> list[str]:
+    lines = [line for state in TOLD for line in _reasons(plan, state)]
+    again = ["Outdated cells are run again with --retry outdated."] if plan.those(State.OUTDATED) else []
+    return lines + again
 
 
 def _named(cell: Cell) -> str:
@@ -52,7 +58,7 @@ def _named(cell: Cell) -> str:
 
 
 def _reasons(plan: Plan, state: State) -> list[str]:
-    """Why cells are invalid, or have failed; of those that a method has the same reason for, the first and how many."""
+    """Why cells are in this state; of those that a method has the same reason for, the first and how many."""
     alike: dict[tuple[str, str, str], list[Cell]] = {}
     for entry in plan.those(state):
         alike.setdefault((entry.cell.method, str(entry.cell.params), entry.reason), []).append(entry.cell)
@@ -85,7 +91,7 @@ def of_status(plan: Plan, results: Path, sent: Sent = NOWHERE) -> dict[str, Any]
     return (
         {"grid": plan.grid.name, "counts": _counts(plan, sent), "running": running}
         | sent._asdict()
-        | {str(state): [_row(entry) for entry in plan.those(state)] for state in (State.FAILED, State.INVALID)}
+        | {str(state): [_row(entry) for entry in plan.those(state)] for state in TOLD}
     )
 
 
@@ -101,8 +107,7 @@ def status_text(plan: Plan, results: Path, sent: Sent = NOWHERE) -> str:
             lines.append(f"  running  {entry.cell.id}: {phase}epoch {status.epoch} of {status.epochs}{left}")
     for name, cells in sent._asdict().items():
         lines += _first([f"  {name}  {cell_id}: {why}" for cell_id, why in cells.items()], f" {name}")
-    for state in (State.FAILED, State.INVALID):
-        lines += _reasons(plan, state)
+    lines += _told(plan)
     if plan.those(State.FAILED):
         lines.append(f"Failures in full: {results / 'failures'}/; run them again with --retry failed.")
     return "\n".join(lines)
@@ -141,7 +146,8 @@ def _timed_on(plan: Plan) -> list[str]:
 
 def _counts(plan: Plan, sent: Sent) -> dict[str, int]:
     counts = plan.counts() | {name: len(cells) for name, cells in sent._asdict().items()}
-    counts[State.MISSING] -= len(sent.pending) + len(sent.lost)
+    for entry in plan.those(State.MISSING, State.OUTDATED):
+        counts[entry.state] -= entry.cell.id in sent.pending or entry.cell.id in sent.lost
     return counts
 
 
@@ -153,6 +159,10 @@ def _headline(plan: Plan, counts: dict[str, int]) -> str:
 
 def _expected(entry: Entry) -> str:
     return "" if entry.seconds is None else f" (about {duration(entry.seconds)})"
+
+
+def _why(entry: Entry) -> str:
+    return f": {entry.reason}" if entry.reason else ""
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import Interrupted, crew, describe
 from kdbench.benchmark.experiments.environment import environment, now
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.record import Failure
+from kdbench.benchmark.experiments.record import Failure, outdated
 from kdbench.benchmark.experiments.run import Ran, Running, running
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
@@ -95,7 +95,7 @@ class Worker:
                 return "elsewhere"
             with lease, News(folder, partial(tell, cell) if tell else None) as news:
                 # Another may have finished it between the plan and the lease, or failed.
-                if self.store.record(cell.id) and not (needs_weights and not self.store.weights(cell).exists()):
+                if self._finished(cell) and not (needs_weights and not self.store.weights(cell).exists()):
                     return "finished"
                 if self.store.failure(cell.id):
                     return "failed"
@@ -103,6 +103,12 @@ class Worker:
         except OSError as error:  # of the store, as when its disk is full: the cell's own is caught before
             self.store.fail(failure(cell, describe(error), traceback.format_exc(), self.engine))
             return "failed"
+
+    def _finished(self, cell: Cell) -> bool:
+        record = self.store.record(cell.id)
+        teacher = self.store.record(cell.teacher.id) if record and cell.teacher else None
+        old = record and teacher and outdated(record.result.teacher_weights, teacher.result.weights)
+        return record is not None and not old
 
     def _run(self, cell: Cell, lease: Lease, news: "News", together: Together | None) -> Generator[None, None, Outcome]:
         checkpoints = Checkpoints(self.store.work(cell.id))
@@ -125,9 +131,11 @@ class Worker:
             return "failed"
         record, weights = result
         before = self.store.record(cell.id)
-        if before and before.result.weights != record.result.weights:
-            again = f"{cell.id} was trained anew, and has other weights than before"
-            warnings.warn(f"{again}: gains are not taken across students of the two", stacklevel=2)
+        if before and before.result.weights != record.result.weights and cell.teacher is None:
+            again = (
+                f"{cell.id} was trained anew, and has other weights than before: gains are not taken across students"
+            )
+            warnings.warn(f"{again} of the two; '--retry outdated' trains the earlier ones again", stacklevel=2)
         self.store.finish(record, weights)
         self.store.clear(cell.id)
         return "finished"

@@ -16,8 +16,8 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
     """Of each series: time of training, images a second, a step's time against ce's, memory and parameters.
 
     Where a section's methods were measured by themselves, with nothing else on the machine, those speeds stand; where
-    none was, those of its cells. Both are with the teacher asked anew; ``remembered_cost`` is a step's time with its
-    answers remembered.
+    none was, those of its cells. Both are with the teacher asked anew; ``remembered_cost`` is with its answers
+    remembered. Images a second are the main phase's; ``relative_cost`` counts the phases before it too.
     """
     parameters = cells.groupby(SERIES)[["deployed", "discarded"]].max()
     table = parameters.rename(columns={"deployed": "deployed_parameters", "discarded": "discarded_parameters"})
@@ -26,8 +26,8 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
     paces = ran.agg(
         images_per_second=("speed", "median"), peak_memory_mb=("memory", "median"), paced_in=("environment", "first")
     ).assign(remembered_cost=float("nan"), paced_alone=False)
-    ce = paces["images_per_second"].where(paces.index.get_level_values("method") == "ce")
-    paces["relative_cost"] = ce.groupby(SECTION).transform("max") / paces["images_per_second"]
+    ce = table["seconds"].where(table.index.get_level_values("method") == "ce")
+    paces["relative_cost"] = table["seconds"] / ce.groupby(SECTION).transform("max")
     alone = _measured(cells, measured)
     if not alone.empty:
         section, measured_ones = (rows.droplevel(["source", "method"]).index for rows in (paces, alone))
@@ -44,10 +44,10 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
             "networks": one.pair,
             "method": shown(one.method, one.params),
             "images_per_second": one.live.images_per_second,
-            "relative_cost": one.live.cost,
+            "relative_cost": one.live.cost + one.initial,
             "peak_memory_mb": one.live.peak_memory_mb,
             "environment": environment(one.environment.key, one.environment.machine),
-            "remembered_cost": one.remembered.cost if one.remembered else float("nan"),
+            "remembered_cost": one.remembered.cost + one.initial if one.remembered else float("nan"),
         }
         for one in measured
     ]

@@ -29,7 +29,7 @@ GAINS = [
     Column("over ce", "surely", ("over_ce", "over_ce_half", "over_ce_p"), "on the same seeds, points of top-1"),
     Column("over kd", "surely", ("over_kd", "over_kd_half", "over_kd_p"), "on the same seeds, points of top-1"),
 ]
-TIME = Column("time × ce", "percent", ("relative_cost",), "a training step's time over ce's")
+TIME = Column("time × ce", "percent", ("relative_cost",), "a training's time over ce's")
 OVER_PAIRS = [
     *METHOD,
     Column("pairs", "count", ("pairs",)),

@@ -1,8 +1,8 @@
 """How fast one cell trains: the real loop on its real method, recipe and data, driven against a clock.
 
-What is measured is the steady state of the main phase: no evaluation, no look at the training set before the first
-step. Nothing that is learned changes a speed, so the teacher need not be trained, and the learning rate is so small
-that nothing can diverge.
+What is measured is the steady state of the main phase, and of each that comes before it: no evaluation, no look at the
+training set before the first step. Nothing that is learned changes a speed, so the teacher need not be trained, and the
+learning rate is so small that nothing can diverge.
 """
 
 import math
@@ -36,11 +36,12 @@ from kdbench.benchmark.training.memory import RememberingTeacher, affordable
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.methods.chain import Chain
-from kdbench.methods.method import Method
+from kdbench.methods.method import Method, Phase
 
 WARM_UP = 5  # steps, before it is known how many make a window
 WINDOWS = 5  # that count; the one before them does not
 SECONDS = 0.5  # that a window lasts at least
+ENDLESS = 10**9  # epochs
 SURVEYED = 500  # images that a method is shown before the first step: what it finds there changes no speed
 
 
@@ -51,12 +52,13 @@ class Learners:
     student: Chain
     teacher: Chain | None
     method: Method
+    phases: tuple[Phase, ...]  # that a run begins with
 
     def steps(
         self, dataset: Dataset, recipe: Recipe, engine: Engine, ask_teacher: Answers | None = None
     ) -> Iterator[Live]:
         """The real loop, without an end."""
-        endless = msgspec.structs.replace(recipe, epochs=10**9, milestones=(), schedule="constant", lr=1e-6)
+        endless = msgspec.structs.replace(recipe, epochs=ENDLESS, milestones=(), schedule="constant", lr=1e-6)
         unseen = replace(dataset, test=dataset.test[torch.arange(1)])  # evaluation is no part of a training's pace
         return training(
             self.student, self.teacher, self.method, unseen, endless, seed=0, engine=engine, ask_teacher=ask_teacher
@@ -73,8 +75,8 @@ class Learners:
         }
 
 
-def learners(cell: Cell, dataset: Dataset, engine: Engine) -> Learners:
-    """Depths that a method would choose by looking at its teacher are its default ones."""
+def learners(cell: Cell, dataset: Dataset, engine: Engine, phase: Phase | None = None) -> Learners:
+    """In the main phase or another. Depths that a method would choose by looking at its teacher are its default ones."""
     known = data.source(cell.dataset)
     torch.manual_seed(0)
     student = networks.build(cell.student, known.classes, known.image)
@@ -82,8 +84,8 @@ def learners(cell: Cell, dataset: Dataset, engine: Engine) -> Learners:
     facts = cell.training.facts(known.classes, dataset.train.labels)
     facts = replace(facts, images=lambda rows: shown(dataset, engine, rows[:SURVEYED]))
     method = methods.create(cell.method, student, teacher or student, facts, **cell.params)
-    method.phases = ()  # the main one alone
-    return Learners(student, teacher, method)
+    phases, method.phases = method.phases, (replace(phase, epochs=ENDLESS),) if phase else ()
+    return Learners(student, teacher, method, phases)
 
 
 def memory(taught: Learners, dataset: Dataset, recipe: Recipe, folder: Path) -> RememberingTeacher | None:
@@ -128,8 +130,9 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
             windows_ms=[round(1000 * window, 4) for window in windows],
         )
 
-    live = pace(clock(taught), student_passes + teacher_pass)
+    live, phases = pace(clock(taught), student_passes + teacher_pass), taught.phases
     del taught  # what it holds is not the next one's
+    initial = sum(phase.epochs * pace(clock(fresh(phase)), 0).cost for phase in phases) / recipe.epochs
 
     # Twice over the same steps of one epoch, in which no view is seen twice: first nothing is known, then everything.
     longest = (steps - WARM_UP - 1) // (WINDOWS + 1)
@@ -158,6 +161,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         live=live,
         cold=cold,
         remembered=remembered,
+        initial=round(initial, 4),
         views=views_of_an_image(dataset, recipe.augment),
         peak_tflops=round(peak / 1e12, 6),
         **sizes,

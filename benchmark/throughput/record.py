@@ -48,6 +48,7 @@ class Throughput(msgspec.Struct, kw_only=True):
     live: Pace  # the teacher is asked anew at every step
     cold: Pace | None = None  # its answers are remembered, and none of them is known yet
     remembered: Pace | None = None  # all of them are known; none where they cannot be remembered
+    initial: float = 0.0  # what phases before the main one add to the cost of each of its steps, shared out over them
     views: int = 1  # in which an image may be seen: as many answers are to be remembered
     peak_tflops: float  # the device's own, measured, in this precision
     method_parameters: int  # adapters and memory banks: thrown away after training
@@ -62,7 +63,7 @@ class Throughput(msgspec.Struct, kw_only=True):
         return f"{self.teacher} → {self.student}" if self.teacher else self.student
 
     def amortised(self) -> float | None:
-        """The cost of a run of the recipe's E epochs that begins with an empty memory.
+        """The cost of a run of the recipe's E epochs that begins with an empty memory, without ``initial``.
 
         An image is seen once an epoch from one of V views, each as likely as any other: in all,
         u = V (1 - (1 - 1/V)^E) of them were asked at the cold pace, and E - u were known. A step then costs

@@ -16,13 +16,14 @@ ABOUT = (
     "What a step of the main phase costs in a steady state, as a multiple of a step on labels alone that was timed in "
     "turn with it: with the teacher asked at every step (live); with its answers remembered while none is known yet "
     "(cold), and while all are (remembered; – where they cannot be); and over a run of the recipe's own epochs that "
-    "begins with none (amortised). Images a second, time and memory are live. Rows were measured one after the other: "
+    "begins with none (amortised). What phases before the main one take, shared out over its steps, comes on top "
+    "(initial). Images a second, time and memory are live. Rows were measured one after the other: "
     "where others use the machine too, compare by cost. Memory: the most in use; on a CPU, of the whole process. "
     "Adapters: parameters that are thrown away after training; layers that a method would choose by looking at its "
     "trained teacher are here the teacher's last. Of peak: what the two networks alone need, whatever the method adds, "
     "as a share of the highest rate that the device reached in a large matrix product or a wide convolution."
 )
-PACES = ["live", "cold", "remembered", "amortised"]
+PACES = ["live", "cold", "remembered", "amortised", "initial"]
 COLUMNS = ["source", "method", *PACES, "images/s", "ms/step", "memory", "adapters", "of peak"]
 ALIGN = ("left", "left", *["right"] * (len(COLUMNS) - 2))
 
@@ -93,6 +94,7 @@ def _row(record: Throughput, peak: float) -> list[str]:
         shown(record.method, record.params),
         *(_cost(pace.cost if pace else None) for pace in (record.live, record.cold, record.remembered)),
         _cost(record.amortised()),
+        _cost(record.initial or None),
         f"{record.live.images_per_second:,.0f}",
         f"{record.live.step_ms:.1f}",
         f"{record.live.peak_memory_mb:,.0f} MB",

@@ -75,7 +75,7 @@ def make_record() -> MakeRecord:
 
     def make(
         cell: Cell, top1: float = 50.0, *, seconds: float = 4.0, speed: float = 1000.0, environment: str = "here",
-        teacher: float = 90.0, teacher_weights: str = "t" * 32,
+        teacher: float = 90.0, teacher_weights: str = "t" * 32, weights: str | None = None,
     ) -> Record:  # fmt: skip
         epochs = cell.recipe.epochs
         curves = Curves(
@@ -87,7 +87,7 @@ def make_record() -> MakeRecord:
             cell=cell,
             result=Result(
                 top1=top1, top5=99.0, test_loss=1.0, best_top1=top1 + 1, best_epoch=1, curves=curves,
-                params=cell.params, weights="w" * 32, **taught,
+                params=cell.params, weights=weights or ("w" if cell.teacher else "t") * 32, **taught,
             ),
             cost=Cost(
                 seconds=seconds, wall_seconds=seconds + 1, images_per_second=speed,

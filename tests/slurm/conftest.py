@@ -10,7 +10,7 @@ import pytest
 
 from kdbench.slurm.devcluster.cluster import DevCluster, missing_packages
 from kdbench.slurm.devcluster.options import Options, Partition
-from tests.benchmark.conftest import make_cell, recipe  # noqa: F401
+from tests.benchmark.conftest import make_cell, make_record, recipe  # noqa: F401
 from tests.slurm.bench import SLOW, Bench, Eventually
 
 QUICK = Options(partitions=(Partition("low"), Partition("high", tier=10)), max_array_size=11, kill_wait_seconds=1)

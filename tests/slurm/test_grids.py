@@ -50,7 +50,7 @@ def test_teachers_come_first_a_failure_stops_nobody_and_can_be_retried(
     assert bench.submit() == "Nothing is left to submit; 1 failed (--retry failed submits them again)."
 
     (bench.folder / "repaired").touch()
-    assert bench.submit(retry_failed=True).startswith("Submitted 1 cell in 1 job")
+    assert bench.submit(retry="failed").startswith("Submitted 1 cell in 1 job")
     bench.empty()
     assert bench.counts() == {"finished": 3}
     assert not list(bench.store.folder.rglob("*.pkl"))

@@ -13,8 +13,10 @@ import pytest
 from kdbench.benchmark.experiments import lease as lease_module
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Plan, State, plan
+from kdbench.benchmark.experiments.plan import Plan, plan
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.summary import status_text
 from kdbench.benchmark.experiments.worker import failure
 from kdbench.refusal import Refusal
 from kdbench.slurm import queue, watch
@@ -41,12 +43,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "results")
 
 
-def planned(store: Store) -> Plan:
-    return plan(load("grid.yaml"), store)
+def planned(store: Store, retry: str | None = None) -> Plan:
+    return plan(load("grid.yaml"), store, retry)
 
 
 def drawn(store: Store, known: dict[str, Queued] | None = None, longest: int = 1001, **site: Any) -> list[Array]:
-    return drawn_up(planned(store), [State.MISSING], Site(**site), "site", known or {}, longest)[1]
+    return drawn_up(planned(store), Site(**site), "site", known or {}, longest)[1]
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
@@ -73,14 +75,14 @@ def test_students_of_a_teacher_that_failed_are_not_sent_until_it_is_sent_again(s
     store.fail(failure(planned(store).teachers[0].cell, "broken", "", None))
     (students,) = drawn(store)
     assert {cell.method for job in students.jobs for cell in job.cells} == {"ce"}
-    _, again = drawn_up(planned(store), [State.MISSING, State.FAILED], Site(), "site", {}, 1001)
+    _, again = drawn_up(planned(store, "failed"), Site(), "site", {}, 1001)
     assert [len(array.jobs) for array in again] == [1, 6]
 
 
 def test_cells_of_one_world_share_an_array(store: Store) -> None:
     Path("several.yaml").write_text(GRID.replace("kd]", "at]") + "world: 2\ninclude: grid.yaml\n")
     made = plan(load("several.yaml"), store)
-    _, arrays = drawn_up(made, [State.MISSING], Site(), "site", {}, 1001)
+    _, arrays = drawn_up(made, Site(), "site", {}, 1001)
     assert [{job.world for job in array.jobs} for array in arrays] == [{1}, {2}, {1}, {2}]
     assert [array.after for array in arrays] == [[], [], [0, 1], [0, 1]]
     assert [array.at_once for array in arrays] == [8, 8, 8, 8]
@@ -177,6 +179,33 @@ def test_students_that_were_left_out_by_their_job_are_lost_to_their_teachers_fai
     assert [lost[cell] for cell in sent.arrays[1][0] if "-kd-" in cell] == ["its teacher failed"] * 3
 
 
+def last_line(store: Store, retry: str | None = None) -> str:
+    said = submit(load("grid.yaml"), "site.yaml", store.folder, Path(), dry_run=True, retry=retry)
+    return said.splitlines()[-1]
+
+
+def test_outdated_cells_are_sent_where_they_are_asked_for_and_are_pending_then_but_never_lost(
+    store: Store, sent: Submission, answer: Answer, make_record: Callable[..., Record]
+) -> None:
+    answer("")
+    made = planned(store)
+    (teacher,) = made.teachers
+    store.finish(make_record(teacher.cell, weights="n" * 32), b"weights")
+    for entry in made.students:
+        store.finish(make_record(entry.cell))
+    old = planned(store)
+    assert last_line(store) == (
+        "0 cells in 0 jobs would be submitted; 3 outdated (--retry outdated submits them again)."
+    )
+    assert last_line(store, retry="outdated").startswith("3 cells in ")
+    assert watch.sent(old, store) == ({}, {})
+    answer("kdbench-grid-1.1|N/A|6|PENDING|Priority\n")
+    there = watch.sent(old, store)
+    assert (set(there.pending.values()), there.lost) == ({"job 6 pending: Priority"}, {})
+    assert status_text(old, store.folder, there).splitlines()[0].endswith(": 4 finished, 3 pending")
+    assert last_line(store, retry="outdated") == "0 cells in 0 jobs would be submitted; 3 in the queue already."
+
+
 @pytest.mark.parametrize("job", [0, 1], ids=["teacher", "student"])
 def test_a_cell_that_failed_can_be_sent_again_while_its_job_still_does_others(
     store: Store, sent: Submission, answer: Answer, job: int
@@ -185,12 +214,8 @@ def test_a_cell_that_failed_can_be_sent_again_while_its_job_still_does_others(
     store.fail(failure((made.teachers, made.students)[job][0].cell, "broken", "", None))
     answer("".join(f"kdbench-grid-1.{number}|N/A|{number}|RUNNING|None\n" for number in (0, 1)))
 
-    def last_line(retry: bool) -> str:
-        said = submit(load("grid.yaml"), "site.yaml", store.folder, Path(), dry_run=True, retry_failed=retry)
-        return said.splitlines()[-1]
-
-    assert last_line(retry=True) == "1 cell in 1 job would be submitted; 6 in the queue already."
-    assert last_line(retry=False) == (
+    assert last_line(store, retry="failed") == "1 cell in 1 job would be submitted; 6 in the queue already."
+    assert last_line(store) == (
         "0 cells in 0 jobs would be submitted; 6 in the queue already, 1 failed (--retry failed submits them again)."
     )
 

@@ -105,7 +105,7 @@ def test_a_retry_that_the_cluster_refuses_forgets_no_failure(bench: Bench) -> No
     (teacher,) = bench.plan.teachers
     bench.store.fail(failure(teacher.cell, "a mistake", "its traceback", None))
     with pytest.raises(Refusal, match="SLURM refused"):
-        bench.submit(retry_failed=True)
+        bench.submit(retry="failed")
     assert [entry.reason for entry in bench.plan.those(State.FAILED)] == ["a mistake"]
 
 

@@ -160,13 +160,36 @@ def test_who_comes_second_finds_every_answer(make_cell: MakeCell, tmp_path: Path
     assert shares == [0, 1]
 
 
-def test_a_method_s_initial_phases_are_passed_by(make_cell: MakeCell) -> None:
+def test_the_main_phase_and_those_before_it_are_measured_one_by_one_and_without_an_end(make_cell: MakeCell) -> None:
     dataset = load("digits", Path())
-    cell = make_cell("ab", teacher="resnet14x0.5")
-    steps = learners(cell, dataset, CPU).steps(dataset, cell.training, CPU)
-    seen = list(islice(steps, 16))
-    assert {live.phase for live in seen} == {"main"}
-    assert [live.epoch for live in seen] == [1] * 15 + [2]
+    cell = make_cell("ab", teacher="resnet14x0.5", params={"initial_epochs": 1})
+    main = learners(cell, dataset, CPU)
+    (phase,) = main.phases
+    for taught, name in ((main, "main"), (learners(cell, dataset, CPU, phase), "ab")):
+        seen = list(islice(taught.steps(dataset, cell.training, CPU), 31))
+        assert {live.phase for live in seen} == {name}
+        assert [live.epoch for live in seen] == [1] * 15 + [2] * 15 + [3]
+
+
+def test_what_phases_before_the_main_one_cost_is_shared_out_over_its_epochs(
+    make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four epochs whose steps take thrice as long as the labels', before two that take as long as those."""
+    now = 0.0
+    real = measuring.Learners.steps
+
+    def timed(taught: measuring.Learners, *rest: Any) -> Iterator[Live]:
+        nonlocal now
+        for live in real(taught, *rest):
+            now += 3 if live.phase == "fsp" else 1
+            yield live
+
+    monkeypatch.setattr(measuring.Learners, "steps", timed)
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now))
+    cell = make_cell("fsp", teacher="resnet14x0.5", params={"initial_epochs": 4})
+    record = measure(cell, CPU, Path(), tmp_path)
+    assert (record.epochs, record.live.cost, record.initial) == (2, 1, 6)
+    assert measure(make_cell("kd", teacher="resnet14x0.5"), CPU, Path(), tmp_path).initial == 0
 
 
 def test_cells_that_differ_in_no_speed_are_one(make_cell: MakeCell) -> None:

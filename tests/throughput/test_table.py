@@ -12,13 +12,18 @@ def test_a_row_says_what_was_measured_and_the_cheapest_of_a_source_comes_first(m
     """Its answers are all asked in 4 of 240 epochs, as an image is seen from 4 views: (4 · 8 + 236 · 3) / 240."""
     crd = make("crd", live=pace(200), cold=pace(125), remembered=pace(1000 / 3), views=4, method_parameters=12_800_000)
     table = rows(page([crd, make("dkd", live=pace(400)), make(live=pace(500)), make("ce")]))[2:]
-    assert [row[1:9] for row in table] == [
-        ["ce", "1.00", "–", "–", "–", "1,000", "64.0", "900 MB"],
-        ["kd", "2.00", "–", "–", "–", "500", "128.0", "900 MB"],
-        ["dkd", "2.50", "–", "–", "–", "400", "160.0", "900 MB"],
-        ["crd", "5.00", "8.00", "3.00", "3.08", "200", "320.0", "900 MB"],
+    assert [row[1:10] for row in table] == [
+        ["ce", "1.00", "–", "–", "–", "–", "1,000", "64.0", "900 MB"],
+        ["kd", "2.00", "–", "–", "–", "–", "500", "128.0", "900 MB"],
+        ["dkd", "2.50", "–", "–", "–", "–", "400", "160.0", "900 MB"],
+        ["crd", "5.00", "8.00", "3.00", "3.08", "–", "200", "320.0", "900 MB"],
     ]
-    assert table[-1][9:] == ["12,800,000", "25%"]
+    assert table[-1][10:] == ["12,800,000", "25%"]
+
+
+def test_phases_before_the_main_one_have_a_column_of_their_own(make: MakeThroughput) -> None:
+    table = rows(page([make("ce"), make("ab", live=pace(1000), initial=0.25)]))[2:]
+    assert [row[1:7] for row in table] == [["ce", "1.00", *"––––"], ["ab", "1.00", *"–––", "0.25"]]
 
 
 def test_the_labels_stand_beside_every_teacher_and_alone_where_there_is_none(make: MakeThroughput) -> None:

@@ -129,7 +129,7 @@ def test_a_retry_that_is_refused_forgets_no_failure(tmp_path: Path, monkeypatch:
     grid, store = load(str(tmp_path / "grid.yaml")), Store(tmp_path)
     store.fail(failure(grid.cells[0], "a mistake", "its traceback", None))
     with pytest.raises(Refusal, match="no data set is here"):
-        local.run_grid(grid, tmp_path, tmp_path, retry_failed=True)
+        local.run_grid(grid, tmp_path, tmp_path, retry="failed")
     assert [failed.error for failed in store.failures().values()] == ["a mistake"]
 
 

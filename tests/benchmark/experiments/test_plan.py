@@ -102,7 +102,9 @@ def test_what_has_a_record_is_finished(grid: Grid, store: Store, make_record: Ma
     for cell in (kd.teacher, ce):
         finish(store, make_record(cell))
     made = plan(grid, store)
-    assert made.counts() == {"finished": 2, "running": 0, "failed": 0, "missing": 1, "invalid": 0}
+    assert made.counts() == {
+        "finished": 2, "outdated": 0, "running": 0, "failed": 0, "missing": 1, "invalid": 0,
+    }  # fmt: skip
     finish(store, make_record(kd))
     assert set(states(plan(grid, store)).values()) == {"finished"}
 
@@ -150,6 +152,72 @@ def test_a_cell_that_teaches_and_is_asked_for_itself_stands_once(store: Store, k
     assert [len(made.teachers), len(made.students)] == [1, 1]
 
 
+# -- a teacher that was trained anew since -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outdated(store: Store, make_record: MakeRecord, kd: Cell) -> Store:
+    assert kd.teacher
+    finish(store, make_record(kd.teacher, weights="n" * 32))
+    finish(store, make_record(kd))
+    return store
+
+
+def test_a_student_is_outdated_whose_teacher_has_other_weights_by_now_and_missing_for_who_asks_for_such(
+    grid: Grid, outdated: Store
+) -> None:
+    made = plan(grid, outdated)
+    assert states(made) == {"resnet14x0.5 ce": "finished", "resnet8x0.25 ce": "missing", "resnet8x0.25 kd": "outdated"}
+    (entry,) = made.those(State.OUTDATED)
+    for lines in (plan_text(made).splitlines(), status_text(made, outdated.folder).splitlines()):
+        assert lines[0].endswith(": 1 finished, 1 outdated, 1 missing")
+        assert (
+            lines[1] == f"  outdated  {entry.cell.id}: its teacher has been trained anew since, and has other weights"
+        )
+        assert lines[2] == "Outdated cells are run again with --retry outdated."
+    assert [row["id"] for row in of_status(made, outdated.folder)["outdated"]] == [entry.cell.id]
+
+    again = plan(grid, outdated, "outdated")
+    assert states(again)["resnet8x0.25 kd"] == "missing"
+    assert "has other weights" in next(line for line in plan_text(again).splitlines() if entry.cell.id in line)
+    assert states(plan(grid, outdated, "failed"))["resnet8x0.25 kd"] == "outdated"
+
+
+def test_the_teacher_of_an_outdated_student_is_needed_where_that_is_run_again_alone(
+    grid: Grid, outdated: Store, kd: Cell
+) -> None:
+    assert kd.teacher
+    outdated.weights(kd.teacher).unlink()
+    assert states(plan(grid, outdated))["resnet14x0.5 ce"] == "finished"
+    made = plan(grid, outdated, "outdated")
+    assert (made.teachers[0].state, made.teachers[0].reason) == (State.MISSING, "its weights are not here")
+
+
+def test_an_outdated_student_that_is_being_run_again_is_running_and_one_that_failed_at_it_can_be_run_again(
+    grid: Grid, outdated: Store, kd: Cell
+) -> None:
+    lease = Lease.take(outdated.work(kd.id))
+    assert lease
+    assert states(plan(grid, outdated))["resnet8x0.25 kd"] == "running"
+    lease.release()
+    outdated.fail(failed(kd))
+    assert states(plan(grid, outdated))["resnet8x0.25 kd"] == "outdated"
+    assert states(plan(grid, outdated, "outdated"))["resnet8x0.25 kd"] == "missing"
+
+
+def test_a_student_is_not_outdated_whose_teacher_is_not_known_or_that_does_not_say_what_it_learned_from(
+    grid: Grid, store: Store, make_record: MakeRecord, kd: Cell
+) -> None:
+    finish(store, make_record(kd))
+    assert states(plan(grid, store))["resnet8x0.25 kd"] == "finished"
+    assert kd.teacher
+    finish(store, make_record(kd.teacher, weights="n" * 32))
+    silent = make_record(kd)
+    silent.result.teacher_weights = None
+    finish(store, silent)
+    assert states(plan(grid, store))["resnet8x0.25 kd"] == "finished"
+
+
 def test_a_failure_is_told_with_its_reason_and_by_its_pupils(grid: Grid, store: Store, kd: Cell) -> None:
     assert kd.teacher
     store.fail(failed(kd.teacher))
@@ -157,6 +225,13 @@ def test_a_failure_is_told_with_its_reason_and_by_its_pupils(grid: Grid, store: 
     (entry,) = made.those(State.FAILED)
     assert (entry.cell, entry.reason) == (kd.teacher, "Diverged: the loss is no longer a number")
     assert [entry.reason for entry in made.those(State.MISSING)] == ["", "its teacher failed"]
+
+
+def test_what_failed_is_missing_for_who_asks_for_it(grid: Grid, store: Store, kd: Cell) -> None:
+    assert kd.teacher
+    store.fail(failed(kd.teacher))
+    made = plan(grid, store, "failed")
+    assert [(entry.state, entry.reason) for entry in made.entries] == [(State.MISSING, "")] * 3
 
 
 def test_a_record_outweighs_a_failure_of_the_same_cell(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
 from kdbench.benchmark.experiments import lease as lease_module
@@ -100,6 +101,30 @@ def test_a_teacher_that_was_trained_anew_and_has_other_bits_says_so_and_has_anot
     record = store.record(cell.id)
     assert record and record.result.weights != other.result.weights
     assert store.weights(cell).exists()
+
+
+def test_a_student_is_trained_again_if_its_teacher_has_other_weights_by_now_and_not_otherwise(
+    make_cell: Callable[..., Cell], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    store, student = Store(tmp_path), make_cell("kd", teacher="resnet14x0.5")
+    assert student.teacher
+    at_work = worker.Worker(store, CPU, Path())
+    at_work.work(student.teacher, needs_weights=True)
+    at_work.work(student)
+    record = store.record(student.id)
+    assert record
+
+    def left_by(teacher_weights: str | None) -> str:
+        """Whose record is there after a worker was given a cell that learned from these."""
+        record.origin, record.result.teacher_weights = "an earlier run", teacher_weights
+        store.add(record, msgspec.json.encode(record))
+        assert at_work.work(student) == "finished"
+        after = store.record(student.id)
+        return after.origin if after else "nobody"
+
+    assert left_by(record.result.teacher_weights) == "an earlier run"
+    assert left_by("those of an earlier training") == ""
+    assert not [warning for warning in recwarn if "trained anew" in str(warning.message)]  # that is said of teachers
 
 
 def test_a_cell_that_has_no_room_for_its_lease_has_failed(

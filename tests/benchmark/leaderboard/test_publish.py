@@ -214,6 +214,9 @@ def test_measured_speeds_stand_instead_of_cells_and_never_beside_those_of_anothe
     assert found["images_per_second"].to_dict() == {"ce": 8000, "kd": 2000}
     # As it was measured, not by speeds, which were taken at other times.
     assert (found.loc["kd", "relative_cost"], found.loc["kd", "remembered_cost"]) == (5, 2.5)
+    keep(msgspec.structs.replace(measure("kd", 2000, 4000), initial=0.25), results)
+    found = publish(results, None).board.series.set_index("method")
+    assert (found.loc["kd", "relative_cost"], found.loc["kd", "remembered_cost"]) == (5.25, 2.75)
     assert set(found["paced_in"]) == {"H100 · gpu"} and set(found["environment"]) == {"here"}
     text = publish(results, None).files[results / "leaderboard.md"].decode()
     assert "Speeds and memory: measured on H100 · gpu." in text and "Training: on here." in text

@@ -210,21 +210,23 @@ def test_methods_are_told_apart_by_their_parameters(series: Series) -> None:
 
 
 def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Series) -> None:
-    ce, kd = series({0: 50, 1: 50, 2: 50}, how={"speed": 900}), series({0: 55}, "kd", "big", how={"speed": 600})
-    far = series({1: 55, 2: 55}, "kd", "big", how={"speed": 9000, "environment": "there"})
+    """A cost is of the whole training: the phases before the main one, too, take their time."""
+    ce = series({0: 50, 1: 50, 2: 50}, how={"speed": 900, "seconds": 4})
+    kd = series({0: 55}, "kd", "big", how={"speed": 600, "seconds": 7})
+    far = series({1: 55, 2: 55}, "kd", "big", how={"speed": 9000, "seconds": 1, "environment": "there"})
     for records in (ce + kd, ce + kd + far):
         found = rows(records)
-        assert [(row["images_per_second"], row["relative_cost"]) for row in found.values()] == [(900, 1), (600, 1.5)]
+        assert [(row["images_per_second"], row["relative_cost"]) for row in found.values()] == [(900, 1), (600, 1.75)]
     assert found[PAIR, "kd"]["n"] == 3  # accuracies are compared
     assert [row["images_per_second"] for row in rows(ce + far).values()] == [900, None]
 
 
 def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(series: Series) -> None:
     records = []
-    for student, ce, kd, clkd in (("resnet8", 800, 400, 800), ("resnet8x0.5", 100, 25, 100), ("resnet8x2", 60, 60, 0)):
-        records += series({0: 50}, student=student, how={"speed": ce})
-        records += series({0: 55}, "kd", "big", student=student, how={"speed": kd})
-        records += series({0: 55}, "clkd", "big", student=student, how={"speed": clkd}) if clkd else []
+    for student, ce, kd, clkd in (("resnet8", 4, 8, 4), ("resnet8x0.5", 25, 100, 25), ("resnet8x2", 60, 60, 0)):
+        records += series({0: 50}, student=student, how={"seconds": ce})
+        records += series({0: 55}, "kd", "big", student=student, how={"seconds": kd})
+        records += series({0: 55}, "clkd", "big", student=student, how={"seconds": clkd}) if clkd else []
     table = made(records).methods.set_index("method")
     assert table["relative_cost"].round(9).fillna(0).to_dict() == {"ce": 1, "kd": 2, "clkd": 0}
 
