@@ -76,7 +76,7 @@ class Learners:
 
 
 def learners(cell: Cell, dataset: Dataset, engine: Engine, phase: Phase | None = None) -> Learners:
-    """In the main phase or another. Depths that a method would choose by looking at its teacher are its default ones."""
+    """In the main phase or another. Depths that a method would choose by looking at its teacher are its defaults."""
     known = data.source(cell.dataset)
     torch.manual_seed(0)
     student = networks.build(cell.student, known.classes, known.image)
