@@ -105,7 +105,7 @@ def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 @files
 @as_json
 def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """What `run` would do: cells finished, running, failed, missing and invalid, and the hours that are left.
+    """What `run` would do: cells finished, outdated, running, failed, missing and invalid, and the hours that are left.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ files = click.option(
 )  # fmt: skip
 retry = click.option(
     "--retry", type=click.Choice(["failed", "outdated"]),
-    help="Again what has failed; or what is outdated: its teacher was trained anew since, and has other weights.",
+    help="Again what has failed; or what is outdated: it learned from other weights than its teacher has by now.",
 )  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 

@@ -108,7 +108,8 @@ def submit(
 
 def _to_come(made: Plan, there: dict[str, queue.Queued], store: Store) -> dict[str, queue.Queued]:
     """The cells that jobs in the queue will still do: one that has failed no job tries again."""
-    left = {entry.cell.id for entry in made.those(State.MISSING, State.RUNNING)} - store.failures().keys()
+    left = {entry.cell.id for entry in made.those(State.MISSING, State.RUNNING, State.OUTDATED)}
+    left -= store.failures().keys()
     return {cell_id: job for cell_id, job in there.items() if cell_id in left}
 
 
@@ -292,7 +293,9 @@ def _besides(made: Plan, known: Container[str]) -> str:
         "in the queue already": sum(entry.cell.id in known for entry in made.entries),
         "running elsewhere": len([e for e in made.those(State.RUNNING) if e.cell.id not in known]),
         "failed (--retry failed submits them again)": len(made.those(State.FAILED)),
-        "outdated (--retry outdated submits them again)": len(made.those(State.OUTDATED)),
+        "outdated (--retry outdated submits them again)": sum(
+            entry.cell.id not in known for entry in made.those(State.OUTDATED)
+        ),
         "without a teacher, which failed or runs elsewhere": len(_alone(made, known)),
         "invalid ('plan' says why)": len(made.those(State.INVALID)),
     }

@@ -11,7 +11,7 @@ from kdbench.benchmark import data
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, places
-from kdbench.benchmark.experiments.plan import State, to_be_run
+from kdbench.benchmark.experiments.plan import State, plan, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.words import counted, duration, warn
@@ -47,7 +47,9 @@ def run_grid(
     warn(store.troubles)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     if outcomes["failed"]:
-        print(f"Failures in full: {store.failures_folder}/; run them again with --retry failed.")
+        print(f"Failures in full: {store.failures_folder}/; run them again with --retry.")
+    if any(entry.cell.id in grid.teachers for entry in todo) and (old := plan(grid, store).those(State.OUTDATED)):
+        print(f"{counted(len(old), 'cell')} outdated by now; run them again with --retry outdated.")
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
 
 

@@ -2,12 +2,13 @@
 record then, where it would have read all curves."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Brief, BriefEnvironment
+from kdbench.benchmark.experiments.record import Brief, BriefEnvironment, Environment, Record
 
 Likes = list[tuple[str, ...]]
 
@@ -25,21 +26,28 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tasks: str  # how classes arrived, where they did not all come at once
     machine: str  # what it was timed on
     weights: str
-    teacher_weights: str | None  # those that it learned from
+    teacher: str  # the id of whom it learned from
+    teacher_weights: str | None
 
     @classmethod
-    def of(cls, record: Brief) -> "Outline":
+    def of(cls, record: Brief | Record) -> "Outline":
         cell = record.cell
         epochs = cell.recipe.epochs if cell.recipe else 0
         tasks = str(cell.incremental or "")
         where, seconds, result = _machine(record.environment), record.cost.seconds, record.result
         return cls(
             record.id, cell.dataset, cell.pair, cell.method, cell.world, seconds, epochs, tasks, where,
-            result.weights, result.teacher_weights,
+            result.weights, cell.teacher.id if cell.teacher else "", result.teacher_weights,
         )  # fmt: skip
 
 
-def _machine(where: BriefEnvironment) -> str:
+def outdated(student: Outline, records: Mapping[str, Outline]) -> bool:
+    """Whether it learned from other weights than its teacher has by now."""
+    teacher = records.get(student.teacher)
+    return teacher is not None and student.teacher_weights not in (None, teacher.weights)
+
+
+def _machine(where: BriefEnvironment | Environment) -> str:
     """A GPU by its name; a processor with the instructions that torch found in it, for names are coarse."""
     device, cpu = where.arithmetic.get("device", ""), where.machine.get("cpu", "")
     return str(device if "gpu" in where.machine or not cpu else f"{cpu} ({device})")

@@ -1,7 +1,6 @@
-"""A grid held against the store: what is finished, running, failed, missing or invalid, and what that will take."""
+"""A grid held against the store: the state that each cell is in, and what the missing ones will take."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,19 +10,18 @@ from kdbench.benchmark.experiments.expectation import Expectation
 from kdbench.benchmark.experiments.feasibility import attempt, decisive
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.memory import Outlook, outlook
-from kdbench.benchmark.experiments.outline import Outline
-from kdbench.benchmark.experiments.record import outdated
+from kdbench.benchmark.experiments.outline import outdated
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import warn
 from kdbench.methods.method import Needs
 from kdbench.refusal import Refusal
 
-OTHER_WEIGHTS = "its teacher has been trained anew since, and has other weights"
+OTHER_WEIGHTS = "it learned from other weights than its teacher has by now"
 
 
 class State(StrEnum):
     FINISHED = "finished"
-    OUTDATED = "outdated"  # finished, but its teacher has been trained anew since, and has other weights
+    OUTDATED = "outdated"  # finished, but its teacher has other weights by now
     RUNNING = "running"
     FAILED = "failed"
     MISSING = "missing"
@@ -70,18 +68,24 @@ class Plan:
 def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
     """``retry``: cells of this state, failed or outdated, are missing too."""
     records, failures = store.outlines(), store.failures()
-    if retry == State.FAILED:
-        failures = {}
     expected = Expectation(records.values())
     tried: dict[bytes, str | Needs] = {}
     running = {folder.name for folder in (store.folder / "work").glob("*") if lease.held(folder)}
-    old = {cell.id for cell in grid.cells if _outdated(cell, records)}
+    old = {cell.id for cell in grid.cells if cell.id in records and outdated(records[cell.id], records)}
     over = records.keys() - (old if retry == State.OUTDATED else old & running)
+    if retry == State.FAILED:
+        failures = {}
+    if retry == State.OUTDATED:  # that they, or whoever is to teach them, failed at it once is no reason not to
+        again = old | {cell.teacher.id for cell in grid.cells if cell.teacher and cell.id in old}
+        failures = {key: failure for key, failure in failures.items() if key not in again}
 
     def entry(cell: Cell, finished: bool) -> Entry:
         if finished:
-            state, reason = (State.OUTDATED, OTHER_WEIGHTS) if cell.id in old else (State.FINISHED, "")
-            return Entry(cell, state, reason, records[cell.id].seconds)
+            seconds = records[cell.id].seconds
+            if cell.id not in old:
+                return Entry(cell, State.FINISHED, seconds=seconds)
+            failed = f"; trained again, it failed: {failures[cell.id].error}" if cell.id in failures else ""
+            return Entry(cell, State.OUTDATED, OTHER_WEIGHTS + failed, seconds)
         if cell.id in store.newer:
             return Entry(cell, State.INVALID, f"{store.newer[cell.id]} holds its record, of a newer kdbench: use that")
         decides = decisive(cell)
@@ -92,7 +96,7 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
             return Entry(cell, State.INVALID, needs)
         if cell.id in running:
             return Entry(cell, State.RUNNING)
-        if cell.id in failures and cell.id not in old:
+        if cell.id in failures:
             return Entry(cell, State.FAILED, failures[cell.id].error)
         return Entry(cell, State.MISSING, because(cell), expected.seconds(cell), needs, expected.machines(cell))
 
@@ -135,8 +139,3 @@ def to_be_run(grid: Grid, store: Store, retry: str | None = None) -> Plan:
     if made.entries and all(entry.state is State.INVALID for entry in made.students):
         raise Refusal(f"{grid.name}: no cell can work: {made.students[0].cell.id}: {made.students[0].reason}")
     return made
-
-
-def _outdated(cell: Cell, records: Mapping[str, Outline]) -> bool:
-    student, teacher = records.get(cell.id), records.get(cell.teacher.id) if cell.teacher else None
-    return bool(student and teacher and outdated(student.teacher_weights, teacher.weights))

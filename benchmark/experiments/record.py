@@ -39,11 +39,6 @@ def same_bits(one: Result, other: Result) -> bool:
     return msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
-def outdated(learned_from: str | None, teacher: str) -> bool:
-    """Whether a student learned from other weights of its teacher than those that its teacher's record speaks of."""
-    return learned_from is not None and learned_from != teacher
-
-
 class Cost(msgspec.Struct, kw_only=True):
     """What it took: differs from run to run."""
 

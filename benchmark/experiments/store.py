@@ -16,7 +16,7 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.outline import Kept, Outline, kept, state
+from kdbench.benchmark.experiments.outline import Kept, Outline, kept, outdated, state
 from kdbench.benchmark.experiments.record import Brief, Failure, Record, same_bits
 from kdbench.benchmark.whole import written
 from kdbench.refusal import Refusal
@@ -280,13 +280,14 @@ class Store:
         finished = self.outlines()
         for folder in (self.folder / "work").glob("*"):
             record = finished.get(folder.name)
-            if record and not self._lacks_weights(record) and (lease := Lease.take(folder)):
+            if record and not self._to_be_run_again(record, finished) and (lease := Lease.take(folder)):
                 self.clear(record.id)
                 lease.release()
 
-    def _lacks_weights(self, record: Outline) -> bool:
-        """Of one that may teach: its checkpoint is the shortest way to them."""
-        return record.method == "ce" and not record.tasks and not self.weights(record).exists()
+    def _to_be_run_again(self, record: Outline, records: Mapping[str, Outline]) -> bool:
+        """Perhaps, for the weights of one that may teach, or with its teacher's new ones: its checkpoint stays."""
+        teaches = record.method == "ce" and not record.tasks
+        return outdated(record, records) or (teaches and not self.weights(record).exists())
 
     # -- what is believed ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 
 
 def plan_text(plan: Plan) -> str:
-    lines = [_headline(plan, plan.counts()), *_told(plan)]
+    lines = [_headline(plan, plan.counts()), *_told(plan.those(*TOLD))]
     missing = plan.those(State.MISSING)
     lines += _first([f"  to run  {_named(entry.cell)}{_expected(entry)}{_why(entry)}" for entry in missing])
     if missing:
@@ -42,10 +43,10 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _told(plan: Plan) -> list[str]:
-    lines = [line for state in TOLD for line in _reasons(plan, state)]
-    again = ["Outdated cells are run again with --retry outdated."] if plan.those(State.OUTDATED) else []
-    return lines + again
+def _told(entries: Sequence[Entry]) -> list[str]:
+    told = [(state, [entry for entry in entries if entry.state is state]) for state in TOLD]
+    lines = [line for state, alike in told for line in _reasons(alike, state)]
+    return [*lines, "Outdated cells are run again with --retry outdated."] if told[-1][1] else lines
 
 
 def _named(cell: Cell) -> str:
@@ -57,10 +58,10 @@ def _named(cell: Cell) -> str:
     return ", ".join(words)
 
 
-def _reasons(plan: Plan, state: State) -> list[str]:
+def _reasons(entries: Sequence[Entry], state: State) -> list[str]:
     """Why cells are in this state; of those that a method has the same reason for, the first and how many."""
     alike: dict[tuple[str, str, str], list[Cell]] = {}
-    for entry in plan.those(state):
+    for entry in entries:
         alike.setdefault((entry.cell.method, str(entry.cell.params), entry.reason), []).append(entry.cell)
     return _first(
         [
@@ -77,7 +78,7 @@ def _first(lines: list[str], kind: str = "") -> list[str]:
 
 
 class Sent(NamedTuple):
-    """What became of the missing cells that were sent to a cluster."""
+    """What became of the missing cells that were sent to a cluster, and of outdated ones that were sent again."""
 
     pending: dict[str, str]  # in the scheduler's queue, and what it says of them
     lost: dict[str, str]  # no longer there, and without a record
@@ -91,7 +92,7 @@ def of_status(plan: Plan, results: Path, sent: Sent = NOWHERE) -> dict[str, Any]
     return (
         {"grid": plan.grid.name, "counts": _counts(plan, sent), "running": running}
         | sent._asdict()
-        | {str(state): [_row(entry) for entry in plan.those(state)] for state in TOLD}
+        | {str(state): [_row(entry) for entry in _left(plan, sent) if entry.state is state] for state in TOLD}
     )
 
 
@@ -107,10 +108,15 @@ def status_text(plan: Plan, results: Path, sent: Sent = NOWHERE) -> str:
             lines.append(f"  running  {entry.cell.id}: {phase}epoch {status.epoch} of {status.epochs}{left}")
     for name, cells in sent._asdict().items():
         lines += _first([f"  {name}  {cell_id}: {why}" for cell_id, why in cells.items()], f" {name}")
-    lines += _told(plan)
+    lines += _told(_left(plan, sent))
     if plan.those(State.FAILED):
         lines.append(f"Failures in full: {results / 'failures'}/; run them again with --retry failed.")
     return "\n".join(lines)
+
+
+def _left(plan: Plan, sent: Sent) -> list[Entry]:
+    """Those that are told of with the reason why: not if a job will run them again."""
+    return [entry for entry in plan.those(*TOLD) if entry.cell.id not in sent.pending]
 
 
 def live(entry: Entry, results: Path) -> Status | None:

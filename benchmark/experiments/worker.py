@@ -23,7 +23,8 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import Interrupted, crew, describe
 from kdbench.benchmark.experiments.environment import environment, now
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.record import Failure, outdated
+from kdbench.benchmark.experiments.outline import Outline, outdated
+from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.run import Ran, Running, running
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.training.checkpoint import Checkpoints
@@ -107,8 +108,8 @@ class Worker:
     def _finished(self, cell: Cell) -> bool:
         record = self.store.record(cell.id)
         teacher = self.store.record(cell.teacher.id) if record and cell.teacher else None
-        old = record and teacher and outdated(record.result.teacher_weights, teacher.result.weights)
-        return record is not None and not old
+        known = {one.id: Outline.of(one) for one in (record, teacher) if one}
+        return cell.id in known and not outdated(known[cell.id], known)
 
     def _run(self, cell: Cell, lease: Lease, news: "News", together: Together | None) -> Generator[None, None, Outcome]:
         checkpoints = Checkpoints(self.store.work(cell.id))

@@ -202,7 +202,9 @@ def test_outdated_cells_are_sent_where_they_are_asked_for_and_are_pending_then_b
     answer("kdbench-grid-1.1|N/A|6|PENDING|Priority\n")
     there = watch.sent(old, store)
     assert (set(there.pending.values()), there.lost) == ({"job 6 pending: Priority"}, {})
-    assert status_text(old, store.folder, there).splitlines()[0].endswith(": 4 finished, 3 pending")
+    said = status_text(old, store.folder, there)
+    assert said.splitlines()[0].endswith(": 4 finished, 3 pending") and "outdated" not in said
+    assert last_line(store) == "0 cells in 0 jobs would be submitted; 3 in the queue already."
     assert last_line(store, retry="outdated") == "0 cells in 0 jobs would be submitted; 3 in the queue already."
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from PIL import Image
 from kdbench.benchmark.experiments import local
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.lease import held
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import failure
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.refusal import Refusal
 
-MakeCommand = Callable[..., Any]
+MakeCommand, MakeRecord = Callable[..., Any], Callable[..., Record]
 
 # Methods of a user's own. Each does its worst in the second step, where it is told to by its environment.
 MINE = """
@@ -131,6 +133,28 @@ def test_a_retry_that_is_refused_forgets_no_failure(tmp_path: Path, monkeypatch:
     with pytest.raises(Refusal, match="no data set is here"):
         local.run_grid(grid, tmp_path, tmp_path, retry="failed")
     assert [failed.error for failed in store.failures().values()] == ["a mistake"]
+
+
+def test_a_run_says_how_many_students_its_new_teachers_have_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_record: MakeRecord
+) -> None:
+    (tmp_path / "grid.yaml").write_text(
+        "{datasets: digits, pairs: resnet8 -> resnet8x0.25, methods: [kd, clkd], recipe: quick}"
+    )
+    grid, store = load(str(tmp_path / "grid.yaml")), Store(tmp_path)
+    (teacher,) = grid.teachers.values()
+    store.finish(make_record(grid.cells[0]))
+
+    def launch(*_: object) -> Counter[str]:
+        store.finish(make_record(teacher, weights="n" * 32), b"weights")
+        store.finish(make_record(grid.cells[1], teacher_weights="n" * 32))
+        return Counter(finished=2)
+
+    monkeypatch.setattr(local.Launcher, "launch", launch)
+    assert local.run_grid(grid, tmp_path, tmp_path) == 0
+    assert "1 cell outdated by now; run them again with --retry outdated.\n" in capsys.readouterr().out
+    assert local.run_grid(grid, tmp_path, tmp_path) == 0
+    assert capsys.readouterr().out.endswith("--retry outdated.\nNothing is left to run.\n")
 
 
 @pytest.mark.slow
