@@ -21,7 +21,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from kdbench.benchmark import data as datasets
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Entry, Plan, State, to_be_run
+from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
 from kdbench.refusal import Refusal
@@ -123,8 +123,8 @@ def drawn_up(
     """The arrays that are to be sent, in their order. A student whose teacher will not be there is not sent."""
     alone = _alone(made, known)
     students = sorted(made.students, key=lambda entry: entry.cell.seed)  # as on one machine: see Agenda
-    first = bundles([e for e in made.teachers if _wanted(e) and e.cell.id not in known], site)
-    then = bundles([e for e in students if _wanted(e) and e.cell.id not in known.keys() | alone], site)
+    first = bundles([e for e in made.teachers if e.state is State.MISSING and e.cell.id not in known], site)
+    then = bundles([e for e in students if e.state is State.MISSING and e.cell.id not in known.keys() | alone], site)
     earlier = sorted({known[entry.cell.id].job for entry in made.teachers if entry.cell.id in known})
 
     arrays = _laned(first, site, longest, teachers=True, start=0, after=[], after_jobs=[])
@@ -142,15 +142,11 @@ def drawn_up(
     return submission, arrays
 
 
-def _wanted(entry: Entry) -> bool:
-    return entry.state is State.MISSING
-
-
 def _alone(made: Plan, known: Container[str]) -> set[str]:
     """The students that cannot be sent: their teacher failed, or runs where no job can wait for it."""
     there = (State.FINISHED, State.MISSING)
     absent = {e.cell.id for e in made.teachers if e.state not in there and e.cell.id not in known}
-    pupils = [(e.cell.id, e.cell.teacher.id) for e in made.students if e.cell.teacher and _wanted(e)]
+    pupils = [(e.cell.id, e.cell.teacher.id) for e in made.students if e.cell.teacher and e.state is State.MISSING]
     return {pupil for pupil, teacher in pupils if teacher in absent and pupil not in known}
 
 

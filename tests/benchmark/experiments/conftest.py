@@ -1,4 +1,5 @@
-"""Grids in files; ``make_cell``, ``make_record`` and ``kdbench`` are a floor higher, where others use them too."""
+"""Grids in files, and one of two cells with an empty store; ``make_cell``, ``make_record`` and ``kdbench`` are a floor
+higher, where others use them too."""
 
 import os
 import signal
@@ -13,11 +14,34 @@ import msgspec
 import psutil
 import pytest
 
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Holder, Lease
 from kdbench.benchmark.experiments.store import Store
 from tests.benchmark.experiments.leases import Start
 
 WriteGrid = Callable[..., Path]
+MakeCell = Callable[..., Cell]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def ce(make_cell: MakeCell) -> Cell:
+    return make_cell()
+
+
+@pytest.fixture
+def kd(make_cell: MakeCell) -> Cell:
+    return make_cell("kd", teacher="resnet14x0.5")
+
+
+@pytest.fixture
+def grid(ce: Cell, kd: Cell) -> Grid:
+    return Grid("tiny", "", (ce, kd))
 
 
 @pytest.fixture

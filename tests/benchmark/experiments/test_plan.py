@@ -1,7 +1,6 @@
 """A plan says of every cell what a run would do with it, and why."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -11,8 +10,8 @@ from torch import Tensor
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Plan, State, plan
-from kdbench.benchmark.experiments.record import Failure, Record
+from kdbench.benchmark.experiments.plan import State, plan
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import of_plan, of_status, plan_text, status_text, time_left
 from kdbench.benchmark.experiments.words import duration
@@ -21,6 +20,7 @@ from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
 from kdbench.refusal import Refusal
+from tests.benchmark.experiments.plans import failed, finish, states
 
 MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
 
@@ -50,42 +50,6 @@ class Patient(Method):
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         return {}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results")
-
-
-@pytest.fixture
-def ce(make_cell: MakeCell) -> Cell:
-    return make_cell()
-
-
-@pytest.fixture
-def kd(make_cell: MakeCell) -> Cell:
-    return make_cell("kd", teacher="resnet14x0.5")
-
-
-@pytest.fixture
-def grid(ce: Cell, kd: Cell) -> Grid:
-    return Grid("tiny", "", (ce, kd))
-
-
-def finish(store: Store, record: Record) -> None:
-    """A record, and the weights that whoever was trained with labels leaves too."""
-    store.finish(record)
-    if record.cell.method == "ce":
-        store.weights(record.cell).parent.mkdir(parents=True, exist_ok=True)
-        store.weights(record.cell).touch()
-
-
-def failed(cell: Cell) -> Failure:
-    return Failure(id=cell.id, cell=cell, error="Diverged: the loss is no longer a number", traceback="", failed="")
-
-
-def states(made: Plan) -> dict[str, str]:
-    return {f"{entry.cell.student} {entry.cell.method}": entry.state.value for entry in made.entries}
 
 
 def test_before_anything_is_there_all_is_missing_and_teachers_come_first(grid: Grid, store: Store) -> None:
@@ -150,93 +114,6 @@ def test_a_cell_that_teaches_and_is_asked_for_itself_stands_once(store: Store, k
     assert kd.teacher
     made = plan(Grid("tiny", "", (kd.teacher, kd)), store)
     assert [len(made.teachers), len(made.students)] == [1, 1]
-
-
-# -- a teacher that was trained anew since -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def outdated(store: Store, make_record: MakeRecord, kd: Cell) -> Store:
-    assert kd.teacher
-    finish(store, make_record(kd.teacher, weights="n" * 32))
-    finish(store, make_record(kd))
-    return store
-
-
-def test_a_student_is_outdated_whose_teacher_has_other_weights_by_now_and_missing_for_who_asks_for_such(
-    grid: Grid, outdated: Store
-) -> None:
-    made = plan(grid, outdated)
-    assert states(made) == {"resnet14x0.5 ce": "finished", "resnet8x0.25 ce": "missing", "resnet8x0.25 kd": "outdated"}
-    (entry,) = made.those(State.OUTDATED)
-    for lines in (plan_text(made).splitlines(), status_text(made, outdated.folder).splitlines()):
-        assert lines[0].endswith(": 1 finished, 1 outdated, 1 missing")
-        assert lines[1] == f"  outdated  {entry.cell.id}: it learned from other weights than its teacher has by now"
-        assert lines[2] == "Outdated cells are run again with --retry outdated."
-    assert [row["id"] for row in of_status(made, outdated.folder)["outdated"]] == [entry.cell.id]
-
-    again = plan(grid, outdated, "outdated")
-    assert states(again)["resnet8x0.25 kd"] == "missing"
-    assert "it learned from other weights" in next(
-        line for line in plan_text(again).splitlines() if entry.cell.id in line
-    )
-    assert states(plan(grid, outdated, "failed"))["resnet8x0.25 kd"] == "outdated"
-
-
-def test_the_teacher_of_an_outdated_student_is_needed_where_that_is_run_again_alone(
-    grid: Grid, outdated: Store, kd: Cell
-) -> None:
-    assert kd.teacher
-    outdated.weights(kd.teacher).unlink()
-    assert states(plan(grid, outdated))["resnet14x0.5 ce"] == "finished"
-    made = plan(grid, outdated, "outdated")
-    assert (made.teachers[0].state, made.teachers[0].reason) == (State.MISSING, "its weights are not here")
-
-
-def test_an_outdated_student_can_be_run_again_though_it_failed_at_that_or_its_teacher_did(
-    grid: Grid, outdated: Store, kd: Cell
-) -> None:
-    assert kd.teacher
-    outdated.weights(kd.teacher).unlink()
-    for cell in (kd, kd.teacher):
-        outdated.fail(failed(cell))
-    (entry,) = plan(grid, outdated).those(State.OUTDATED)
-    assert entry.reason.endswith("; trained again, it failed: Diverged: the loss is no longer a number")
-    assert set(states(plan(grid, outdated, "outdated")).values()) == {"missing"}
-
-
-def test_an_outdated_student_that_is_being_run_again_is_running(grid: Grid, outdated: Store, kd: Cell) -> None:
-    lease = Lease.take(outdated.work(kd.id))
-    assert lease
-    assert states(plan(grid, outdated))["resnet8x0.25 kd"] == "running"
-    lease.release()
-    assert states(plan(grid, outdated))["resnet8x0.25 kd"] == "outdated"
-
-
-def test_the_checkpoint_of_an_outdated_student_stays_until_it_has_been_run_again(
-    outdated: Store, make_record: MakeRecord, kd: Cell
-) -> None:
-    checkpoint = outdated.work(kd.id) / "checkpoint.pt"
-    for current, there in ((False, True), (True, False)):
-        if current:
-            outdated.finish(make_record(kd, teacher_weights="n" * 32))
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.touch()
-        outdated.tidy()
-        assert checkpoint.exists() is there
-
-
-def test_a_student_is_not_outdated_whose_teacher_is_not_known_or_that_does_not_say_what_it_learned_from(
-    grid: Grid, store: Store, make_record: MakeRecord, kd: Cell
-) -> None:
-    finish(store, make_record(kd))
-    assert states(plan(grid, store))["resnet8x0.25 kd"] == "finished"
-    assert kd.teacher
-    finish(store, make_record(kd.teacher, weights="n" * 32))
-    silent = make_record(kd)
-    silent.result.teacher_weights = None
-    finish(store, silent)
-    assert states(plan(grid, store))["resnet8x0.25 kd"] == "finished"
 
 
 def test_a_failure_is_told_with_its_reason_and_by_its_pupils(grid: Grid, store: Store, kd: Cell) -> None:

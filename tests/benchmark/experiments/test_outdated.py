@@ -1,0 +1,100 @@
+"""Students that learned from other weights than their teacher has by now: what a plan says of them, and what stays."""
+
+from collections.abc import Callable
+
+import pytest
+
+from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.plan import State, plan
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.summary import of_status, plan_text, status_text
+from tests.benchmark.experiments.plans import failed, finish, states
+
+MakeRecord = Callable[..., Record]
+
+
+@pytest.fixture
+def outdated(store: Store, make_record: MakeRecord, kd: Cell) -> Store:
+    assert kd.teacher
+    finish(store, make_record(kd.teacher, weights="n" * 32))
+    finish(store, make_record(kd))
+    return store
+
+
+def test_a_student_is_outdated_whose_teacher_has_other_weights_by_now_and_missing_for_who_asks_for_such(
+    grid: Grid, outdated: Store
+) -> None:
+    made = plan(grid, outdated)
+    assert states(made) == {"resnet14x0.5 ce": "finished", "resnet8x0.25 ce": "missing", "resnet8x0.25 kd": "outdated"}
+    (entry,) = made.those(State.OUTDATED)
+    for lines in (plan_text(made).splitlines(), status_text(made, outdated.folder).splitlines()):
+        assert lines[0].endswith(": 1 finished, 1 outdated, 1 missing")
+        assert lines[1] == f"  outdated  {entry.cell.id}: it learned from other weights than its teacher has by now"
+        assert lines[2] == "Outdated cells are run again with --retry outdated."
+    assert [row["id"] for row in of_status(made, outdated.folder)["outdated"]] == [entry.cell.id]
+
+    again = plan(grid, outdated, "outdated")
+    assert states(again)["resnet8x0.25 kd"] == "missing"
+    assert "it learned from other weights" in next(
+        line for line in plan_text(again).splitlines() if entry.cell.id in line
+    )
+    assert states(plan(grid, outdated, "failed"))["resnet8x0.25 kd"] == "outdated"
+
+
+def test_the_teacher_of_an_outdated_student_is_needed_where_that_is_run_again_alone(
+    grid: Grid, outdated: Store, kd: Cell
+) -> None:
+    assert kd.teacher
+    outdated.weights(kd.teacher).unlink()
+    assert states(plan(grid, outdated))["resnet14x0.5 ce"] == "finished"
+    made = plan(grid, outdated, "outdated")
+    assert (made.teachers[0].state, made.teachers[0].reason) == (State.MISSING, "its weights are not here")
+
+
+def test_an_outdated_student_can_be_run_again_though_it_failed_at_that_or_its_teacher_did(
+    grid: Grid, outdated: Store, kd: Cell
+) -> None:
+    assert kd.teacher
+    outdated.weights(kd.teacher).unlink()
+    for cell in (kd, kd.teacher):
+        outdated.fail(failed(cell))
+    (entry,) = plan(grid, outdated).those(State.OUTDATED)
+    assert entry.reason.endswith("; trained again, it failed: Diverged: the loss is no longer a number")
+    assert set(states(plan(grid, outdated, "outdated")).values()) == {"missing"}
+
+
+def test_an_outdated_student_that_is_being_run_again_is_running(grid: Grid, outdated: Store, kd: Cell) -> None:
+    lease = Lease.take(outdated.work(kd.id))
+    assert lease
+    assert states(plan(grid, outdated))["resnet8x0.25 kd"] == "running"
+    lease.release()
+    assert states(plan(grid, outdated))["resnet8x0.25 kd"] == "outdated"
+
+
+def test_the_checkpoint_of_an_outdated_student_stays_until_it_has_been_run_again(
+    outdated: Store, make_record: MakeRecord, kd: Cell
+) -> None:
+    checkpoint = outdated.work(kd.id) / "checkpoint.pt"
+    for current, there in ((False, True), (True, False)):
+        if current:
+            outdated.finish(make_record(kd, teacher_weights="n" * 32))
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+        outdated.tidy()
+        assert checkpoint.exists() is there
+
+
+def test_a_student_is_not_outdated_whose_teacher_is_not_known_or_that_does_not_say_what_it_learned_from(
+    grid: Grid, store: Store, make_record: MakeRecord, kd: Cell
+) -> None:
+    finish(store, make_record(kd))
+    assert states(plan(grid, store))["resnet8x0.25 kd"] == "finished"
+    assert kd.teacher
+    finish(store, make_record(kd.teacher, weights="n" * 32))
+    silent = make_record(kd)
+    silent.result.teacher_weights = None
+    finish(store, silent)
+    assert states(plan(grid, store))["resnet8x0.25 kd"] == "finished"
