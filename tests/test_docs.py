@@ -36,6 +36,13 @@ def test_commands_parse(page: Path) -> None:
         verb.make_context(verb.name, words, parent=above)  # an unknown option or a missing argument is an error
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_no_paragraph_stops_in_the_middle_of_a_sentence(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for paragraph in re.split(r"\n{2,}", prose.strip()):
+        assert paragraph.startswith(("#", "    ")) or re.search(r"[^\w,;]$", paragraph), paragraph
+
+
 def test_the_pages_have_commands_at_all() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 10
 
