@@ -24,7 +24,7 @@ from kdbench.methods.features.quality import K0
 
 FIELDS = 12  # data sets and recipes that are drawn
 PAINTERS = 2  # processes
-Kind = Literal["sources", "gains", "throughput", "curves", "width", "quality", "tasks"]
+Kind = Literal["sources", "gains", "pair", "throughput", "curves", "width", "quality", "tasks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # a picture's name begins with its own, and a dash
 BIRTH = "fork" if sys.platform == "linux" else "spawn"  # a copy has nothing to import anew, where it can be had
 
@@ -104,6 +104,16 @@ def _sketched(
         f"be drawn to scale.{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
         partial(pictures.gains, gained, unit),
     )
+    if one := evidence.of_one_pair(cells, series):
+        pair, own, halves = one
+        yield (
+            "pair",
+            "Gains on one pair",
+            f"{pair}, on which most methods ran: gain in top-1 over ce, {_units(own, 'method', 'seed')}. A bar is one "
+            f"seed; the line is the table's {LEVEL:.0%} interval. ◂: too far off to be drawn to scale."
+            f"{_more(own['method'].nunique(), pictures.ROWS, 'methods')} This says nothing of other pairs.",
+            partial(pictures.gains, own, "seed", halves),
+        )
     yield (
         "throughput",
         "Accuracy against throughput",

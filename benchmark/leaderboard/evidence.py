@@ -47,6 +47,18 @@ def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     return rows[["source", "method", "unit", "gain"]].dropna(subset=["gain"])
 
 
+def of_one_pair(cells: pd.DataFrame, series: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.Series] | None:
+    """The pair on which most methods ran, their gains on it, a seed each, and halves of the table's intervals; where
+    some ran on it alone, for of these the gains over pairs say nothing."""
+    ran = series.groupby("pair")["method"].nunique()
+    pair = str(ran.idxmax())
+    own = series[series["pair"] == pair]
+    others = series.loc[series["pair"] != pair, "method"]
+    if len(ran) == 1 or own["method"].isin(others).all():
+        return None
+    return pair, gains(cells[cells["pair"] == pair], own), own.groupby("method")["over_ce_half"].first()
+
+
 def by_source(gains: pd.DataFrame) -> pd.DataFrame:
     """``source unit gain``: what a source's methods gain on a unit, in the mean, the same methods on each."""
     return matched(gains).groupby(["source", "unit"], as_index=False).agg(gain=("gain", "mean"))

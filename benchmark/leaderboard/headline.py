@@ -22,8 +22,21 @@ def headlines(board: Board) -> list[tuple[str, str]]:
     found = []
     for (_, dataset, *way), (recipe, cells, series) in sorted(most.items())[:FIELDS]:
         where = ", ".join([f"On {dataset}", *way])
-        found.append(_said(where, recipe, evidence.gains(cells, series), series["pair"].nunique()))
+        said, notes = _said(where, recipe, evidence.gains(cells, series), series["pair"].nunique())
+        found.append((said, f"{notes}{_besides(cells, series)}"))
     return found
+
+
+def _besides(cells: pd.DataFrame, series: pd.DataFrame) -> str:
+    """Of methods that ran on one pair alone, while others ran on several: they are in none of these means."""
+    one = evidence.of_one_pair(cells, series)
+    if one is None or one[1].empty:
+        return ""
+    pair, gains, halves = one
+    best = evidence.intervals(gains, ["method"]).iloc[0]
+    half = halves[best["method"]]
+    gain = _points(best["mean"]) + (f" ± {half:.2f}" if pd.notna(half) else "")
+    return f" Most methods ran on {pair}, some on it alone: {best['method']} comes first there, {gain}."
 
 
 def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str, str]:

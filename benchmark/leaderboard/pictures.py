@@ -66,15 +66,18 @@ def gains_by_source(rows: pd.DataFrame, unit: str) -> Figure | None:
 
 
 @in_print
-def gains(rows: pd.DataFrame, unit: str) -> Figure | None:
-    """``source method unit gain``: for each method its gain on every unit, and over all with its interval."""
-    return _ladder(rows, "method", unit)
+def gains(rows: pd.DataFrame, unit: str, halves: pd.Series | None = None) -> Figure | None:
+    """``source method unit gain``: for each method its gain on every unit, and over all with its interval, or with the
+    one that is given."""
+    return _ladder(rows, "method", unit, halves)
 
 
-def _ladder(rows: pd.DataFrame, name: str, unit: str) -> Figure | None:
+def _ladder(rows: pd.DataFrame, name: str, unit: str, halves: pd.Series | None = None) -> Figure | None:
     if rows.empty:
         return None
     means = intervals(rows, list(dict.fromkeys(["source", name]))).head(ROWS)
+    if halves is not None:
+        means["half"] = means[name].map(halves)
     figure, panel = drawing.ladder(means[name])
     panel.set_xlabel(f"gain over ce, points\n(lines: 95% intervals; bars: a {unit} each)")
     low, high = drawing.within(means["mean"])

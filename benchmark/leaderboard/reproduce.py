@@ -14,7 +14,7 @@ from scipy import stats
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.expectation import Expectation
 from kdbench.benchmark.experiments.grid import Grid, load
-from kdbench.benchmark.experiments.outline import Outline
+from kdbench.benchmark.experiments.outline import Outline, outdated
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.words import columns
@@ -63,7 +63,8 @@ def tables(records: dict[str, Outline]) -> list[dict[str, Any]]:
 def _table(name: str, paper: Paper, records: dict[str, Outline], expected: Expectation) -> dict[str, Any]:
     figures = paper.figures()
     cells = {c.id: c for c in _with_teachers(cells_of(name, paper))} if paper.grid else {}
-    missing = [expected.seconds(cell) for key, cell in cells.items() if key not in records]
+    finished = {key for key in cells.keys() & records.keys() if not outdated(records[key], records)}
+    missing = [expected.seconds(cell) for key, cell in cells.items() if key not in finished]
     known = [seconds for seconds in missing if seconds is not None]
     taught = {_pair(f) for f in figures if f.teacher} or {c.pair for c in cells.values() if c.teacher}
     return {
@@ -74,7 +75,7 @@ def _table(name: str, paper: Paper, records: dict[str, Outline], expected: Expec
         "methods": len({f.method for f in figures} or {c.method for c in cells.values()}),
         "grid": paper.grid or "none yet",
         "cells": len(cells),
-        "finished": len(cells) - len(missing),
+        "finished": len(finished),
         "hours": round(sum(known) / 3600, 1) if len(known) == len(missing) and cells else None,
         "paper": paper.paper,
         "note": "; ".join(filter(None, [paper.other and f"No verdicts: {paper.other}", paper.note])),

@@ -17,6 +17,7 @@ from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Finding, Store, write
 from kdbench.benchmark.leaderboard import drawing, evidence, pictures
 from kdbench.benchmark.leaderboard.album import album
+from kdbench.benchmark.leaderboard.headline import headlines
 from tests.benchmark.leaderboard.boards import board_of
 
 Study = Callable[..., list[Record]]
@@ -149,6 +150,22 @@ def test_gains_are_over_pairs_or_where_there_is_one_over_seeds(study: Study) -> 
     assert list(evidence.gains(two.cells, two.series)["gain"]) == [3, 4]
     three = board_of(study({"kd": [1, 2, 6], "rkd": [5, 5, 5]}) + study({"kd": [1, 2, 6]}, students=("resnet8x0.5",)))
     assert set(evidence.gains(three.cells, three.series)["method"]) == {"kd"}
+
+
+def test_where_some_methods_ran_on_one_pair_alone_its_gains_are_shown_too(study: Study) -> None:
+    full = study({"kd": [1, 2, 6], "rkd": [5, 5, 5]}, students=("resnet8x0.5",))
+    for records in full, full + study({"kd": [1, 2, 6], "rkd": [1, 1, 1]}):
+        found = board_of(records)
+        assert evidence.of_one_pair(found.cells, found.series) is None
+    found = board_of(full + study({"kd": [1, 2, 6]}))
+    one = evidence.of_one_pair(found.cells, found.series)
+    assert one is not None
+    pair, gains, halves = one
+    assert pair.endswith("→ resnet8x0.5") and set(gains["method"]) == {"kd", "rkd"}
+    assert list(gains.loc[gains["method"] == "kd", "gain"]) == [1, 2, 6]
+    row = found.series[(found.series["pair"] == pair) & (found.series["method"] == "kd")].iloc[0]
+    assert halves["kd"] == row["over_ce_half"] > 0
+    assert "Most methods ran on" in headlines(found)[0][1] and "rkd comes first there, +5.00." in headlines(found)[0][1]
 
 
 def rows_of(gains: dict[str, dict[int, float]]) -> pd.DataFrame:

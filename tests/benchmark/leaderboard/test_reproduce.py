@@ -187,6 +187,11 @@ def test_a_table_needs_the_cells_that_its_figures_speak_of(make_record: MakeReco
     (dkd,) = [entry for entry in tables(done) if entry["name"] == "dkd"]
     assert (dkd["pairs"], dkd["methods"], dkd["cells"], dkd["finished"]) == (11, 2, 11 * 2 * 5 + 6, 44)
     assert dkd["hours"] is None  # nobody knows how long a teacher takes
+    first = next(one for one in done.values() if one.teacher)
+    teacher = next(cell.teacher for cell in grid.cells if cell.teacher and cell.teacher.id == first.teacher)
+    done[teacher.id] = Outline.of(make_record(teacher, weights="others"))
+    (dkd,) = [entry for entry in tables(done) if entry["name"] == "dkd"]
+    assert dkd["finished"] == 45 - sum(one.teacher == teacher.id for one in done.values())  # they are outdated
     with pytest.raises(Refusal, match="dot: no grid ships for it yet"):
         cells_of("dot", paper("dot"))
 
