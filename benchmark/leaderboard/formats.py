@@ -125,7 +125,10 @@ def _accuracy(table: pd.DataFrame) -> pd.DataFrame:
         "top-1": _spread(table["top1"], table["std"]),
     }
     if (table["teachers"] > 1).any():  # else all seeds share one teacher
-        words |= {"teachers": table["teachers"].map(str), "± teachers": _each(table["std_teachers"], "{:.2f}".format)}
+        some = table["runs"].where(table["runs"] < table["n"] * table["teachers"])  # seeds do not have all teachers
+        words["teachers"] = table["teachers"].map(str) + _each(some, " ({:.0f} runs)".format).replace(NONE, "")
+        if table["std_teachers"].notna().any():
+            words["± teachers"] = _each(table["std_teachers"], "{:.2f}".format)
     words |= {
         "over ce": _gains(table, "over_ce"),
         "over kd": _gains(table, "over_kd"),

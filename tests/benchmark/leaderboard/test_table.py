@@ -158,6 +158,7 @@ def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
     assert (found[PAIR, "ce"]["teachers"], found[PAIR, "ce"]["over_kd"]) == (0, -7)
     assert "| n | top-1 | teachers | ± teachers |" in text(series({0: 50}) + kd)
     assert "teachers" not in text(series({0: 50}) + kd[:2]).partition("##")[2]
+    assert "| 2 (3 runs) |" in text(series({0: 50}) + kd[:3])  # two seeds do not have two teachers each
 
 
 def test_teachers_whose_students_share_no_seed_say_nothing_of_what_they_differ_by(
