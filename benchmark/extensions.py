@@ -6,7 +6,6 @@ They come from files that a user names, or from installed plugins: packages with
 
 import hashlib
 import importlib.util
-import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.data.dataset import HELD_OUT
-from kdbench.benchmark.networks.registry import FAMILIES
+from kdbench.benchmark.networks.registry import FAMILIES, matching
 from kdbench.methods.method import METHODS, SOURCES, Method
 from kdbench.refusal import Refusal
 
@@ -115,8 +114,8 @@ def origin(name: str) -> str:
 
 
 def _owner_of(name: str) -> Path | None:
-    family = next((family.pattern for family in FAMILIES if re.fullmatch(family.pattern, name)), "")
-    return _owner.get(name.removesuffix(HELD_OUT)) or _owner.get(family)
+    found = matching(name)
+    return _owner.get(name.removesuffix(HELD_OUT)) or (_owner.get(found[0].pattern) if found else None)
 
 
 def _names() -> set[str]:

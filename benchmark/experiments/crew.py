@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.run import run
@@ -72,6 +73,8 @@ def crew(
             for process in processes:
                 process.kill()
                 process.join()
+            if dist.is_initialized():
+                dist.destroy_process_group()  # the next crew of this process meets anew
 
 
 def _member(

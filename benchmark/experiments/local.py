@@ -47,7 +47,7 @@ def run_grid(
     warn(store.troubles)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     if outcomes["failed"]:
-        print(f"Failures in full: {store.failures_folder}/; run them again with --retry.")
+        print(f"Failures in full: {store.failures_folder}/; run them again with --retry failed.")
     if any(entry.cell.id in grid.teachers for entry in todo) and (old := plan(grid, store).those(State.OUTDATED)):
         print(f"{counted(len(old), 'cell')} outdated by now; run them again with --retry outdated.")
     return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)

@@ -76,11 +76,17 @@ def names() -> list[str]:
     return [name for member in FAMILIES for name in member.names]
 
 
-def family_of(name: str) -> tuple[Family, re.Match[str]]:
-    """The family that a name belongs to, and how its pattern matches."""
-    for member in FAMILIES:
+def matching(name: str) -> tuple[Family, re.Match[str]] | None:
+    """The family that a name belongs to, and how its pattern matches; a name that was given comes before a pattern."""
+    for member in sorted(FAMILIES, key=lambda member: name not in member.names):
         if matched := re.fullmatch(member.pattern, name):
             return member, matched
+    return None
+
+
+def family_of(name: str) -> tuple[Family, re.Match[str]]:
+    if found := matching(name):
+        return found
     raise Refusal(f"unknown network '{name}'{nearest(name, names(), OWN)}")
 
 

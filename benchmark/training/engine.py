@@ -113,11 +113,11 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-@cache
 def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
+@cache
 def keep_memory() -> None:
     """A step's memory stays the process's for the next one. glibc would give it back to the system and ask for it anew,
     page by page: some 1,500 faults and a tenth of a step, for a narrow network."""

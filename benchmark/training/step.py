@@ -73,11 +73,15 @@ def weighted(terms: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor
 def whole(trace: Trace, sizes: Sequence[int]) -> Trace:
     """The trace of all ranks' images. Gradients flow back to the rank that an image belongs to, once from each rank's
     loss: the mean over ranks, which data parallelism takes, is the gradient of the loss over the whole batch."""
+    views = tuple(_whole(view, sizes) for view in trace.views or (trace,))
+    return replace(views[0], views=views if trace.views else ())
+
+
+def _whole(view: Trace, sizes: Sequence[int]) -> Trace:
     return Trace(
-        logits=gathered(trace.logits, sizes),
-        embedding=UNASKED if trace.embedding is UNASKED else gathered(trace.embedding, sizes),
-        features={depth: gathered(feature, sizes) for depth, feature in trace.features.items()},
-        views=tuple(whole(view, sizes) for view in trace.views),
+        logits=gathered(view.logits, sizes),
+        embedding=UNASKED if view.embedding is UNASKED else gathered(view.embedding, sizes),
+        features={depth: gathered(feature, sizes) for depth, feature in view.features.items()},
     )
 
 
@@ -104,7 +108,7 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        gradient = gradients[0].contiguous()
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)  # others may hold this very tensor
         dist.all_reduce(gradient)
         mine = gradient.split(ctx.sizes)[dist.get_rank()]
         return F.pad(mine, [0, 0] * (mine.ndim - 1) + [0, ctx.rows - len(mine)]), None

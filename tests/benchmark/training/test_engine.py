@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from kdbench import methods
 from kdbench.benchmark.data import Dataset
+from kdbench.benchmark.experiments.crew import describe
 from kdbench.benchmark.training.engine import LONG, Compile, Engine
 from kdbench.benchmark.training.loop import training
 from kdbench.benchmark.training.recipe import Recipe
@@ -45,6 +47,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another system's library gives memory back otherwise")
+def test_an_error_that_is_looked_at_is_not_kept_with_all_that_was_trained() -> None:
+    class Trained: ...
+
+    def fails() -> weakref.ref[Trained]:
+        trained = Trained()
+        try:
+            raise ValueError(trained)
+        except ValueError as error:
+            assert describe(error).startswith("ValueError")
+        return weakref.ref(trained)
+
+    assert fails()() is None
+
+
 def test_a_step_s_memory_is_kept_for_the_next_one() -> None:
     """64 MiB are taken and left four times: the last time no page of them is new to the process. How much glibc learns
     to keep by itself is a matter of luck: its threshold is held."""

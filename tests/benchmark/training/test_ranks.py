@@ -14,18 +14,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench import methods
 from kdbench.benchmark.data import load
-from kdbench.benchmark.experiments.run import shown
 from kdbench.benchmark.networks import build
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Live, drive, training
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.recipe import Recipe
+from kdbench.methods.chain import Trace
+from kdbench.methods.method import Batch, Method, Needs
 
 WORLD = 2
 ENGINE = Engine(torch.device("cpu"))
@@ -36,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "plain": ("kd", {}, UNEVEN),
     "lonely": ("kd", {}, LONELY),
     "relates images": ("rkd", {}, UNEVEN),
+    "adds what was gathered": ("adds", {}, UNEVEN),
     "memory banks": ("crd", {"negatives": 10}, UNEVEN),
     "a phase of its own": ("ft", {"initial_epochs": 1, "weight": 1.0}, UNEVEN),
     "differentiated twice": ("jacobian", {}, UNEVEN),
@@ -44,6 +47,18 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
 
 class Killed(Exception):
     pass
+
+
+class Adds(Method):
+    """Two gathered tensors in one sum: both are handed the same gradient."""
+
+    source = "relations"
+
+    def needs(self) -> Needs:
+        return Needs(student=frozenset({3, 5}), whole_batch=True)
+
+    def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        return {"sum": (student[3] + student[5]).square().mean()}
 
 
 def trained(
@@ -56,7 +71,8 @@ def trained(
     torch.manual_seed(1)
     student, teacher = build("resnet8x0.25", 10, (1, 8, 8)), build("resnet8x0.5", 10, (1, 8, 8))
     facts = replace(RECIPE.facts(10, data.train.labels), images=partial(shown, data, ENGINE))
-    method = methods.create(name, student, teacher, facts, **params)
+    make = Adds if name == "adds" else partial(methods.create, name)
+    method = make(student, teacher, facts, **params)
     if not norms:
         for module in (student, teacher, method):
             rest(module)
