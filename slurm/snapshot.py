@@ -1,5 +1,6 @@
 """The code as it was when a grid was submitted: a checkout that changes while jobs wait changes nothing for them."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -23,11 +24,5 @@ def freeze(archive: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Rooms may be links: they are followed."""
-    found = []
-    for entry in folder.iterdir():
-        if entry.is_dir() and entry.name != "__pycache__":
-            found += _files(entry)
-        elif entry.is_file():
-            found.append(entry)
-    return found
+    walk = os.walk(folder, followlinks=True)  # rooms may be links
+    return [Path(at, name) for at, _, names in walk if "__pycache__" not in at for name in names]

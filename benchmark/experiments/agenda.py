@@ -1,6 +1,7 @@
 """Which cell may start now: none before its teacher's record is there, none whose teacher will never be."""
 
 import time
+from itertools import islice
 
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.plan import Plan, State
@@ -37,9 +38,11 @@ class Agenda:
     def beside(self, cell: Cell, most: int) -> list[Cell]:
         """Further cells that may start now and see what this one sees: the same teacher, the same images at each step.
         Taking turns, they ask the teacher once."""
-        alike = [] if cell.id in self._solitary else [key for key, other in self.waiting.items() if _alike(cell, other)]
-        free = [key for key in alike if key not in self._solitary and key not in self._not_before]
-        self.running |= (beside := {key: self.waiting.pop(key) for key in free[:most]})
+        if cell.id in self._solitary:
+            return []
+        held = self._solitary | self._not_before.keys()
+        free = (key for key, other in self.waiting.items() if key not in held and _alike(cell, other))
+        self.running |= (beside := {key: self.waiting.pop(key) for key in [*islice(free, most)]})
         return list(beside.values())
 
     def finished(self, cell: Cell) -> None:
@@ -63,6 +66,8 @@ class Agenda:
 
     def blocked(self) -> list[Cell]:
         """Cells whose teacher will not be there; they leave the agenda."""
+        if not self.lost:  # there may be many waiting
+            return []
         without = [cell for cell in self.waiting.values() if cell.teacher and cell.teacher.id in self.lost]
         for cell in without:
             del self.waiting[cell.id]
@@ -70,7 +75,9 @@ class Agenda:
 
 
 def _alike(one: Cell, other: Cell) -> bool:
-    return one.teacher is not None and one.world == 1 and _sights(one) == _sights(other)
+    if one.teacher is None or one.world > 1 or one.seed != other.seed:
+        return False
+    return _sights(one) == _sights(other)
 
 
 def _sights(cell: Cell) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -49,19 +49,21 @@ def export(store: Store, grid: Grid | None, file: Path, weights: bool) -> str:
     if file.is_dir():
         raise Refusal(f"the archive must be a file, got the folder {file}")
     with written(file) as stream, zipfile.ZipFile(stream, "w") as archive:
-        _put(archive, RECORDS, b"".join(line + b"\n" for _, line in sorted(lines.items())), zipfile.ZIP_DEFLATED)
+        _put(archive, RECORDS, (lines[key] + b"\n" for key in sorted(lines)), zipfile.ZIP_DEFLATED)
         for teacher in files:
-            _put(archive, _entry(teacher.stem), teacher.read_bytes(), zipfile.ZIP_STORED)
+            _put(archive, _entry(teacher.stem), [teacher.read_bytes()], zipfile.ZIP_STORED)
     return f"{file}: {counted(len(lines), 'record')}" + (
         f", the weights of {counted(len(files), 'teacher')}" if weights else ""
     )
 
 
-def _put(archive: zipfile.ZipFile, name: str, content: bytes, compression: int) -> None:
+def _put(archive: zipfile.ZipFile, name: str, content: Iterable[bytes], compression: int) -> None:
     """With no time of its own: the same content is the same bytes."""
     about = zipfile.ZipInfo(name)
     about.compress_type, about.external_attr = compression, 0o644 << 16
-    archive.writestr(about, content)
+    with archive.open(about, "w", force_zip64=True) as entry:
+        for part in content:
+            entry.write(part)
 
 
 def _entry(cell_id: str) -> str:

@@ -197,15 +197,14 @@ def deaf() -> Iterator[None]:
 
 
 def engines(workers: int, **settings: Any) -> list[Engine]:
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        return [Engine(torch.device("cuda", i % count), **settings) for i in range(workers)]
-    return [Engine(torch.device("cpu"), **settings) for _ in range(workers)]
+    gpus = torch.cuda.device_count()
+    devices = [torch.device("cuda", i % gpus) if gpus else torch.device("cpu") for i in range(workers)]
+    return [Engine(device, **settings) for device in devices]
 
 
 def places(name: str, workers: int | None, world: int) -> int:
     """How many processes may train at once: a GPU each; without GPUs as many as a cell needs."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = torch.cuda.device_count()
     count = workers or gpus or world
     if world > 1 and gpus:  # ranks of one cell never share a GPU
         count = min(count, gpus)

@@ -8,7 +8,6 @@ learning rate is so small that nothing can diverge.
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +26,7 @@ from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.run import load_data
 from kdbench.benchmark.experiments.weights import parameters
-from kdbench.benchmark.throughput.peak import peak_flops, synchronise
+from kdbench.benchmark.throughput.peak import peak_flops, timed
 from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
@@ -184,9 +183,4 @@ class Clock:
         return self._walk(self.count)
 
     def _walk(self, count: int) -> float:
-        synchronise(self.engine.device)
-        started = time.perf_counter()
-        for _ in range(count):
-            next(self.steps)
-        synchronise(self.engine.device)
-        return (time.perf_counter() - started) / count
+        return timed(lambda: next(self.steps), count, self.engine.device)

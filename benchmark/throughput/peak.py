@@ -46,15 +46,16 @@ def synchronise(device: torch.device) -> None:
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """How long it takes, the median of several windows."""
+    timed(work, 3, device)
+    count = math.ceil(SECONDS / timed(work, 3, device))
+    return statistics.median(timed(work, count, device) for _ in range(WINDOWS))
 
-    def walk(count: int) -> float:
-        synchronise(device)
-        started = time.perf_counter()
-        for _ in range(count):
-            work()
-        synchronise(device)
-        return (time.perf_counter() - started) / count
 
-    walk(3)
-    count = math.ceil(SECONDS / walk(3))
-    return statistics.median(walk(count) for _ in range(WINDOWS))
+def timed(work: Callable[[], object], count: int, device: torch.device) -> float:
+    """Seconds a call, over so many."""
+    synchronise(device)
+    started = time.perf_counter()
+    for _ in range(count):
+        work()
+    synchronise(device)
+    return (time.perf_counter() - started) / count

@@ -54,7 +54,7 @@ def test_a_pace_is_that_of_windows_after_a_warm_up(monkeypatch: pytest.MonkeyPat
             taken.append(step)
             yield Live("main", 1, 1, step, 1000)
 
-    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(measuring, "SECONDS", 15.0)
     clock = Clock(steps(), CPU)
     assert len(taken) == 5 + 1 + 5 and clock.peak_memory > 0
@@ -76,7 +76,7 @@ def test_a_cost_is_of_times_that_were_taken_in_turn(
             yield live
 
     monkeypatch.setattr(measuring.Learners, "steps", slower)
-    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: now))
     record = measure(make_cell("kd", teacher="resnet14x0.5"), CPU, Path(), tmp_path)
     assert record.cold and record.remembered
     for pace in (record.live, record.cold, record.remembered):
@@ -185,7 +185,7 @@ def test_what_phases_before_the_main_one_cost_is_shared_out_over_its_epochs(
             yield live
 
     monkeypatch.setattr(measuring.Learners, "steps", timed)
-    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: now))
     cell = make_cell("fsp", teacher="resnet14x0.5", params={"initial_epochs": 4})
     record = measure(cell, CPU, Path(), tmp_path)
     assert (record.epochs, record.live.cost, record.initial) == (2, 1, 6)

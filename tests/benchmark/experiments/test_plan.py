@@ -14,7 +14,6 @@ from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import of_plan, of_status, plan_text, status_text, time_left
-from kdbench.benchmark.experiments.words import duration
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain, Trace
@@ -298,10 +297,3 @@ def test_a_plan_for_scripts_has_a_row_for_every_cell(grid: Grid, store: Store, c
 def test_a_status_names_the_folder_in_which_failures_lie(grid: Grid, store: Store, ce: Cell) -> None:
     store.fail(failed(ce))
     assert f"{store.folder}/failures/" in status_text(plan(grid, store), store.folder)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (61, "1 min 01 s"), (3600 * 30 + 60, "30 h 01 min")]
-)
-def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

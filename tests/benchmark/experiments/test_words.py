@@ -11,7 +11,7 @@ def test_one_is_not_counted_like_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (3599.4, "59 min 59 s"), (3600, "1 h 00 min")]
+    ("seconds", "said"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (3599.4, "59 min 59 s"), (3600 * 30 + 60, "30 h 01 min")]
 )
 def test_a_duration_has_two_units_at_most(seconds: float, said: str) -> None:
     assert duration(seconds) == said
