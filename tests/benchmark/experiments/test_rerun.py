@@ -9,6 +9,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from kdbench.benchmark.experiments import rerun
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.record import Record
@@ -165,6 +166,18 @@ def test_who_has_a_cell_alone_gets_the_record_of_its_teacher_too(ran: Ran, tmp_p
     _, teacher = trained(cell.teacher, fresh)
     record = fresh.record(cell.id)
     assert record is not None and record.result.teacher_weights == teacher.result.weights
+
+
+@pytest.mark.slow
+def test_several_processes_train_a_cell_and_before_it_its_teacher(
+    make_cell: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rerun, "places", lambda *_: 2)  # this machine may have one core
+    cell = make_cell("kd", teacher=make_cell(student="resnet8", world=2), world=2)
+    declared = tmp_path / "cell.json"
+    declared.write_bytes(msgspec.json.encode(cell))
+    assert run_again(str(declared), tmp_path, Path()) == 0
+    assert Store(tmp_path).records().keys() == {cell.id, cell.teacher.id}
 
 
 @pytest.mark.parametrize(
