@@ -20,6 +20,7 @@ from matplotlib.transforms import Bbox
 COLUMN, PAGE = 3.5, 7.2  # inches: the width of one column of a paper, and of both
 PANELS = 6  # drawn beside one another
 NAMES = 20  # of points, beyond which they only cover one another
+LONGEST = 28  # letters of them
 
 BESIDE = [(6, 0, "left"), (-6, 0, "right"), (5, 7, "left"), (5, -7, "left"), (-5, 7, "right"), (-5, -7, "right")]
 AFAR = [(across, up, side) for up in (-16, 16, -26, 26) for across, side in ((12, "left"), (-12, "right"))]
@@ -137,7 +138,7 @@ def ladder(rungs: Iterable[str]) -> tuple[Figure, Axes]:
     """One panel with a rung a name, the first on top; long names take a page's width."""
     rungs = list(rungs)
     width = COLUMN if max(map(len, rungs)) < 20 else PAGE
-    figure = blank(width, 0.75 + 0.2 * len(rungs))
+    figure = blank(width, 1.1 + 0.2 * len(rungs))
     panel = figure.subplots()
     panel.set_ylim(len(rungs) - 0.4, -0.6)
     panel.set_yticks(range(len(rungs)), [short(name) for name in rungs])
@@ -182,7 +183,7 @@ def name_points(panel: Axes, places: Sequence[tuple[float, float, str]], lines: 
         others = points[:place] + points[place + 1 :] + names
         for across, up, side in BESIDE + AFAR:
             text = panel.annotate(
-                short(name, 28), (x, y), (across, up), textcoords="offset points", ha=side, va="center", color=INK,
+                short(name, LONGEST), (x, y), (across, up), textcoords="offset points", ha=side, va="center", color=INK,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
             )  # fmt: skip
             text.set_in_layout(False)

@@ -10,7 +10,7 @@ from kdbench.benchmark.leaderboard import drawing
 from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, PAGE, PAPER, in_print, kind, short
 from kdbench.benchmark.leaderboard.evidence import by_source, intervals
 
-ROWS = 30  # methods that are listed below one another
+ROWS = 40  # methods that are listed below one another
 FILLS = ("bottom", "full", "none", "left", "top", "right")  # of the markers, where one source has several methods
 QUALITY = {"Q": "Q: quality", "S": "S: separation", "I": "I: information", "E": "E: efficiency"}
 
@@ -24,8 +24,9 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
         return None
     low = rows.groupby("pair")["top1"].transform(lambda top1: drawing.within(top1)[0])
     below = rows["top1"] < low  # drawn at the lower edge, with what it came to
-    said = rows["method"].mask(below, rows["method"] + " ↓ " + rows["top1"].map("{:.1f}".format))
-    rows = rows.assign(kind=rows["source"].map(kind), said=said, top1=rows["top1"].clip(lower=low))
+    value = rows["top1"].map(" ↓ {:.1f}".format)
+    said = rows["method"].mask(below, rows["method"].map(lambda name: short(name, drawing.LONGEST - 7)) + value)
+    rows = rows.assign(kind=rows["source"].map(kind), said=said, below=below, top1=rows["top1"].clip(lower=low))
     figure, panels = drawing.side_by_side(rows, "speed of training (ce: 100%)", "top-1, %")
     for panel, points in panels:
         label = panel.get_ylabel()
@@ -43,9 +44,9 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
     drawing.legend(figure, rows["kind"], "o", [line])
     figure.draw_without_rendering()
     for panel, points in panels:
-        best_first = points.sort_values(["top1", "method"], ascending=[False, True])
-        on_front = best_first.index.isin(front(points).index)
-        first = pd.concat([best_first[on_front], best_first[~on_front]])
+        on_front = points.index.isin(front(points).index)
+        order = ["below", "on_front", "top1", "method"]  # those below are where their names say, and nowhere else
+        first = points.assign(on_front=on_front).sort_values(order, ascending=[False, False, False, True])
         named = list(zip(first["speed"], first["top1"], first["said"], strict=True))
         drawing.name_points(panel, named, panel.lines)
     return figure

@@ -93,6 +93,7 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
         freedom = gain["count"].sub(1)
         table[name] = gain["mean"]
         table[f"{name}_half"] = statistics.half_width(gain["std"], gain["count"], freedom.where(freedom > 0))
+        table[f"{name}_half_seeds"] = _over_seeds(cells, name.replace("_", " ")).reindex(table.index)
     tests = _starred(table, pd.DataFrame({name: _sign_tests(several, name) for name in GAINS}), FIELD)
     table["pairs_needed"] = tests.map(statistics.pairs_needed).reindex(table.index)
     few = several.groupby(FIELD)["pair"].nunique().reindex(table.index) < table["pairs_needed"]
@@ -118,6 +119,8 @@ def _judged(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> pd.Series:
     """A gain with its interval, by a deviation that knows how far gains scatter on the field's other pairs; answers
     with its p-value."""
     std, freedom = statistics.moderated(gain["std"], gain["count"], field=FIELD, method=[*FIELD, "method"])
+    by_task = table.index.get_level_values("setting") == "incremental"  # ways to arrive say nothing of one another
+    std, freedom = std.mask(by_task, gain["std"]), freedom.mask(by_task, gain["count"].sub(1))
     table[name] = gain["mean"]
     table[f"{name}_half"] = statistics.half_width(std, gain["count"], freedom)
     return statistics.p_values(gain["mean"], std, gain["count"], freedom)
@@ -135,6 +138,17 @@ def _starred(table: pd.DataFrame, p: pd.DataFrame, within: list[str]) -> pd.Seri
         other_side = table[f"over_ce_{what}"].where(method == "kd").groupby(within).transform("max")
         table[f"over_kd_{what}"] = table[f"over_kd_{what}"].where(method != "ce", other_side)
     return tests.groupby(within).count()
+
+
+def _over_seeds(cells: pd.DataFrame, name: str) -> pd.Series:
+    """Half of the interval of the same mean over pairs, a seed as the unit: pairs share seeds, and what one does to all
+    of them alike does not show in how far pairs lie apart."""
+    of = [*FIELD, "source", "method"]
+    runs = cells.groupby([*of, "pair", "seed"])[name].mean().dropna()
+    means = {key: own.unstack("seed").dropna(axis=1).mean() for key, own in runs.groupby(of)}  # of seeds on all pairs
+    n = pd.Series({key: len(own) for key, own in means.items()}).rename_axis(of)
+    std = pd.Series({key: own.std() for key, own in means.items()}).rename_axis(of)
+    return statistics.half_width(std, n, n - 1)
 
 
 def _sign_tests(series: pd.DataFrame, name: str) -> pd.Series:

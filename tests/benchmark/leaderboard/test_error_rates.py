@@ -4,7 +4,7 @@ simulated runs, through the functions that make the real tables. The figures of 
 python -m pytest -m slow tests/benchmark/leaderboard/test_error_rates.py -s
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,16 +22,18 @@ NOWHERE = dict.fromkeys(
 LIKE = NOWHERE | {"deployed": 1, "discarded": 0, "environment": None, "setting": "compression", "dataset": "d"}
 
 
-def cells(effect: float, pairs: int, seeds: int, differs: float = 0.0, scatter: float = 0.0) -> Iterator[pd.DataFrame]:
+def cells(
+    effect: float, pairs: int, seeds: int, differs: float = 0.0, scatter: float = 0.0, scatters: Sequence[float] = ()
+) -> Iterator[pd.DataFrame]:
     """A method's effect differs from pair to pair by ``differs`` points, and how far runs scatter by ``scatter`` in its
-    logarithm."""
+    logarithm, or as ``scatters`` says."""
     draw = np.random.default_rng(0)
     names = pd.MultiIndex.from_product([["ce", *TAUGHT], range(pairs), range(seeds)], names=["method", "pair", "seed"])
     rows = names.to_frame(index=False).assign(recipe="r", teacher="t", **LIKE)
     rows["source"] = np.where(rows["method"] == "ce", "labels", "logits")
     rows["pair"] = rows["pair"].map("t → s{}".format)
     for _ in range(TABLES):
-        run = RUN * np.exp(draw.normal(0, scatter, (pairs, 1)))
+        run = np.reshape(scatters, (-1, 1)) if scatters else RUN * np.exp(draw.normal(0, scatter, (pairs, 1)))
         mean = 70 + effect + draw.normal(0, differs, (len(TAUGHT), pairs, 1))
         ce, taught = draw.normal(70, run, (1, pairs, seeds)), draw.normal(mean, run, (len(TAUGHT), pairs, seeds))
         top1 = np.concatenate([ce, taught])
@@ -76,3 +78,18 @@ def test_error_rates_on_a_pair_are_those_of_the_page() -> None:
             print(f"{pairs:5} {seeds:5} {scatter:7} {effect:6} {any_star:10.1%} {star:17.1%} {covers:17.1%}")
             assert effect or any_star < 0.05 + 3 * (0.05 * 0.95 / TABLES) ** 0.5
             assert covers == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.slow
+def test_error_rates_of_narrow_and_of_wide_students_are_those_of_the_page() -> None:
+    """Runs that scatter as those of ce do on five pairs of the digits: by 1.2 points where students are narrow."""
+    scatters = (1.2, 1.2, 0.62, 0.41, 0.41)
+    tables = [series(runs) for runs in cells(0.0, len(scatters), 5, scatters=scatters)]
+    print("\nscatter   any star   interval covers")
+    covered = []
+    for number, scatter in enumerate(scatters):
+        any_star, _, covers = rates([table[table["pair"] == f"t → s{number}"] for table in tables], SECTION, 0.0)
+        print(f"{scatter:7} {any_star:10.1%} {covers:17.1%}")
+        covered.append(covers)
+    assert 0.85 < min(covered[:2]) < 0.95 < min(covered[3:])
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)

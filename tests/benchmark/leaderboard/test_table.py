@@ -222,6 +222,16 @@ def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Seri
     assert [row["images_per_second"] for row in rows(ce + far).values()] == [900, None]
 
 
+def test_of_two_environments_with_as_many_methods_the_one_where_ce_ran_tells_speeds(
+    make_cell: MakeCell, series: Series
+) -> None:
+    teacher = make_cell(student="big")
+    there = series({0: 50}, "kd", teacher, how={"environment": "a", "speed": 700.0})
+    records = there + series({0: 50}, "ce", how={"environment": "b", "speed": 900.0})
+    found = rows(records)
+    assert (found[PAIR, "ce"]["images_per_second"], found[PAIR, "kd"]["images_per_second"]) == (900, None)
+
+
 def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(series: Series) -> None:
     records = []
     for student, ce, kd, clkd in (("resnet8", 4, 8, 4), ("resnet8x0.5", 25, 100, 25), ("resnet8x2", 60, 60, 0)):
@@ -301,6 +311,31 @@ def test_over_pairs_a_pair_is_the_unit(eight: list[Record], series: Series) -> N
     # ce and kd ran on every pair, kd is better on all; who was not in every race has no rank.
     assert (kd["rank"], table.loc["ce", "rank"]) == (1, 2)
     assert pd.isna(other["rank"])
+
+
+def test_what_a_seed_does_to_all_pairs_alike_shows_where_the_seed_is_the_unit(
+    study: Callable[..., list[Record]],
+) -> None:
+    """kd gains 1, 2 and 6 on one pair, a point more on the other: 3 and 4 over pairs; 1.5, 2.5 and 6.5 over seeds."""
+    pairs = ("resnet8x0.25", "resnet8x0.5")
+    records = study({"kd": [1, 2, 6]}, students=pairs)
+    (row,) = made(records).methods.query("method == 'kd'").to_dict("records")
+    assert row["over_ce"] == 3.5 and row["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
+    assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 2) * 7**0.5 / 3**0.5)
+    (row,) = made(records[:-1]).methods.query("method == 'kd'").to_dict("records")  # the last seed is on one pair alone
+    assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
+
+
+def test_ways_for_classes_to_arrive_lend_one_another_no_scatter(study: Callable[..., list[Record]]) -> None:
+    """As two pairs of one field would."""
+    students = ("resnet8x0.25", "resnet8x0.5")
+    records = study({"kd": [1, 2, 6]}, students=students[:1]) + study({"kd": [1, 1.5, 2]}, students=students[1:])
+    cells = frame(msgspec.json.decode(msgspec.json.encode(record), type=Brief) for record in records)
+    usual = [stats.t.ppf(0.975, 2) * std / 3**0.5 for std in (7**0.5, 0.5)]
+    for setting, same in ("incremental", True), ("compression", False):
+        table = board(cells.assign(setting=setting)).series.query("method == 'kd'")
+        halves = table.sort_values("pair")["over_ce_half"].tolist()
+        assert (halves == pytest.approx(usual)) is same
 
 
 def test_where_pairs_are_too_few_for_any_p_value_to_be_small_there_is_none(eight: list[Record]) -> None:
