@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
 from kdbench.benchmark.data import source
 from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.benchmark.experiments.record import Brief
-from kdbench.benchmark.leaderboard.published import IncrementalFigure, incremental, stated
+from kdbench.benchmark.leaderboard.published import IncrementalFigure, incremental
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
-from kdbench.benchmark.leaderboard.reproduce import judged
+from kdbench.benchmark.leaderboard.reproduce import beside
 
 PROTOCOL = "incremental-250"  # the recipe of DFCIL's table
 OURS: dict[str, tuple[str, dict[str, Any]]] = {  # the others have no method of ours
@@ -65,38 +64,13 @@ def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
             cell = record.cell
             key = shown(cell.method, cell.params), str(record.cell.incremental), cell.protocol
             series.setdefault(key, []).append(record)
-    about: dict[str, Any] = {
-        "dataset": figure.dataset,
-        "network": figure.network,
-        "tasks": figure.tasks,
-        "memory": figure.memory,
-        "method": figure.method,
-        "theirs": figure.final_accuracy,
-        "their_std": figure.std,
-        "their_runs": figure.runs,
-        "table_of": figure.table_of,
-        "source": figure.source,
-    }
+    about: dict[str, Any] = {"network": figure.network, "tasks": figure.tasks, "memory": figure.memory}
     rows = []
-    for (method, sequence, recipe), runs in series.items():
-        top1 = [record.result.top1 for record in runs]
-        half, verdict = judged(figure.final_accuracy, figure.std, stated(figure.runs), top1)
-        same = _same(figure, runs[0])
-        rows.append(
-            Row(
-                **about,
-                ours=fmean(top1),
-                our_std=stdev(top1) if len(top1) > 1 else None,
-                n=len(top1),
-                our_method=method,
-                sequence=sequence,
-                recipe=recipe,
-                difference=fmean(top1) - figure.final_accuracy,
-                half=half if same else None,
-                verdict=verdict if same else "other protocol",
-            )
-        )
-    return rows or [Row(**about, verdict="not run" if figure.method in OURS else "no cell of ours")]
+    for (_, sequence, _), runs in series.items():
+        other = {} if _same(figure, runs[0]) else {"half": None, "verdict": "other protocol"}
+        rows.append(Row(sequence=sequence, **about | beside(figure, runs) | other))
+    nothing = {"verdict": "not run" if figure.method in OURS else "no cell of ours"}
+    return rows or [Row(**about | beside(figure, []) | nothing)]
 
 
 def _alike(figure: IncrementalFigure, record: Brief) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store, write
 from kdbench.benchmark.leaderboard.album import KINDS, Picture, album
-from kdbench.benchmark.leaderboard.formats import as_json, csv, latex, markdown
+from kdbench.benchmark.leaderboard.formats import as_json, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
+from kdbench.benchmark.leaderboard.report import csv
 from kdbench.benchmark.leaderboard.table import Board, board
 from kdbench.benchmark.throughput import record as throughput
 from kdbench.benchmark.throughput.table import tables

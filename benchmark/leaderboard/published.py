@@ -37,7 +37,7 @@ class IncrementalFigure(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     network: str
     method: str
-    final_accuracy: float
+    top1: float = msgspec.field(name="final_accuracy")
     std: float | None
     runs: str
     table_of: str

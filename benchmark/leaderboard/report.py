@@ -31,11 +31,15 @@ class Report:
         return "\n\n".join(filter(None, [f"# {self.title}", self.about, table, self.close])) + "\n"
 
     def csv(self) -> str:
-        return pd.DataFrame(self.rows).to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        return csv(pd.DataFrame(self.rows))
 
     def save(self, results: Path) -> None:
         write(results / f"reproduce-{self.name}.md", self.markdown().encode())
         write(results / f"reproduce-{self.name}.csv", self.csv().encode())
+
+
+def csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 
 def plain(row: Any) -> Row:

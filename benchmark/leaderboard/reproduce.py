@@ -18,7 +18,7 @@ from kdbench.benchmark.experiments.outline import Outline, outdated
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.words import columns
-from kdbench.benchmark.leaderboard.published import Figure, Paper, papers, stated
+from kdbench.benchmark.leaderboard.published import Figure, IncrementalFigure, Paper, papers, stated
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
 from kdbench.refusal import Refusal
@@ -179,38 +179,40 @@ def _protocol(cell: Cell, asked: Cell) -> str:
 
 
 def _row(figure: Figure, series: list[Brief], other: str) -> Row:
-    about: dict[str, Any] = {
+    found = beside(figure, series, best=figure.statistic == "best epoch")
+    if figure.statistic == "not stated" and beside(figure, series, best=True)["verdict"] != found["verdict"]:
+        found["verdict"] = "cannot say: it hangs on whether theirs is a best or a last epoch, which is not stated"
+    if other:
+        found |= {"half": None, "verdict": f"other protocol: {other}" if series else other}
+    return Row(pair=_pair(figure), epoch=figure.statistic, **found)
+
+
+def beside(figure: Figure | IncrementalFigure, series: Sequence[Brief], best: bool = False) -> dict[str, Any]:
+    """What every row says of a figure, and of our series where there is one, by its best epochs or its last."""
+    said: dict[str, Any] = {
         "dataset": figure.dataset,
-        "pair": _pair(figure),
         "method": figure.method,
         "theirs": figure.top1,
         "their_std": figure.std,
         "their_runs": figure.runs,
-        "epoch": figure.statistic,
+        "verdict": "",
         "table_of": figure.table_of,
         "source": figure.source,
     }
     if not series:
-        return Row(**about, verdict=other)
-    last = [record.result.top1 for record in series]
-    best = [record.result.best_top1 for record in series]
-    ours = best if figure.statistic == "best epoch" else last
-    theirs = figure.top1, figure.std, stated(figure.runs)
-    half, verdict = judged(*theirs, ours)
-    if figure.statistic == "not stated" and judged(*theirs, best)[1] != verdict:
-        verdict = "cannot say: it hangs on whether theirs is a best or a last epoch, which is not stated"
-    cell = series[0].cell
-    return Row(
-        **about,
-        ours=fmean(ours),
-        our_std=stdev(ours) if len(ours) > 1 else None,
-        n=len(ours),
-        our_method=shown(cell.method, cell.params),
-        recipe=cell.protocol,
-        difference=fmean(ours) - figure.top1,
-        half=None if other else half,
-        verdict=f"other protocol: {other}" if other else verdict,
-    )
+        return said
+    cell, ours = series[0].cell, [run.result.best_top1 if best else run.result.top1 for run in series]
+    half, verdict = judged(figure.top1, figure.std, stated(figure.runs), ours)
+    return said | {
+        "ours": fmean(ours),
+        "our_std": stdev(ours) if len(ours) > 1 else None,
+        "n": len(ours),
+        "our_method": shown(cell.method, cell.params),
+        "recipe": cell.protocol,
+        "difference": fmean(ours) - figure.top1,
+        "half": half,
+        "verdict": verdict,
+    }
 
 
 def judged(theirs: float, std: float | None, runs: int | None, ours: Sequence[float]) -> tuple[float | None, str]:

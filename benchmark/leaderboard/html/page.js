@@ -3,7 +3,6 @@
 
 const MOST = 300; // rows that are shown before one asks for all
 const MARKS = { labels: "●", logits: "■", features: "▲", gradients: "◆", relations: "▼", combined: "+", other: "×" };
-const NONE = "–";
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 
@@ -16,38 +15,23 @@ function make(name, properties = {}, ...children) {
   return element;
 }
 
-// -- numbers ---------------------------------------------------------------------------------------------------------
+// -- cells -----------------------------------------------------------------------------------------------------------
 
-const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
-const signed = (value) => (value < 0 ? "" : "+") + fixed(value, 2);
-const grouped = (value) => Math.round(value).toLocaleString("en-US");
+const grouped = (value) => value.toLocaleString("en-US");
+const isText = (column) => !column.number;
 
-const SHOWN = {
-  text: (value) => [value],
-  source: (value) => {
-    const kind = value.includes("+") ? "combined" : value in MARKS ? value : "other";
-    const mark = make("span", { className: "source", "data-mark": MARKS[kind] }, value);
-    mark.style.setProperty("--tint", `var(--${kind})`);
-    return [mark];
-  },
-  count: (value) => [grouped(value)],
-  percent: (value) => [fixed(value, 2)],
-  gain: (value) => [signed(value)],
-  p: (value) => [value < 0.001 ? "<0.001" : value.toFixed(3)],
-};
-// A number with what stands behind it: its deviation, or half of its interval and whether it is sure.
-const aside = (value, sure) => make("span", { className: "aside" }, value == null ? "" : `± ${fixed(value, 2)}${sure ? " ★" : ""}`);
-SHOWN.spread = ([value, deviation]) => [fixed(value, 2), aside(deviation)];
-SHOWN.surely = ([value, half, p]) => [signed(value), aside(half, p != null && p < 0.05)];
-
-const first = (value) => (Array.isArray(value) ? value[0] : value);
-const isText = (column) => column.kind === "text" || column.kind === "source";
+function source(value) {
+  const kind = value.includes("+") ? "combined" : value in MARKS ? value : "other";
+  const mark = make("span", { className: "source", "data-mark": MARKS[kind] }, value);
+  mark.style.setProperty("--tint", `var(--${kind})`);
+  return mark;
+}
 
 function cell(column, value, name = "td") {
-  const paired = Array.isArray(value);
-  const shown = first(value) == null ? (paired ? [NONE, aside(null)] : [NONE]) : SHOWN[column.kind](value);
-  const style = isText(column) ? "" : paired ? "number paired" : "number";
-  return make(name, { className: style }, ...shown);
+  if (isText(column)) return make(name, {}, column.name === "source" ? source(value) : value);
+  const [lead, ...aside] = value[1].replace("-", "−").split(/ (?=[±(])/); // what stands aside: an interval, say
+  return column.aside ? make(name, { className: "number paired" }, lead, make("span", { className: "aside" }, ...aside))
+    : make(name, { className: "number" }, lead);
 }
 
 // -- a table that sorts and filters ----------------------------------------------------------------------------------
@@ -86,7 +70,7 @@ function board(data) {
   const distinct = (values) => [...new Set(values)];
   data.heads.forEach((name, place) =>
     choose(name, distinct(data.groups.map((group) => group.names[place])), (value) => (row, group) => group.names[place] === value));
-  const source = data.columns.findIndex((column) => column.kind === "source");
+  const source = data.columns.findIndex((column) => column.name === "source");
   if (source >= 0)
     choose("Source", distinct(data.groups.flatMap((group) => group.rows.map((row) => row.cells[source]))), (value) => (row) => row.cells[source] === value);
   controls.append(count);
@@ -97,7 +81,7 @@ function board(data) {
 
   function sorted(rows) {
     if (state.column < 0) return rows;
-    const key = (row) => first(row.cells[state.column]);
+    const key = (row) => (isText(data.columns[state.column]) ? row.cells[state.column] : row.cells[state.column][0]);
     const turn = state.down ? -1 : 1;
     return [...rows].sort((a, b) => {
       const [x, y] = [key(a), key(b)];

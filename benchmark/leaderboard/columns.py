@@ -1,0 +1,119 @@
+"""The columns of the board's tables, as people read them: Markdown, LaTeX and the page are made of these."""
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdbench.benchmark.experiments.words import duration
+from kdbench.benchmark.leaderboard.report import chance
+from kdbench.benchmark.leaderboard.statistics import LEVEL
+
+NONE = "–"
+WHOLE, TENTHS, HUNDREDTHS, SIGNED = "{:,.0f}".format, "{:.1f}".format, "{:.2f}".format, "{:+z.2f}".format
+Aside = Callable[[pd.DataFrame], pd.Series]  # what stands behind each word, by other columns of the table
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    key: str  # the table's column that it shows
+    word: Callable[[Any], str] = str
+    about: str = ""
+    aside: Aside | None = None
+    telling: Callable[[pd.Series], pd.Series] = pd.Series.notna  # whether a value is worth a column
+
+    def words(self, table: pd.DataFrame) -> pd.Series:
+        words = table[self.key].map(lambda value: NONE if pd.isna(value) else self.word(value))
+        return words + self.aside(table) if self.aside else words
+
+
+def telling(columns: Iterable[Column], table: pd.DataFrame) -> list[Column]:
+    """Without those that have nothing to say."""
+    return [column for column in columns if column.telling(table[column.key]).any()]
+
+
+def _within(key: str) -> Aside:
+    return lambda table: table[key].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
+
+
+def _surely(gain: str) -> Aside:
+    half = _within(f"{gain}_half")
+    return lambda table: half(table) + table[f"{gain}_p"].map(lambda p: " ★" if p < 1 - LEVEL else "")
+
+
+def _runs(table: pd.DataFrame) -> pd.Series:
+    """Where seeds do not have all teachers."""
+    some = table["runs"] < table["n"] * table["teachers"]
+    return (" (" + table["runs"].map(str) + " runs)").where(some, "")
+
+
+def _thousands(count: float) -> str:
+    return f"{count / 1000:,.1f}"
+
+
+def _gain(name: str) -> Column:
+    key = f"over_{name}"
+    return Column(f"over {name}", key, SIGNED, "on the same seeds, points of top-1", _surely(key))
+
+
+def _p(name: str) -> Column:
+    return Column(f"p({name})", f"over_{name}_p", chance, "exact test over pairs, Holm-corrected over both columns")
+
+
+SOURCE = Column("source", "source", about="of the knowledge")
+METHOD = Column("method", "method")
+SEEDS = Column("n", "n", WHOLE, "seeds")
+GAINS = [_gain("ce"), _gain("kd")]
+TIME = Column("time × ce", "relative_cost", HUNDREDTHS, "a training's time over ce's")
+OVER_PAIRS = [
+    SOURCE,
+    METHOD,
+    Column("pairs", "pairs", WHOLE),
+    _gain("ce"),
+    _p("ce"),
+    _gain("kd"),
+    _p("kd"),
+    Column("rank", "rank", TENTHS, "mean over pairs, by top-1; 1 is the best"),
+    TIME,
+]
+ON_A_PAIR = [
+    SOURCE,
+    METHOD,
+    SEEDS,
+    Column("top-1", "top1", HUNDREDTHS, "% after the last epoch, mean ± deviation over seeds", _within("std")),
+    Column("teachers", "teachers", WHOLE, "trainings of the teacher", _runs, lambda count: count > 1),
+    Column("± teachers", "std_teachers", HUNDREDTHS, "standard deviation that comes from the teacher's seed"),
+    *GAINS,
+    Column("best epoch", "best", HUNDREDTHS, "%; a diagnostic, found by looking at the test set"),
+]
+TASK_BY_TASK = [
+    SOURCE,
+    METHOD,
+    SEEDS,
+    Column("average", "average", HUNDREDTHS, "top-1 over the classes so far, %, mean over tasks"),
+    Column("final", "top1", HUNDREDTHS, "top-1 after the last task, %, mean ± deviation over seeds", _within("std")),
+    *GAINS,
+    Column("forgetting", "forgetting", HUNDREDTHS, "points lost on older tasks"),
+    Column("backward transfer", "backward", SIGNED, "what later tasks did to older ones, points"),
+]
+OF_A_SETTING: dict[Hashable, list[Column]] = {"compression": ON_A_PAIR, "incremental": TASK_BY_TASK}
+COSTS = [
+    METHOD,
+    Column("images/s", "images_per_second", WHOLE, "in training"),
+    TIME,
+    Column("remembered", "remembered_cost", HUNDREDTHS, "time × ce when the teacher's answers are known"),
+    Column("training", "seconds", duration, "time of one seed"),
+    Column("memory MB", "peak_memory_mb", WHOLE, "peak, in training"),
+    Column("deployed k", "deployed_parameters", _thousands, "parameters of the network that is used in the end"),
+    Column("thrown away k", "discarded_parameters", _thousands, "parameters of the method, discarded after training"),
+]
+OF_A_SEED = [
+    Column("seed", "seed", WHOLE),
+    Column("top-1", "top1", HUNDREDTHS),
+    Column("over ce", "over ce", SIGNED),
+    Column("best epoch", "best", HUNDREDTHS),
+    Column("images/s", "speed", WHOLE),
+]
+WHERE_SEEDS_DIFFER = [Column("environment", "environment"), Column("teacher", "teacher")]
