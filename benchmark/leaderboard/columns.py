@@ -58,6 +58,11 @@ def _gain(name: str) -> Column:
     return Column(f"over {name}", key, SIGNED, "on the same seeds, points of top-1", _surely(key))
 
 
+def _by_seed(name: str) -> Column:
+    about = "half of the same mean's interval, with the seed as the unit"
+    return Column(f"± by seed({name})", f"over_{name}_half_seeds", HUNDREDTHS, about)
+
+
 def _p(name: str) -> Column:
     return Column(f"p({name})", f"over_{name}_p", chance, "exact test over pairs, Holm-corrected over both columns")
 
@@ -66,14 +71,21 @@ SOURCE = Column("source", "source", about="of the knowledge")
 METHOD = Column("method", "method")
 SEEDS = Column("n", "n", WHOLE, "seeds")
 GAINS = [_gain("ce"), _gain("kd")]
-TIME = Column("time × ce", "relative_cost", HUNDREDTHS, "a training's time over ce's")
+TIME = Column(
+    "time × ce",
+    "relative_cost",
+    HUNDREDTHS,
+    "a step's time over ce's, phases before the main one shared out; of cells, a training's",
+)
 OVER_PAIRS = [
     SOURCE,
     METHOD,
     Column("pairs", "pairs", WHOLE),
     _gain("ce"),
+    _by_seed("ce"),
     _p("ce"),
     _gain("kd"),
+    _by_seed("kd"),
     _p("kd"),
     Column("rank", "rank", TENTHS, "mean over pairs, by top-1; 1 is the best"),
     TIME,

@@ -20,8 +20,9 @@ ABOUT = (
     f"half their {statistics.LEVEL:.0%} t interval, which on a pair borrows from the scatter on other pairs of its "
     "data set and recipe, as far as that is alike. ★: other than chance after Holm's correction over all gains of the "
     "table: over pairs by an exact test of signs, on one pair by a t test over "
-    f"{statistics.ENOUGH} seeds or more. One pair speaks for no other. Best epoch: a diagnostic, found by looking at "
-    "the test set. Costs are of one environment."
+    f"{statistics.ENOUGH} seeds or more. Over pairs, ± by seed is half of the same mean's interval with the seed as "
+    "the unit: the wider one is to be believed. One pair speaks for no other. Best epoch: a diagnostic, found by "
+    "looking at the test set. Costs are of one environment."
 )
 LATEX = str.maketrans(
     {
