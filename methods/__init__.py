@@ -7,10 +7,10 @@ from typing import Any
 
 from kdbench.methods.chain import Chain
 from kdbench.methods.combination import Combination
-from kdbench.methods.method import METHODS, Facts, Method
+from kdbench.methods.method import METHODS, SOURCES, Facts, Method
 from kdbench.refusal import Refusal
 
-for _room in ("labels", "logits", "features", "gradients", "relations"):
+for _room in SOURCES:
     for _module in pkgutil.iter_modules([f"{folder}/{_room}" for folder in __path__], f"{__name__}.{_room}."):
         importlib.import_module(_module.name)
 

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from kdbench.benchmark.experiments.conversion import shown
-from kdbench.benchmark.experiments.document import read
-from kdbench.refusal import Refusal, nearest
+from kdbench.benchmark.experiments.document import find, read
+from kdbench.benchmark.training.recipe import Count
 
 SHIPPED = Path(__file__).parent / "sites"
 
@@ -20,8 +20,6 @@ OURS = {
     *("open_mode", "array_parallelism", "signal_delay_s", "srun_args", "stderr_to_stdout"),  # or as submitit says
 }  # fmt: skip
 SHORTEST = 5  # minutes: the scheduler warns of the end up to two and a half before it
-
-Count = Annotated[int, Meta(ge=1)]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,9 +148,4 @@ def described(name: str) -> dict[str, Any]:
 
 def load(name: str) -> Site:
     """The site of this name, or in this file."""
-    if name in shipped():
-        return read(shipped()[name]).convert(Site)
-    file = Path(name)
-    if file.suffix in (".yaml", ".yml") or file.exists():
-        return read(file).convert(Site)
-    raise Refusal(f"unknown site '{name}'{nearest(name, shipped())}")
+    return read(find(name, shipped(), "site")).convert(Site)

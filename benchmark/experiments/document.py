@@ -1,6 +1,7 @@
 """Reading YAML that people write: every mistake is answered with the file, the line and the place in it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 
 from kdbench.benchmark.experiments.conversion import Misfit, convert
-from kdbench.refusal import Refusal
+from kdbench.refusal import Refusal, nearest
 
 T = TypeVar("T")
 MOST_VALUES = 100_000  # what aliases may unfold to; a grid that a person wrote has a few hundred
@@ -59,6 +60,16 @@ class Document:
         except Misfit as misfit:
             raise self.refusal(misfit.place, misfit.why) from None
         return fitting
+
+
+def find(name: str, shipped: Mapping[str, Path], noun: str, folder: Path | None = None) -> Path:
+    """The file that ships under this name, or the one that the name is a path to, in this folder."""
+    if name in shipped:
+        return shipped[name]
+    file = (folder or Path()) / name
+    if file.suffix in (".yaml", ".yml") or file.exists():
+        return file
+    raise Refusal(f"unknown {noun} '{name}'{nearest(name, shipped)}")
 
 
 def read(file: Path) -> Document:

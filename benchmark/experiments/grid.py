@@ -18,11 +18,11 @@ from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.cell import Cell, Seed
 from kdbench.benchmark.experiments.conversion import Misfit, convert, shown
 from kdbench.benchmark.experiments.declaration import declared, learns
-from kdbench.benchmark.experiments.document import Document, read
+from kdbench.benchmark.experiments.document import Document, find, read
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import RECIPES, Recipe
-from kdbench.refusal import Refusal, nearest
+from kdbench.refusal import Refusal
 
 SHIPPED = Path(__file__).parents[1] / "grids"
 ARROW = "->"
@@ -77,18 +77,9 @@ def shipped() -> dict[str, Path]:
 
 def load(name: str) -> Grid:
     """The grid of this name, or in this file."""
-    document = read(_find(name))
+    document = read(find(name, shipped(), "grid"))
     unique = {cell.id: cell for cell in _cells(document, above=())}
     return Grid(document.file.stem, document.convert(Sheet).about, tuple(unique.values()))
-
-
-def _find(name: str, folder: Path | None = None) -> Path:
-    if name in shipped():
-        return shipped()[name]
-    file = (folder or Path()) / name
-    if file.suffix in (".yaml", ".yml") or file.exists():
-        return file
-    raise Refusal(f"unknown grid '{name}'{nearest(name, shipped())}")
 
 
 def _cells(document: Document, above: tuple[Path, ...]) -> Iterator[Cell]:
@@ -98,7 +89,7 @@ def _cells(document: Document, above: tuple[Path, ...]) -> Iterator[Cell]:
             extensions.load(document.file.parent / name)
     for place, name in _items(document, sheet.include, "$.include"):
         with _placed(document, place):
-            included = read(_find(name, document.file.parent))
+            included = read(find(name, shipped(), "grid", document.file.parent))
             if included.file.resolve() in here:
                 raise Refusal(f"{name}: a grid must not include itself")
         yield from _cells(included, here)

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from kdbench.benchmark.training.recipe import Count
 from kdbench.refusal import Refusal
 
-Count = Annotated[int, Meta(ge=1)]
 Kept = Annotated[int, Meta(ge=0)]
 
 
