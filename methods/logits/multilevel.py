@@ -33,7 +33,7 @@ class MultiLevel(Method):
 
     Ours: the strong view begins from the first one's crop and flip, where the authors' has a crop and flip of its own.
     Its operations are torchvision's, which also lighten and sharpen where the authors' only darken and blur, and shift
-    by up to 45 % where theirs stop at 30; no square of Cutout reaches over the edge.
+    by up to 45 % where theirs stop at 30.
     """
 
     source = "logits"
