@@ -104,6 +104,7 @@ class Method(nn.Module):
 
     source: ClassVar[Source]
     taught: ClassVar[bool] = True  # is there a teacher at all?
+    later: ClassVar[frozenset[str]] = frozenset()  # hyper-parameters that it did not have when it was first recorded
     phases: tuple[Phase, ...] = ()  # that come before the main one
 
     def __init__(self, student: Chain, teacher: Chain, facts: Facts, *, ce_weight: float = 1.0) -> None:

@@ -18,7 +18,8 @@ Seed = Annotated[int, Meta(ge=0)]
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """Defaults are resolved before a cell is made: ``params`` holds every hyper-parameter, ``recipe`` every setting."""
+    """Defaults are resolved before a cell is made: ``params`` holds every hyper-parameter (one that a method got later
+    where it is not at its default), ``recipe`` every setting."""
 
     setting: Literal["compression", "incremental"] = "compression"
     incremental: Incremental | None = None

@@ -16,7 +16,8 @@ from kdbench.refusal import Refusal, nearest
 def complete(name: str, params: dict[str, Any]) -> dict[str, Any]:
     """Every hyper-parameter of a method, those that were given checked and the others at their defaults.
 
-    A combination takes ``ce_weight``, and a mapping of parameters under the name of each member.
+    A combination takes ``ce_weight``, and a mapping of parameters under the name of each member. What a method got
+    ``later`` is left out at its default, which says what was done before: ids stay what they are.
     """
     classes = members(name)
     if name in classes:
@@ -64,7 +65,13 @@ def _declared(method: type[Method]) -> tuple[dict[str, inspect.Parameter], dict[
 
 
 def _complete(name: str, method: type[Method], params: dict[str, Any], place: str) -> dict[str, Any]:
-    known, types = _declared(method)  # type: ignore[arg-type]  # mypy takes the hash of a method for that of its class
+    known, _ = _declared(method)  # type: ignore[arg-type]  # mypy takes the hash of a method for that of its class
+    values = _checked(name, method, params, place)
+    return {key: value for key, value in values.items() if key not in method.later or value != known[key].default}
+
+
+def _checked(name: str, method: type[Method], params: dict[str, Any], place: str) -> dict[str, Any]:
+    known, types = _declared(method)  # type: ignore[arg-type]
     for key in params:
         if key not in known:
             raise Misfit(f"{place}.{key}", f"{name} has no parameter '{key}'{nearest(key, known)}")
@@ -74,6 +81,6 @@ def _complete(name: str, method: type[Method], params: dict[str, Any], place: st
             raise Misfit(f"{place}.{key}", f"{name} has no default for '{key}': it must be given")
     values = {key: convert(value, types.get(key, Any), f"{place}.{key}") for key, value in values.items()}
     if "method" in values and values.get("params"):  # those of a method within this one: what is not given stays open
-        inner = _complete(values["method"], METHODS[values["method"]], values["params"], f"{place}.params")
+        inner = _checked(values["method"], METHODS[values["method"]], values["params"], f"{place}.params")
         values["params"] = {key: inner[key] for key in values["params"]}
     return values
