@@ -65,17 +65,16 @@ def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
 
 @network("fo_mobilenetv2")
 def mobilenet(classes: int, image: Image) -> Chain:
-    """Full width and ReLU6; the stem has no stride."""
+    """Full width and ReLU6; the stem has no stride, and the classifier no dropout."""
     from torchvision.models import MobileNetV2
 
-    net = MobileNetV2(num_classes=classes)
+    net = MobileNetV2(num_classes=classes, dropout=0)
     net.features[0][0] = initialise(nn.Conv2d(image[0], 32, 3, padding=1, bias=False))
     stem, *blocks, head = net.features
-    dropout, linear = net.classifier
-    pool, classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential(dropout, linear)
+    pool, (_, linear) = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), net.classifier
     stages = [len(stem) + block for block in LAST_OF_RESOLUTION]
     norms = {depth: block.conv[-1] for depth, block in enumerate(blocks, len(stem) + 1)}
-    return Chain(net, [*stem, *blocks, *head, pool, classifier], stages=stages, image=image, norms=norms)
+    return Chain(net, [*stem, *blocks, *head, pool, linear], stages=stages, image=image, norms=norms)
 
 
 @network("fo_vit_b")

@@ -59,10 +59,9 @@ def test_the_rest_of_the_chain_gives_the_logits_from_every_depth(name: str, size
             )
 
 
-@pytest.mark.parametrize("name", ["fo_vgg11", "fo_mobilenetv2"])
-def test_the_last_dropout_is_the_classifiers_and_not_the_embeddings(name: str) -> None:
+def test_vggs_last_dropout_is_the_classifiers_and_not_the_embeddings() -> None:
     """A student's embedding is held against a teacher's, which drops nothing."""
-    chain = seasoned(name).eval()
+    chain = seasoned("fo_vgg11").eval()
     chain.links[-1].train()
     with torch.no_grad():
         one, other = (chain.trace(some_images()) for _ in range(2))
@@ -84,7 +83,7 @@ def vgg11() -> nn.Module:
 
 
 def mobilenet() -> nn.Module:
-    net = torchvision.models.mobilenet_v2(num_classes=CLASSES)
+    net = torchvision.models.mobilenet_v2(num_classes=CLASSES, dropout=0.0)
     net.features[0][0].stride = (1, 1)
     return net
 
