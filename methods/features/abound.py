@@ -35,7 +35,8 @@ class ActivationBoundaries(Stagewise):
     and the field's published scripts multiply it with zero. ``initial_weight``, 3/1000, and the halving from stage to
     stage are those of the field's reference codebase.
 
-    A connector is a 1×1 convolution with batch norm, and none where both values have one form. Ours: stages answer to
+    The first phase trains the whole student, as the authors' does; RepDistiller's leaves out a WRN's last batch norm. A
+    connector is a 1×1 convolution with batch norm, and none where both values have one form. Ours: stages answer to
     each other by resolution, not by number (`aligned`); where sizes still differ, the connector is 1×1 too, and the map
     averaged or repeated; a network without batch norm (a ViT) is read at the ends of its stages, where its values have
     either sign anyway.

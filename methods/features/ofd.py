@@ -25,10 +25,11 @@ class OFD(Method):
     teacher normalises with batch statistics. Halved weights towards the image, the sum over channels and positions,
     and the weight are those of the field's reference codebases: the loss grows with the maps.
 
-    Ours: maps of different sizes meet at the smaller one's. A teacher without batch norm near its stages is refused:
-    nothing else says how its values are distributed, and none of its values was discarded. A student that the teacher
-    once was has no connectors; others' begin as torch begins every convolution, where the authors' are drawn by He's
-    rule.
+    Ours: stages answer to each other by resolution, not by number (`aligned`): of a VGG's, the first takes part, and of
+    the last two the last alone. Maps of different sizes meet at the smaller one's. A teacher without batch norm near
+    its stages is refused: nothing else says how its values are distributed, and none of its values was discarded. A
+    student that the teacher once was has no connectors; others' begin as torch begins every convolution, where the
+    authors' are drawn by He's rule.
     """
 
     source = "features"

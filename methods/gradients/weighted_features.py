@@ -47,9 +47,9 @@ class WeightedFeatures(Method):
     The paper's text leaves the rest open, so it is ours. ``normalise`` divides the sum by the batch mean of the trace
     of the weights, which makes it a weighted mean over coordinates: it does not grow with the width, and images are
     related. By "classes" it divides by their number, as far as the teacher knows them. Without it, the loss has the
-    KL's own scale. The projector has no bias, and none stands where the two
-    forms agree, unless it is to stand "always": in a study of widths the student as wide as the teacher would
-    otherwise be the only one without. The weight is a guess: short runs on the digits come to harm at ten times it.
+    KL's own scale. The projector has no bias, and none stands where the two forms agree, unless it is to stand
+    "always": in a study of widths the student as wide as the teacher would otherwise be the only one without. The
+    weight is a guess: short runs on the digits come to harm at ten times it.
     """
 
     source = "gradients"

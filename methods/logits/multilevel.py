@@ -28,8 +28,9 @@ class MultiLevel(Method):
     view's logits. And the batch and class levels are taken on the first view alone.
 
     The strong view (two of RandAugment's operations, each of a strength of its own, and Cutout, as the authors have it)
-    is something that no other method gets: in a ranking it needs a note. So do published figures: the authors train at
-    half the usual rate (0.025), and a later paper's public logs of its reruns are of 480 epochs, one of 960.
+    is something that no other method gets: in a ranking it needs a note. So do published figures: the authors'
+    configurations are of 240 epochs at half the usual rate (0.025) for six pairs, and of 480, or 960 for resnet32x4 to
+    the ShuffleNets, at 0.01 for the five with MobileNetV2 or ShuffleNet students; a later paper's are of 480 and 960.
 
     Ours: the strong view begins from the first one's crop and flip, where the authors' has a crop and flip of its own.
     Its operations are torchvision's, which also lighten and sharpen where the authors' only darken and blur, and shift
