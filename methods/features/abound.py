@@ -9,8 +9,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.preactivation import preactivations
 from kdbench.methods.features.stages import Stagewise, initial_epochs_of
 from kdbench.methods.forms import Adapter, Form
-from kdbench.methods.method import METHODS, Batch, Facts, Phase
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Phase, above
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
@@ -54,10 +53,7 @@ class ActivationBoundaries(Stagewise):
         weight: float = 0.0,
         ce_weight: float = 1.0,
     ) -> None:
-        if margin <= 0:
-            raise Refusal(f"ab: margin must be above 0, got {margin}")
-        if initial_weight <= 0:
-            raise Refusal(f"ab: initial_weight must be above 0, got {initial_weight}")
+        above("ab", 0, margin=margin, initial_weight=initial_weight)
         super().__init__(student, teacher, facts, preactivations(student, teacher), ce_weight=ce_weight)
         self.phases = (Phase("ab", initial_epochs_of("ab", initial_epochs)),)
         self.margin = margin

@@ -5,8 +5,7 @@ from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import gram_distance, softened_kl
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 
 @METHODS.register("multilevel")
@@ -52,8 +51,7 @@ class MultiLevel(Method):
         ce_weight: float = 0.1,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if temperature <= 0:
-            raise Refusal(f"multilevel: temperature must be above 0, got {temperature}")
+        above("multilevel", 0, temperature=temperature)
         self.temperature = temperature
         self.weight = weight
 
