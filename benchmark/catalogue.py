@@ -13,6 +13,7 @@ from kdbench.benchmark.data.dataset import HELD_OUT, PREFIXES
 from kdbench.benchmark.experiments import grid as grids
 from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.weights import parameters
 from kdbench.benchmark.experiments.words import readable
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.chain import Chain
@@ -134,10 +135,9 @@ def _listed_network(name: str) -> Row:
 
 
 def _network(chain: Chain) -> Row:
-    count = sum(parameter.numel() for parameter in chain.parameters())
     taps = " ".join(str(chain.form(depth)) for depth in chain.stages)
     return {
-        "parameters": count,
+        "parameters": parameters(chain),
         "MACs": chain.macs,
         "embedding": chain.embedding_width,
         "stages": taps,

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.registry import Registry
-from kdbench.refusal import OWN
+from kdbench.refusal import OWN, Refusal
 
 Source = Literal["labels", "logits", "features", "gradients", "relations"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -143,6 +143,13 @@ class Method(nn.Module):
     def deployed(self, student: Chain) -> nn.Module:
         """The network that is evaluated and shipped."""
         return student
+
+
+def above(method: str, limit: float, **values: float) -> None:
+    """Refuse a hyper-parameter that is not above the limit."""
+    for name, value in values.items():
+        if value <= limit:
+            raise Refusal(f"{method}: {name} must be above {limit}, got {value}")
 
 
 METHODS: Registry[type[Method]] = Registry("method", OWN)

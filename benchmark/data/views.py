@@ -63,16 +63,27 @@ class Normalise:
 
 
 def strong(images: Tensor, seed: int) -> Tensor:
-    """Each image under two of RandAugment's operations, of any strength, and with a square of at most half its sides
-    painted over: the second view of multi-level distillation."""
+    """Each image under two of RandAugment's operations, of any strength, and with a square painted over: the second
+    view of multi-level distillation."""
     from torchvision.transforms import v2  # takes a second, and few methods need it
 
     operation = v2.RandomChoice([v2.RandAugment(num_ops=1, magnitude=strength) for strength in range(31)])
-    cutout = v2.RandomErasing(p=1, scale=(0, 1 / 4), ratio=(1, 1), value=GREY)
     augment = v2.Compose([operation, operation, cutout])
     with torch.random.fork_rng([images.device] if images.is_cuda else []):  # of this GPU alone, if there are several
         torch.manual_seed(seed)
         return torch.stack([augment(image) for image in images])
+
+
+def cutout(image: Tensor) -> Tensor:
+    """A square painted over, of up to half the image's width: its centre lies anywhere, and what would reach over the
+    upper or left edge is moved inside, over the others is cut off, as in the authors' code."""
+    height, width = image.shape[1:]
+    side, y, x = (torch.rand(3, dtype=torch.float64) * torch.tensor([width / 2, height, width])).tolist()
+    top, left = (int(max(0, centre - side / 2)) for centre in (y, x))
+    reach = int(side) + 1
+    painted = image.clone()
+    painted[:, top : top + reach, left : left + reach] = GREY
+    return painted
 
 
 @dataclass(frozen=True)

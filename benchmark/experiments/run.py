@@ -19,7 +19,7 @@ from kdbench.benchmark.experiments.memory import listening
 from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
 from kdbench.benchmark.experiments.store import Store, write
-from kdbench.benchmark.experiments.weights import digest, parameters, trained, weights_of
+from kdbench.benchmark.experiments.weights import digest, parameters, size, trained, weights_of
 from kdbench.benchmark.incremental.metrics import arrival
 from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
@@ -138,7 +138,7 @@ def learning(
             epoch_seconds=[round(epoch.seconds, 4) for epoch in main],
             peak_memory_mb=round(space.peak / 2**20, 1),
             student_parameters=parameters(student),
-            method_parameters=parameters(method) + sum(buffer.numel() for buffer in method.buffers()),
+            method_parameters=size(method),
             deployed_parameters=parameters(shipped),
             together=together.most if together else 1,
             remembered=round(memory.share, 4) if memory else 0.0,

@@ -51,3 +51,8 @@ def digest(network: nn.Module) -> str:
 
 def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def size(method: nn.Module) -> int:
+    """Of all that it holds beside the networks: its parameters, and buffers such as memory banks."""
+    return parameters(method) + sum(buffer.numel() for buffer in method.buffers())

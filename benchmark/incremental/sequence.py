@@ -19,6 +19,7 @@ from kdbench.benchmark import networks
 from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import Normalise
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.weights import size
 from kdbench.benchmark.incremental.classifier import align, balanced, take_over
 from kdbench.benchmark.incremental.exemplars import kept
 from kdbench.benchmark.incremental.tasks import Task, arriving, order, tasks
@@ -137,7 +138,7 @@ class Sequence:
             images=[*past.images, len(rows)],
             matrix=[*past.matrix, row],
             params=params,
-            method_parameters=sum(value.numel() for value in (*method.parameters(), *method.buffers())),
+            method_parameters=size(method),
         )
 
     def network(self, classes: int, past: Past) -> Chain:

@@ -3,6 +3,9 @@
 Its table adapts ImageNet's architectures where the distillation field has smaller ones of nearly the same names, so
 these carry a prefix. Keys are torchvision's (timm's for the ViTs): ImageNet's weights fit wherever the shapes do. The
 layers that the paper distils into its students are our ``stages``, the stem left out.
+
+What is larger than CIFAR's images is halved at once, as in the paper's code: behind the stem of a ResNet, in that of
+MobileNetV2, by the patches of a ViT. A VGG is the same for all.
 """
 
 import re
@@ -18,6 +21,11 @@ from kdbench.methods.chain import Chain
 RESNETS = {"9": (1, 1, 1, 1), "34": (3, 4, 6, 3)}
 VGGS = {"11": "A", "19": "E"}  # torchvision's letters
 LAST_OF_RESOLUTION = (0, 3, 6, 13, 17)  # MobileNetV2's blocks; 0 is the stem
+
+
+def large(image: Image) -> bool:
+    """Larger than CIFAR's."""
+    return max(image[1:]) > 32
 
 
 class VGG(nn.Module):
@@ -44,12 +52,13 @@ class VGG(nn.Module):
 
 @family(r"fo_resnet(?P<layers>9|34)", "fo_resnet9", "fo_resnet34")
 def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """A 3×3 stem without stride or pooling, four stages; every block starts as its shortcut alone."""
+    """A 3×3 stem without stride, a pooling behind it where images are large, four stages; every block starts as its
+    shortcut alone."""
     net = initialise(ResNet(RESNETS[name["layers"]], (64, 64, 128, 256, 512), classes, image[0]))
     for block in net.modules():
         if isinstance(block, BasicBlock):
             nn.init.zeros_(block.bn2.weight)
-    return chained(net, image)
+    return chained(net, image, [nn.MaxPool2d(3, 2, padding=1)] if large(image) else [])
 
 
 @family(r"fo_vgg(?P<layers>11|19)", "fo_vgg11", "fo_vgg19")
@@ -65,22 +74,21 @@ def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
 
 @network("fo_mobilenetv2")
 def mobilenet(classes: int, image: Image) -> Chain:
-    """Full width and ReLU6; the stem has no stride."""
+    """Full width and ReLU6; the stem has a stride where images are large, and the classifier no dropout."""
     from torchvision.models import MobileNetV2
 
-    net = MobileNetV2(num_classes=classes)
-    net.features[0][0] = initialise(nn.Conv2d(image[0], 32, 3, padding=1, bias=False))
+    net = MobileNetV2(num_classes=classes, dropout=0)
+    net.features[0][0] = initialise(nn.Conv2d(image[0], 32, 3, 2 if large(image) else 1, padding=1, bias=False))
     stem, *blocks, head = net.features
-    dropout, linear = net.classifier
-    pool, classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential(dropout, linear)
+    pool, (_, linear) = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), net.classifier
     stages = [len(stem) + block for block in LAST_OF_RESOLUTION]
     norms = {depth: block.conv[-1] for depth, block in enumerate(blocks, len(stem) + 1)}
-    return Chain(net, [*stem, *blocks, *head, pool, classifier], stages=stages, image=image, norms=norms)
+    return Chain(net, [*stem, *blocks, *head, pool, linear], stages=stages, image=image, norms=norms)
 
 
 @network("fo_vit_b")
 def vit_b(classes: int, image: Image) -> Chain:
-    """ViT-B with patches of 4 pixels."""
+    """ViT-B with patches of 4 pixels, of 8 where images are large."""
     return _vit(classes, image, embed_dim=768, depth=12, num_heads=12)
 
 
@@ -97,7 +105,8 @@ def _vit(classes: int, image: Image, **shape: Any) -> Chain:
 
     from kdbench.benchmark.networks.from_timm import chained
 
-    net = VisionTransformer(img_size=image[1:], patch_size=4, in_chans=image[0], num_classes=classes, **shape)
+    patch = 8 if large(image) else 4
+    net = VisionTransformer(img_size=image[1:], patch_size=patch, in_chans=image[0], num_classes=classes, **shape)
     net.pool = _mean_of_tokens  # type: ignore[assignment, method-assign]
     chain = chained(net, image)
     nn.init.zeros_(chain.classifier.get_parameter("weight"))

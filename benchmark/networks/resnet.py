@@ -55,10 +55,11 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(widths[-1], classes)
 
 
-def chained(net: ResNet, image: Image) -> Chain:
-    """The classical taps lie behind the stem and behind every stage."""
+def chained(net: ResNet, image: Image, pooling: Sequence[nn.Module] = ()) -> Chain:
+    """The classical taps lie behind the stem, before any pooling, and behind every stage."""
     links: list[nn.Module] = [net.conv1, net.bn1, nn.ReLU()]
     stages = [len(links)]
+    links += pooling
     for stage in net.stages:
         for block in stage:
             links += [block, nn.ReLU()]

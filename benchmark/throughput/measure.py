@@ -25,7 +25,7 @@ from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.run import load_data
-from kdbench.benchmark.experiments.weights import parameters
+from kdbench.benchmark.experiments.weights import parameters, size
 from kdbench.benchmark.throughput.peak import peak_flops, timed
 from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine
@@ -66,7 +66,7 @@ class Learners:
     def sizes(self) -> dict[str, int]:
         """As a record has them."""
         return {
-            "method_parameters": parameters(self.method) + sum(buffer.numel() for buffer in self.method.buffers()),
+            "method_parameters": size(self.method),
             "student_parameters": parameters(self.student),
             "deployed_parameters": parameters(self.method.deployed(self.student)),
             "student_macs": self.student.macs,

@@ -9,8 +9,7 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.preactivation import preactivations
 from kdbench.methods.features.stages import Stagewise, initial_epochs_of
 from kdbench.methods.forms import Adapter, Form
-from kdbench.methods.method import METHODS, Batch, Facts, Phase
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Phase, above
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
@@ -35,7 +34,8 @@ class ActivationBoundaries(Stagewise):
     and the field's published scripts multiply it with zero. ``initial_weight``, 3/1000, and the halving from stage to
     stage are those of the field's reference codebase.
 
-    A connector is a 1×1 convolution with batch norm, and none where both values have one form. Ours: stages answer to
+    The first phase trains the whole student, as the authors' does; RepDistiller's leaves out a WRN's last batch norm. A
+    connector is a 1×1 convolution with batch norm, and none where both values have one form. Ours: stages answer to
     each other by resolution, not by number (`aligned`); where sizes still differ, the connector is 1×1 too, and the map
     averaged or repeated; a network without batch norm (a ViT) is read at the ends of its stages, where its values have
     either sign anyway.
@@ -53,10 +53,7 @@ class ActivationBoundaries(Stagewise):
         weight: float = 0.0,
         ce_weight: float = 1.0,
     ) -> None:
-        if margin <= 0:
-            raise Refusal(f"ab: margin must be above 0, got {margin}")
-        if initial_weight <= 0:
-            raise Refusal(f"ab: initial_weight must be above 0, got {initial_weight}")
+        above("ab", 0, margin=margin, initial_weight=initial_weight)
         super().__init__(student, teacher, facts, preactivations(student, teacher), ce_weight=ce_weight)
         self.phases = (Phase("ab", initial_epochs_of("ab", initial_epochs)),)
         self.margin = margin

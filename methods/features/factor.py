@@ -11,8 +11,7 @@ from kdbench.methods.alignment import aligned
 from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size, initial_epochs_of
-from kdbench.methods.method import METHODS, Batch, Facts, Phase
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Phase, above
 
 
 def layers(*widths: int) -> list[nn.Module]:
@@ -58,8 +57,7 @@ class FactorTransfer(Stagewise):
         weight: float = 500.0,
         ce_weight: float = 1.0,
     ) -> None:
-        if rate <= 0:
-            raise Refusal(f"ft: rate must be above 0, got {rate}")
+        above("ft", 0, rate=rate)
         super().__init__(student, teacher, facts, aligned(student, teacher)[-1:], ce_weight=ce_weight)
         self.phases = (Phase("ft", initial_epochs_of("ft", initial_epochs), student=False),)
         self.weight = weight

@@ -72,10 +72,11 @@ class SingularVectorDistillation(Stagewise):
     teacher's, turned to its side. L = ce_weight · CE + weight · Σ_(l, l+1) ‖exp(−(v_l,i − v_l+1,j)²/8), student's less
     teacher's‖²_F, the mean over images.
 
-    Ours: a teacher's vector points to where the sum of its components is positive. A decomposition leaves the sign
-    open, and the loss depends on it. The paper needs equal widths; a student's map of another
-    width is brought to the teacher's by a learned 1×1 convolution first. The gradient is that of perturbation theory,
-    safe where singular values agree. On a GPU torch's decomposition waits for the device at every step.
+    Ours: stages answer to each other by resolution, not by number (`aligned`): of a VGG's, the first takes part, and of
+    the last two the last alone. A teacher's vector points to where the sum of its components is positive: a
+    decomposition leaves the sign open, and the loss depends on it. The paper needs equal widths; a student's map of
+    another width is brought to the teacher's by a learned 1×1 convolution first. The gradient is that of perturbation
+    theory, safe where singular values agree. On a GPU torch's decomposition waits for the device at every step.
     """
 
     def __init__(

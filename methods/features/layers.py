@@ -10,9 +10,9 @@ counts as one more. The activation behind a residual sum belongs to its block.
 from torch import nn
 
 from kdbench.methods.chain import Chain
+from kdbench.methods.features.preactivation import ACTIVATIONS
 from kdbench.refusal import Refusal
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh)
 PAIRS = 4
 
 

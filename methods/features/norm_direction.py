@@ -29,7 +29,8 @@ class NormDirection(Method):
     Ours: the paper computes c_y beforehand, from the whole training set (its code from one augmented pass). Here it is
     the mean over the images of class y as they came by in training, augmented, the present batch included: a rough
     estimate in the first steps, and after an epoch as good a one. And where the widths differ, the authors' code leads
-    the student's embedding through batch norm, dropout and a linear map, for this term alone; here a linear map is all.
+    the student's embedding through batch norm, dropout and a linear map with a bias, for this term alone; here a linear
+    map without one is all.
     """
 
     source = "features"

@@ -1,6 +1,7 @@
 """Heo et al., "A Comprehensive Overhaul of Feature Distillation" (ICCV 2019, arXiv 1904.01866)."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +9,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.preactivation import preactivations
-from kdbench.methods.forms import Adapter, Form, as_map, resized, smaller
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.features.stages import Stagewise
+from kdbench.methods.forms import Adapter, Form, resized, smaller
+from kdbench.methods.method import METHODS, Batch, Facts, Needs
 from kdbench.refusal import Refusal
 
 
 @METHODS.register("ofd")
-class OFD(Method):
+class OFD(Stagewise):
     """The teacher's features before their activation, those that it would discard cut off at a margin.
 
     L = ce_weight · CE + weight · Σ_i 2^(i−n) · d(connector_i(F_s), max(F_t, m)), i = 1..n from shallow to deep.
@@ -25,43 +27,41 @@ class OFD(Method):
     teacher normalises with batch statistics. Halved weights towards the image, the sum over channels and positions,
     and the weight are those of the field's reference codebases: the loss grows with the maps.
 
-    Ours: maps of different sizes meet at the smaller one's. A teacher without batch norm near its stages is refused:
-    nothing else says how its values are distributed, and none of its values was discarded. A student that the teacher
-    once was has no connectors; others' begin as torch begins every convolution, where the authors' are drawn by He's
-    rule.
+    Ours: stages answer to each other by resolution, not by number (`aligned`): of a VGG's, the first takes part, and of
+    the last two the last alone. Maps of different sizes meet at the smaller one's. A teacher without batch norm near
+    its stages is refused: nothing else says how its values are distributed, and none of its values was discarded. A
+    student that the teacher once was has no connectors; others' begin as torch begins every convolution, where the
+    authors' are drawn by He's rule.
     """
-
-    source = "features"
 
     def __init__(
         self, student: Chain, teacher: Chain, facts: Facts, *, weight: float = 0.001, ce_weight: float = 1.0
     ) -> None:
-        super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        super().__init__(student, teacher, facts, preactivations(student, teacher), ce_weight=ce_weight)
         self.weight = weight
-        self.pairs = preactivations(student, teacher)
         self.connectors = nn.ModuleList()
-        for number, (one, other) in enumerate(self.pairs):
-            norm = teacher.norm_at(other)
+        for number, ((_, depth), (mine, theirs)) in enumerate(zip(self.pairs, self.forms, strict=True)):
+            norm = teacher.norm_at(depth)
             if norm is None:
                 network = type(teacher.network).__name__
                 raise Refusal(
                     f"ofd: the teacher's stages must end in batch norms, which margins are taken from, "
-                    f"but {network} has none near depth {other}"
+                    f"but {network} has none near depth {depth}"
                 )
             self.register_buffer(f"margin{number}", margin(norm))
-            mine, theirs = student.form(one), teacher.form(other)
-            adapter = Adapter(mine, Form("map", theirs.channels, smaller(mine, theirs)), norm=True)
+            source, target = replace(mine, kind="map", prefix=0), Form("map", theirs.channels, smaller(mine, theirs))
+            adapter = Adapter(source, target, norm=True)
             self.connectors.append(nn.Identity() if facts.continued and mine == theirs else adapter)
 
     def needs(self) -> Needs:
-        student, teacher = zip(*self.pairs, strict=True)
-        return Needs(student=frozenset(student), teacher=frozenset(teacher), teacher_train=True)
+        return replace(super().needs(), teacher_train=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         total = student.logits.new_zeros(())
-        for number, ((one, other), connector) in enumerate(zip(self.pairs, self.connectors, strict=True)):
-            mine = connector(student[one])
-            theirs = resized(as_map(teacher[other], self.teacher.form(other)), tuple(mine.shape[2:]))
+        maps = self.maps(student, teacher)
+        for number, (connector, (mine, theirs)) in enumerate(zip(self.connectors, maps, strict=True)):
+            mine = connector(mine)
+            theirs = resized(theirs, tuple(mine.shape[2:]))
             distance = partial_distance(mine, theirs, self.get_buffer(f"margin{number}"))
             total = total + distance / 2 ** (len(self.pairs) - 1 - number)
         return {"ofd": self.weight * total}

@@ -1,8 +1,16 @@
 """Features before their activation, where a value still tells how far it was from being passed on."""
 
+from torch import nn
+
 from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain
 from kdbench.refusal import Refusal
+
+RECTIFIERS = (nn.ReLU, nn.ReLU6)  # what has passed one is never negative
+ACTIVATIONS = (
+    *RECTIFIERS, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
+    nn.Hardtanh, nn.Tanh, nn.Softplus,
+)  # fmt: skip
 
 
 def preactivations(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
@@ -16,5 +24,4 @@ def linear(chain: Chain, depth: int) -> int:
     try:
         return chain.before_activation(depth)
     except Refusal:
-        activated = type(chain.links[depth - 1]).__module__ == "torch.nn.modules.activation"
-        return depth - 1 if activated else depth
+        return depth - 1 if isinstance(chain.links[depth - 1], ACTIVATIONS) else depth

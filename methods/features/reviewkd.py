@@ -29,7 +29,9 @@ class ReviewKD(Stagewise):
     the reference code; the authors' own counts epochs from 0, so that its first has no such term. It sets the weight
     for each pair, from 0.6 (resnet56 to resnet20) to 8 (resnet32x4 to ShuffleV2), and most often to 5.
 
-    Ours: a map that must shrink on its way is averaged; tokens lie down on their grid, without the class token.
+    Ours: stages answer to each other by resolution, not by number (`aligned`), so that a VGG's levels, deepest first,
+    are the embedding and its maps of 4, 8, 16 and 32 pixels, where the reference code has two of 4 and none of 32. A
+    map that must shrink on its way is averaged; tokens lie down on their grid, without the class token.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.bottleneck import bottleneck
+from kdbench.methods.features.preactivation import RECTIFIERS
 from kdbench.methods.forms import Form, as_map, resized, smaller
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 from kdbench.refusal import Refusal
@@ -94,4 +95,4 @@ def rectified(chain: Chain, depth: int) -> bool:
     link = chain.links[depth - 1]
     if isinstance(link, nn.Identity | nn.MaxPool2d) and depth > 1:
         return rectified(chain, depth - 1)
-    return isinstance(link, nn.ReLU | nn.ReLU6)
+    return isinstance(link, RECTIFIERS)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size
-from kdbench.methods.method import METHODS, Batch, Facts
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, above
 
 SMALLEST = 1e-5  # a variance never falls below it
 
@@ -62,8 +61,7 @@ class VariationalInformationDistillation(Stagewise):
         weight: float = 1.0,
         ce_weight: float = 1.0,
     ) -> None:
-        if initial_variance <= SMALLEST:
-            raise Refusal(f"vid: initial_variance must be above {SMALLEST}, got {initial_variance}")
+        above("vid", SMALLEST, initial_variance=initial_variance)
         super().__init__(student, teacher, facts, aligned(student, teacher), ce_weight=ce_weight)
         self.weight = weight
         self.stages = nn.ModuleList(Gaussian(s.channels, t.channels, initial_variance) for s, t in self.forms)

@@ -58,7 +58,7 @@ class Jacobian(Method):
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         classes = self._classes(teacher.logits.detach(), batch)
-        theirs = input_gradient(self.output, teacher.logits, classes, batch.images, self.normalise)
+        theirs = input_gradient(self.output, teacher.logits, classes, batch.images, self.normalise).detach()
         mine = input_gradient(self.output, student.logits, classes, batch.images, self.normalise, create_graph=True)
         return {"jacobian": self.weight * (mine - theirs).square().sum(1).mean()}
 

@@ -36,7 +36,7 @@ class WeightedFeatures(Method):
     - "fisher": W = E_{y~p}[(∂log p(y)/∂h_k)²], the diagonal of the Fisher information of p about h, exactly:
       diag(Aᵀ(diag p − p pᵀ)A).
     - "classifier": the form of AᵀA, which is ½ ‖A P(h_s) − A h_t‖². The authors' work on incremental learning has the
-      mean squared error of these with weight 0.1: here weight 0.2/C, not normalised.
+      mean squared error of these with weight 0.1: here weight 0.2, normalised by "classes".
     - "full": the form of scale · F + damping · I, F the Fisher information averaged over the training set, once, before
       the first step (elastic feature consolidation, scale 10 and damping 0.1; as published the form is not halved).
 
@@ -46,9 +46,10 @@ class WeightedFeatures(Method):
 
     The paper's text leaves the rest open, so it is ours. ``normalise`` divides the sum by the batch mean of the trace
     of the weights, which makes it a weighted mean over coordinates: it does not grow with the width, and images are
-    related. Without it, the loss has the KL's own scale. The projector has no bias, and none stands where the two
-    forms agree, unless it is to stand "always": in a study of widths the student as wide as the teacher would
-    otherwise be the only one without. The weight is a guess: short runs on the digits come to harm at ten times it.
+    related. By "classes" it divides by their number, as far as the teacher knows them. Without it, the loss has the
+    KL's own scale. The projector has no bias, and none stands where the two forms agree, unless it is to stand
+    "always": in a study of widths the student as wide as the teacher would otherwise be the only one without. The
+    weight is a guess: short runs on the digits come to harm at ten times it.
     """
 
     source = "gradients"
@@ -65,7 +66,7 @@ class WeightedFeatures(Method):
         samples: int = 1,
         scale: float = 10.0,
         damping: float = 0.1,
-        normalise: bool = True,
+        normalise: bool | Literal["classes"] = True,
         projector: Literal["differing", "always"] = "differing",
         weight: float = 1.0,
         ce_weight: float = 1.0,
@@ -115,7 +116,7 @@ class WeightedFeatures(Method):
             teacher=frozenset({self.theirs} if inner else ()),
             teacher_embedding=not inner,
             live_teacher=fisher and inner,
-            whole_batch=fisher and self.normalise,
+            whole_batch=fisher and self.normalise is True,
         )
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
@@ -136,7 +137,12 @@ class WeightedFeatures(Method):
             case "full":
                 diagonal = self.matrix.diagonal()[None]
                 value = matrix_form(mine, theirs, self.matrix)
-        return {"features": self.weight * (value / mean_trace(diagonal) if self.normalise else value)}
+        match self.normalise:
+            case True:
+                value = value / mean_trace(diagonal)
+            case "classes":
+                value = value / teacher.logits.shape[1]
+        return {"features": self.weight * value}
 
     def _fisher(self, feature: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         if self.depth is None:

@@ -10,7 +10,7 @@ from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.forms import Adapter
 from kdbench.methods.logits.divergence import softened_kl
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 from kdbench.refusal import Refusal
 
 
@@ -57,8 +57,7 @@ class Blockwise(Method):
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
         blocks = aligned(student, teacher)
         kept = len(blocks) if stones is None else stones
-        if temperature <= 0:
-            raise Refusal(f"blockwise: temperature must be above 0, got {temperature}")
+        above("blockwise", 0, temperature=temperature)
         if not 1 <= kept <= len(blocks):
             raise Refusal(f"blockwise: stones must be from 1 to this pair's {len(blocks)} blocks, got {kept}")
         self.distill_weight = distill_weight

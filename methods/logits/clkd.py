@@ -1,7 +1,7 @@
 """Class-aware logit KD: Zhang, Liu, Hopcroft and He, "Class-aware Information for Logit-based Knowledge Distillation"
 (2022), arXiv 2211.14773."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch import Tensor
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import gram_distance, silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.refusal import Refusal
 
 Reduction = Literal["element", "sample"]
 Correlation = Literal["classes", "samples", "coefficients"]
@@ -59,13 +58,8 @@ class CLKD(Method):
         ce_weight: float = 0.1,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if reduction not in get_args(Reduction):
-            raise Refusal(f"clkd: reduction must be 'element' or 'sample', got '{reduction}'")
-        if correlation not in get_args(Correlation):
-            raise Refusal(f"clkd: correlation must be one of {', '.join(get_args(Correlation))}, got '{correlation}'")
         self.mu, self.beta, self.nu = mu, beta, nu
-        self.reduction: Reduction = reduction
-        self.correlation: Correlation = correlation
+        self.reduction, self.correlation = reduction, correlation
 
     def needs(self) -> Needs:
         return Needs(whole_batch=True)

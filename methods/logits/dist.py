@@ -4,8 +4,7 @@ from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import silent_where_blank
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 
 @METHODS.register("dist")
@@ -34,8 +33,7 @@ class DIST(Method):
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if temperature <= 0:
-            raise Refusal(f"dist: temperature must be above 0, got {temperature}")
+        above("dist", 0, temperature=temperature)
         self.beta, self.gamma = beta, gamma
         self.temperature = temperature
 

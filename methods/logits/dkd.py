@@ -5,8 +5,7 @@ from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import others, softened_kl
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 
 @METHODS.register("dkd")
@@ -39,8 +38,7 @@ class DKD(Method):
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if temperature <= 0:
-            raise Refusal(f"dkd: temperature must be above 0, got {temperature}")
+        above("dkd", 0, temperature=temperature)
         self.alpha, self.beta = alpha, beta
         self.temperature = temperature
         self.warmup = warmup

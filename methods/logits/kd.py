@@ -4,8 +4,7 @@ from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import softened_kl
-from kdbench.methods.method import METHODS, Batch, Facts, Method
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Method, above
 
 
 @METHODS.register("kd")
@@ -29,8 +28,7 @@ class KD(Method):
         ce_weight: float = 0.1,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if temperature <= 0:
-            raise Refusal(f"kd: temperature must be above 0, got {temperature}")
+        above("kd", 0, temperature=temperature)
         self.temperature = temperature
         self.weight = weight
 

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import others
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 
 @METHODS.register("nkd")
@@ -36,8 +35,7 @@ class NKD(Method):
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if temperature <= 0:
-            raise Refusal(f"nkd: temperature must be above 0, got {temperature}")
+        above("nkd", 0, temperature=temperature)
         self.gamma = gamma
         self.temperature = temperature
 

@@ -15,7 +15,7 @@ from kdbench.refusal import Refusal
 PUBLISHED: dict[str, dict[str, Any]] = {
     "kd": {"temperature": 2.0, "weight": 9.0},
     "dkd": {"temperature": 2.0, "alpha": 9.0, "beta": 72.0},
-    "multilevel": {"weight": 9.0},
+    "multilevel": {"temperature": 2.0, "weight": 9.0},
     "ctkd": {"weight": 9.0},
 }
 
@@ -29,9 +29,9 @@ class Standardized(Method):
     Cross-entropy sees raw logits; its weight is the inner method's, unless ``ce_weight`` says otherwise.
 
     By default the inner method is KD as the paper runs it: ce_weight 0.1, weight 9, T = 2. DKD has alpha 9, beta 72 and
-    T = 2, multi-level distillation and CTKD have weight 9, as in the paper's code; its logs have other values for many
-    pairs, and its multi-level distillation takes T = 2 twice where ours takes 4. Others run with their own defaults. A
-    method may name ``raw_terms`` that stay on the raw logits.
+    T = 2, multi-level distillation weight 9 and T = 2 in the place of 4 (so that it takes 2 twice), and CTKD weight 9,
+    as in the paper's code; its logs have other values for many pairs. Others run with their own defaults. A method may
+    name ``raw_terms`` that stay on the raw logits.
     """
 
     source = "logits"

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import softened_kl_of_each
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
-from kdbench.refusal import Refusal
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 
 @METHODS.register("wsld")
@@ -35,8 +34,7 @@ class WSLD(Method):
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if temperature <= 0:
-            raise Refusal(f"wsld: temperature must be above 0, got {temperature}")
+        above("wsld", 0, temperature=temperature)
         self.temperature = temperature
         self.weight = weight
 

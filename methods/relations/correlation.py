@@ -66,8 +66,6 @@ class CorrelationCongruence(Method):
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
-        if form not in ("neighbours", "kernel"):
-            raise Refusal(f"cc: form must be 'neighbours' or 'kernel', got '{form}'")
         if width < 1:
             raise Refusal(f"cc: width must be at least 1, got {width}")
         if gamma <= 0 or order < 1:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
-from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 from kdbench.refusal import Refusal
 
 EPSILON = 1e-7
@@ -97,8 +97,7 @@ class CRD(Method):
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
         if negatives < 1 or width < 1:
             raise Refusal(f"crd: negatives and width must be at least 1, got {negatives} and {width}")
-        if temperature <= 0:
-            raise Refusal(f"crd: temperature must be above 0, got {temperature}")
+        above("crd", 0, temperature=temperature)
         if not 0 <= momentum < 1:
             raise Refusal(f"crd: momentum must be at least 0 and below 1, got {momentum}")
         largest = int(facts.labels.bincount().max())

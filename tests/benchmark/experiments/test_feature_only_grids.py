@@ -1,4 +1,4 @@
-"""The two grids of the feature-only paper: one protocol, with and without augmentation."""
+"""The grids of the feature-only paper: one protocol, with and without augmentation."""
 
 import pytest
 
@@ -24,6 +24,15 @@ def test_every_network_is_trained_as_in_the_paper(name: str) -> None:
                 lr=PEAKS[cell.student], augment=augment,
             )  # fmt: skip
     assert RECIPES["feature-only"].warmup == 0.3
+
+
+def test_logits_are_weighed_as_in_the_paper() -> None:
+    """Its control is CE + T² · KL; beside features too, whose own weight of CE is 1."""
+    control = {"temperature": 4.0, "weight": 1.0, "ce_weight": 1.0}
+    for name in GRIDS:
+        assert {str(cell.params) for cell in load(name).cells if cell.method == "kd"} == {str(control)}
+    combined = [cell for cell in load("feature-only-combined").cells if cell.method == "feature_with_ce+kd"]
+    assert {(cell.params["kd"]["weight"], cell.params["feature_with_ce"]["ce_weight"]) for cell in combined} == {(1, 1)}
 
 
 def test_augmented_or_not_the_teachers_are_the_same() -> None:

@@ -50,6 +50,12 @@ def test_defaults_are_filled_in_and_are_of_the_declared_types() -> None:
     assert isinstance(params["weight"], float)  # else 1 and 1.0 would be two cells
 
 
+def test_within_another_method_a_given_default_is_told() -> None:
+    """That method's own may be another one: standardised, multi-level distillation begins from T = 2."""
+    params = {"method": "multilevel", "params": {"temperature": 4}}
+    assert complete("standardized", params)["params"] == {"temperature": 4.0}
+
+
 def test_given_values_take_the_declared_types() -> None:
     params = complete("mine", {"weight": 2, "depth": 3, "mode": "hard", "steps": [4], "free": [5]})
     assert params == {"weight": 2.0, "depth": 3, "mode": "hard", "steps": (4,), "free": [5]}

@@ -53,6 +53,7 @@ def test_losses_are_the_formula_of_linear_networks(
     if normalise:
         mine, theirs = (j / np.linalg.norm(j, axis=1, keepdims=True) for j in (mine, theirs))
     assert value.item() == pytest.approx(3 * ((mine - theirs) ** 2).sum(1).mean(), rel=1e-12)
+    value.backward()
 
 
 @pytest.mark.parametrize("normalise", [False, True])

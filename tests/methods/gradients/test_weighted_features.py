@@ -105,6 +105,20 @@ def test_losses_are_the_formula(
     assert value.item() == pytest.approx(expected, rel=1e-10)
 
 
+def test_behind_the_classifier_a_form_by_classes_is_the_mean_squared_error(
+    student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
+) -> None:
+    """With weight 0.2 a tenth of it, however many classes there are by now."""
+    student.double().eval(), teacher.double().eval()
+    method = WeightedFeatures(
+        student, teacher, facts, weighting="classifier", normalise="classes", weight=0.2
+    ).double()  # fmt: skip
+    images, linear = make_batch(dtype=torch.float64).images, teacher.classifier
+    mine, theirs = method.project(student.trace(images).embedding), teacher.trace(images).embedding
+    expected = 0.1 * F.mse_loss(linear(mine), linear(theirs))
+    torch.testing.assert_close(loss(student, teacher, method, make_batch), expected)
+
+
 def test_the_information_is_gathered_when_training_begins_and_kept(
     student: Chain, teacher: Chain, facts: Facts, learn: Learn
 ) -> None:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from kdbench.methods.chain import Chain
 from kdbench.methods.logits.clkd import CLKD, Correlation, Reduction, correlation_distance, normalised_distance
 from kdbench.methods.method import Facts
-from kdbench.refusal import Refusal
 from tests.conftest import Golden, MakeBatch
 from tests.methods.logits.traces import trace
 
@@ -124,9 +123,3 @@ def test_a_last_batch_of_one_image_is_learned_from(
     assert terms["correlation"] == 0
     sum(terms.values()).backward()
     assert z.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("wrong", ["reduction", "correlation"])
-def test_an_unknown_reading_is_refused(student: Chain, teacher: Chain, facts: Facts, wrong: str) -> None:
-    with pytest.raises(Refusal, match=f"clkd: {wrong} must be .* got 'class'"):
-        CLKD(student, teacher, facts, **{wrong: "class"})

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kdbench.methods.chain import Chain
-from kdbench.methods.logits.divergence import gram_distance
-from kdbench.methods.logits.multilevel import MultiLevel, not_above_median
+from kdbench.methods.logits.divergence import gram_distance, softened_kl
+from kdbench.methods.logits.multilevel import MultiLevel, multilevel, not_above_median
 from kdbench.methods.method import Facts
 from tests.conftest import Golden, Learn, MakeBatch
 from tests.methods.logits.traces import trace
@@ -50,6 +50,17 @@ def test_all_levels_and_both_cross_entropies(
     expected = golden.entry["parts64"]
     assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, rel=golden.tolerance)
     golden.check(sum(terms.values()))
+
+
+def test_the_third_temperature_can_be_another_and_the_views_stay_where_they_were() -> None:
+    torch.manual_seed(0)
+    first, strong = torch.randn(2, 2, 8, 10, dtype=torch.float64).unbind()
+    at = {t: multilevel((first[0], first[1]), (strong[0], strong[1]), t) for t in (2.0, 4.0)}
+    share = not_above_median(first[1].softmax(1).amax(1))
+    instance = {t: share * softened_kl(*first, t) + softened_kl(*strong, t) for t in at}
+    torch.testing.assert_close(at[2.0]["instance"] - at[4.0]["instance"], instance[2.0] - instance[4.0])
+    batch = {t: share * gram_distance(*(z.div(t).softmax(1).T for z in first)) / 8 for t in at}
+    torch.testing.assert_close(at[2.0]["batch"] - at[4.0]["batch"], batch[2.0] - batch[4.0])
 
 
 @pytest.mark.parametrize(("count", "share"), [(1, 1.0), (2, 0.5), (5, 0.6), (8, 0.5)])

@@ -38,7 +38,8 @@ def test_around_dkd(student: Chain, teacher: Chain, facts: Facts, make_batch: Ma
 def test_around_multilevel_the_instance_level_alone(
     student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch, golden: Golden
 ) -> None:
-    method = Standardized(student, teacher, facts, method="multilevel", params={"weight": 1.0}, ce_weight=1.0)
+    usual = {"temperature": 4.0, "weight": 1.0}
+    method = Standardized(student, teacher, facts, method="multilevel", params=usual, ce_weight=1.0)
     first, strong = (f"{golden.entry['case']}_{view}/" for view in ("weak", "strong"))
     mine, theirs = (trace(golden[f"{first}z{who}"], golden[f"{strong}z{who}"]) for who in "st")
     batch = replace(make_batch(), labels=golden["y"])
@@ -97,6 +98,7 @@ def test_methods_that_the_paper_standardised_run_as_it_ran_them(student: Chain, 
     for name in ("kd", "multilevel", "ctkd"):
         around = Standardized(student, teacher, facts, method=name)
         assert (around.inner.weight, around.ce_weight) == (9.0, 0.1)
+    assert Standardized(student, teacher, facts, method="multilevel").inner.temperature == 2.0
 
 
 def test_what_the_inner_method_learns_is_learned(student: Chain, teacher: Chain, facts: Facts) -> None:

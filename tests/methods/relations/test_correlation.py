@@ -8,7 +8,6 @@ from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts
 from kdbench.methods.relations.correlation import kernel_loss, neighbours_loss
-from kdbench.refusal import Refusal
 from tests.conftest import Golden
 
 
@@ -55,8 +54,3 @@ def test_a_single_image_has_no_neighbours() -> None:
 def test_the_kernel_trains_nothing_beside_the_student(student: Chain, teacher: Chain, facts: Facts) -> None:
     assert not list(create("cc", student, teacher, facts, form="kernel").parameters())
     assert list(create("cc", student, teacher, facts).parameters())
-
-
-def test_an_unknown_form_is_refused(student: Chain, teacher: Chain, facts: Facts) -> None:
-    with pytest.raises(Refusal, match="cc: form must be 'neighbours' or 'kernel', got 'rbf'"):
-        create("cc", student, teacher, facts, form="rbf")
