@@ -11,6 +11,8 @@ from tests.pairs import STANDARD
 
 NAMES = [name for name, kind in METHODS.items() if issubclass(kind, Stagewise)]
 IMAGE = (3, 32, 32)
+MIXED = [("fo_vit_ett", "resnet8x0.25"), ("resnet8x0.25", "fo_vit_ett")]
+MARGINS = ("ofd", *MIXED[0])  # are taken from the teacher's batch norms, and a transformer has none
 
 
 @pytest.mark.parametrize(("teacher", "student"), STANDARD)
@@ -21,8 +23,9 @@ def test_every_one_can_be_made_for_every_standard_pair(teacher: str, student: st
             create(name, one, other, facts)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("teacher", "student"), [("fo_vit_ett", "resnet8x0.25"), ("resnet8x0.25", "fo_vit_ett")])
+@pytest.mark.parametrize(
+    ("name", "teacher", "student"), [case for name in NAMES for pair in MIXED if (case := (name, *pair)) != MARGINS]
+)
 def test_maps_and_tokens_can_be_compared(name: str, teacher: str, student: str, facts: Facts) -> None:
     torch.manual_seed(0)
     one, other = (networks.build(network, classes=10, image=IMAGE, device="cpu") for network in (student, teacher))
