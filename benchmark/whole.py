@@ -23,3 +23,10 @@ def written(file: Path, before: Path | None = None) -> Iterator[BinaryIO]:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)  # where the disk was full, others need the space
+
+
+def write(file: Path, content: bytes) -> None:
+    """All of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written(file) as stream:
+        stream.write(content)

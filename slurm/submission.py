@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.whole import write
 from kdbench.slurm.queue import Queued
 
 

@@ -23,10 +23,10 @@ from rich.progress import wrap_file
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, believed, write
+from kdbench.benchmark.experiments.store import Store, believed
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import counted
-from kdbench.benchmark.whole import written
+from kdbench.benchmark.whole import write, written
 from kdbench.refusal import Refusal
 
 RECORDS = "records.jsonl"

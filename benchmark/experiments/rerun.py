@@ -10,13 +10,13 @@ import msgspec
 import torch
 
 from kdbench.benchmark import extensions
+from kdbench.benchmark.experiments.bars import Bars
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.crew import crew
 from kdbench.benchmark.experiments.declaration import declared, learns
 from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.launcher import engines, places
 from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import Ran, run
 from kdbench.benchmark.experiments.store import Store

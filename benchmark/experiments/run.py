@@ -18,10 +18,10 @@ from kdbench.benchmark.experiments.environment import commit, environment
 from kdbench.benchmark.experiments.memory import listening
 from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
-from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.experiments.sequence import Sequence
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import digest, parameters, size, trained, weights_of
 from kdbench.benchmark.incremental.metrics import arrival
-from kdbench.benchmark.incremental.sequence import Sequence
 from kdbench.benchmark.randomness import stream
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.compilation import Uncompilable
@@ -31,6 +31,7 @@ from kdbench.benchmark.training.loop import Epoch, Live, drive, training
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.benchmark.training.together import Together
+from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
 load_data = lru_cache(maxsize=2)(data.load)

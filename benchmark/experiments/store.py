@@ -26,7 +26,7 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, outdated, state
 from kdbench.benchmark.experiments.record import Brief, Failure, Record, same_bits
-from kdbench.benchmark.whole import written
+from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
 PACK_FROM = 200  # single files that may lie about before they are packed
@@ -390,10 +390,3 @@ def indented(line: bytes) -> bytes:
     text = msgspec.json.format(line, indent=2).decode()
     one_line = re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s*\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     return one_line.encode() + b"\n"
-
-
-def write(file: Path, content: bytes) -> None:
-    """All of it or nothing, whatever happens in between."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written(file) as stream:
-        stream.write(content)

@@ -26,12 +26,13 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Outline, outdated
 from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.run import Ran, Running, running
-from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine, out_of_memory
 from kdbench.benchmark.training.loop import Live
 from kdbench.benchmark.training.ranks import ALONE
 from kdbench.benchmark.training.together import Together
+from kdbench.benchmark.whole import write
 
 GRACE = 60.0  # seconds that a worker is given to write a last checkpoint
 Outcome = Literal["finished", "failed", "elsewhere", "alone"]  # alone: it cannot be run beside others

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard.album import KINDS, Picture, album
 from kdbench.benchmark.leaderboard.formats import as_json, latex, markdown
 from kdbench.benchmark.leaderboard.frame import frame
@@ -14,6 +14,7 @@ from kdbench.benchmark.leaderboard.report import csv
 from kdbench.benchmark.leaderboard.table import Board, board
 from kdbench.benchmark.throughput import record as throughput
 from kdbench.benchmark.throughput.table import tables
+from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.experiments.store import write
 from kdbench.benchmark.experiments.words import markdown_table
+from kdbench.benchmark.whole import write
 
 Row = dict[str, Any]
 Column = Callable[[Row], str]

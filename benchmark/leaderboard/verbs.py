@@ -86,7 +86,8 @@ def quality(
       kdbench quality resnet56@0123456789ab --dataset cifar100 --figure quality.png
     """
     from kdbench.benchmark.experiments import quality as verb
-    from kdbench.benchmark.experiments.store import Store, write
+    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.whole import write
     from kdbench.methods.features.quality import K0
 
     load_files(files)

@@ -14,19 +14,19 @@ from pathlib import Path
 import torch
 
 from kdbench.benchmark import data, extensions
+from kdbench.benchmark.experiments.bars import Bars
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.crew import describe
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.feasibility import unworkable
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.launcher import deaf
-from kdbench.benchmark.experiments.local import Bars
-from kdbench.benchmark.experiments.store import write
 from kdbench.benchmark.throughput.measure import measure
 from kdbench.benchmark.throughput.record import Throughput, keep, measured, records
 from kdbench.benchmark.throughput.table import tables
 from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
+from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
 
@@ -58,9 +58,8 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
 
     work = results / "work"
     work.mkdir(parents=True, exist_ok=True)
-    bars = Bars()
-    bars.console.stderr = True  # the answer is all that a script finds on stdout
-    with tempfile.TemporaryDirectory(dir=work) as scratch, bars:
+    # The answer is all that a script finds on stdout.
+    with tempfile.TemporaryDirectory(dir=work) as scratch, Bars(stderr=True) as bars:
         bars.total(len(able))
         for cell in able:
             try:

@@ -10,7 +10,8 @@ import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Environment
-from kdbench.benchmark.experiments.store import pretty, write
+from kdbench.benchmark.experiments.store import pretty
+from kdbench.benchmark.whole import write
 
 FORMAT = 2
 

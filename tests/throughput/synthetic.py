@@ -15,7 +15,7 @@ import numpy as np
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid, load
 from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
-from kdbench.benchmark.experiments.store import write
+from kdbench.benchmark.whole import write
 
 SHEET = """\
 datasets: [cifar10, cifar100]

@@ -14,7 +14,8 @@ import pytest
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, pretty, write
+from kdbench.benchmark.experiments.store import Store, pretty
+from kdbench.benchmark.whole import write
 
 Make = Callable[..., Any]
 

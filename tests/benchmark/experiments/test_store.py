@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.record import Failure, Record
-from kdbench.benchmark.experiments.store import Store, pretty, write
+from kdbench.benchmark.experiments.store import Store, pretty
+from kdbench.benchmark.whole import write
 
 Make = Callable[..., Any]
 

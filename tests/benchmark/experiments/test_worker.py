@@ -16,9 +16,10 @@ from kdbench.benchmark.experiments import worker
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, write
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.loop import Live
+from kdbench.benchmark.whole import write
 from tests.conftest import CPU
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -11,9 +11,10 @@ import pytest
 
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.record import Environment, Record
-from kdbench.benchmark.experiments.store import Store, pretty, write
+from kdbench.benchmark.experiments.store import Store, pretty
 from kdbench.benchmark.leaderboard.publish import publish
 from kdbench.benchmark.throughput.record import Pace, Throughput, keep
+from kdbench.benchmark.whole import write
 
 Make, Command = Callable[..., Any], Callable[..., Any]
 OLD = Path(__file__).parent / "record_of_format_1.json"

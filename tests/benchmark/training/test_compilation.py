@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+from kdbench.benchmark.experiments.bars import Bars
 from kdbench.benchmark.experiments.launcher import Launcher
-from kdbench.benchmark.experiments.local import Bars
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.rerun import run_again
 from kdbench.benchmark.experiments.run import run

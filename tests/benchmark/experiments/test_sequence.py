@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from kdbench.benchmark.data import load
+from kdbench.benchmark.experiments import sequence
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import run
+from kdbench.benchmark.experiments.sequence import Past, Sequence
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.incremental import sequence
-from kdbench.benchmark.incremental.sequence import Past, Sequence
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
