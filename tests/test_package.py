@@ -1,5 +1,6 @@
 """The package as an installed user meets it."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -68,6 +69,15 @@ def test_rooms_depend_on_each_other_in_one_direction() -> None:
         for file in (ROOT / room).rglob("*.py"):
             known = file.read_text() if file != ROOT / "benchmark/cli.py" else ""
             assert not [other for other in above if f"kdbench.{other}" in known], file
+
+
+def test_the_folders_of_the_benchmark_depend_on_each_other_in_one_direction() -> None:
+    order = ["networks", "data", "training", "incremental", "experiments", "throughput", "leaderboard"]
+    assert set(order) == {file.parent.name for file in (ROOT / "benchmark").glob("*/*.py")}
+    for place, folder in enumerate(order):
+        for file in (ROOT / "benchmark" / folder).glob("*.py"):
+            known = set(re.findall(r"kdbench\.benchmark(?:\.| import )(\w+)", file.read_text()))
+            assert not known & set(order[place + 1 :]), file
 
 
 def test_what_the_commands_verbs_share_is_known_to_them_alone() -> None:
