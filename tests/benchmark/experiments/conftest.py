@@ -17,16 +17,24 @@ import pytest
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Holder, Lease
+from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from tests.benchmark.experiments.leases import Start
 
 WriteGrid = Callable[..., Path]
-MakeCell = Callable[..., Cell]
+MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def records(make_cell: MakeCell, make_record: MakeRecord) -> list[Record]:
+    """Of two students, four seeds each: two packs."""
+    cells = [make_cell(student=s, seed=i) for s in ("resnet8x0.25", "resnet8x0.5") for i in range(4)]
+    return [make_record(cell, top1=i / 7) for i, cell in enumerate(cells)]
 
 
 @pytest.fixture

@@ -33,11 +33,6 @@ CPU = Engine(torch.device("cpu"))
 Make = Callable[..., Any]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results")
-
-
 class Ships(Method):
     """Ships more than the student, as SimKD does."""
 

@@ -16,32 +16,9 @@ from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.record import Failure, Record
 from kdbench.benchmark.experiments.store import Store, pretty
 from kdbench.benchmark.whole import write
+from tests.benchmark.experiments.stores import by_id, files, single
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results")
-
-
-@pytest.fixture
-def records(make_cell: Make, make_record: Make) -> list[Record]:
-    """Of eight seeds and two students: two packs."""
-    cells = [make_cell(student=s, seed=i) for s in ("resnet8x0.25", "resnet8x0.5") for i in range(4)]
-    return [make_record(cell, top1=i / 7) for i, cell in enumerate(cells)]
-
-
-def single(store: Store, record: Record) -> Path:
-    return store.records_folder / f"{record.id}.json"
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-
-
-def by_id(records: list[Record]) -> dict[str, Record]:
-    return {record.id: record for record in records}
 
 
 def failed(cell: Any, error: str = "ValueError: no") -> Failure:

@@ -23,11 +23,6 @@ AT_ONE_TABLE = ("kd", "at", "sp", "multilevel", "weighted_logits", "jacobian", "
 
 
 @pytest.fixture
-def store(tmp_path: Any) -> Store:
-    return Store(tmp_path / "results")
-
-
-@pytest.fixture
 def teacher(make_cell: Make, store: Store, tmp_path: Any) -> Cell:
     """Trained."""
     cell = make_cell(student="resnet8", seed=0)
