@@ -71,6 +71,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     students: list[str] = []
     grows_with: Literal["", "embedding width"] = ""
     grid: str = ""
+    mind: str = ""
     lacks: str = ""
 
 
@@ -108,7 +109,8 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
         if gains:
             unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
             gain, half, p = interval(values)
-            notes = [f"another recipe than {claim.recipe}"] if claim.recipe not in ("", recipe) else []
+            notes = [claim.mind] if claim.mind else []
+            notes += [f"another recipe than {claim.recipe}"] if claim.recipe not in ("", recipe) else []
             notes += [note] if note else []
             if claim.setting == "incremental":
                 notes.append("a pair is a sequence of tasks")

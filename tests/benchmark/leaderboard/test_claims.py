@@ -143,6 +143,8 @@ def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
 def test_what_nothing_of_ours_can_test_says_why(series: Series) -> None:
     (row,) = weighed(msgspec.structs.replace(CLAIM, lacks="no scale"), series("clkd", [51]) + series("kd", [50]))
     assert (row.verdict, row.note) == ("not tested", "no scale")
+    minded = msgspec.structs.replace(CLAIM, mind="by half")
+    assert weighed(minded, series("clkd", [51]) + series("kd", [50]))[0].note == "by half; one pair speaks for no other"
     assert weighed(msgspec.structs.replace(CLAIM, grid="clkd"), [])[0].note.endswith("run the grid clkd")
 
 
