@@ -39,7 +39,6 @@ TOLD_TO_LIBRARIES = (
 @dataclass(frozen=True)
 class Engine:
     device: torch.device
-    channels_last: bool = True
     live_teacher: bool = False  # ask it at every step, whatever is remembered of its answers
     compile: Compile = "auto"
 
@@ -71,7 +70,7 @@ class Engine:
         module.to(self.device)
         if isinstance(module, Chain):
             module.precision = torch.bfloat16 if recipe.precision == "bf16" else None
-            if self.channels_last and not (self.device.type == "cpu" and overruns(module)):
+            if not (self.device.type == "cpu" and overruns(module)):
                 module.to(memory_format=torch.channels_last)
 
     def prepare(self) -> None:
@@ -92,7 +91,7 @@ class Engine:
         facts: dict[str, str | int | bool] = {
             "device": torch.cuda.get_device_name(self.device) if cuda else torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
-            "channels_last": self.channels_last,
+            "channels_last": True,
             "torch": str(torch.__version__),
         }
         if self.device.type == "cpu":
