@@ -50,7 +50,7 @@ def described(name: str, results: Path) -> Row:
         return {
             "method": name,
             "source": method.source,
-            "about": inspect.getdoc(method) or "",
+            "about": inspect.cleandoc(method.__doc__ or ""),
             "paper": _paper(method),
             "parameters": own,
             "from": extensions.origin(name),
@@ -117,7 +117,7 @@ def methods_page() -> str:
         lines += ["", f"## {source.capitalize()}"]
         for name in sorted(name for name in METHODS if METHODS[name].source == source):
             method = METHODS[name]
-            lines += ["", f"### {name}", "", _paper(method), "", inspect.getdoc(method) or "", ""]
+            lines += ["", f"### {name}", "", _paper(method), "", inspect.cleandoc(method.__doc__ or ""), ""]
             lines += [f"`{name}: {{{_method(method)['parameters'].replace('=', ': ')}}}`"]
     return "\n".join(lines) + "\n"
 

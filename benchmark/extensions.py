@@ -6,6 +6,7 @@ They come from files that a user names, or from installed plugins: packages with
 
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -60,6 +61,8 @@ def _run(module: str, what: str, execute: Callable[[], object]) -> Path:
     if not new or file is None:
         raise Refusal(f"{what} registers no method, network or data set")
     for name in sorted(new & METHODS.keys()):
+        if re.search(r"[^\w.-]", name):
+            raise Refusal(f"{what}: a method's name must be of letters, digits, _, - and ., got '{name}'")
         _check(METHODS[name], f"{what}: {name}")
     path = Path(file).resolve()
     _loaded[path] = _digest(path)

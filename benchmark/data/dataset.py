@@ -121,11 +121,22 @@ def source(name: str) -> Source:
 def load(name: str, folder: Path) -> Dataset:
     """Read a data set and see that it is what its source says."""
     known = source(name)
-    data = known.read(folder)
+    try:
+        data = known.read(folder)
+    except (Refusal, MemoryError, OSError):  # which say what it is
+        raise
+    except Exception as error:
+        raise Refusal(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(data, Dataset):
+        raise Refusal(f"{name}: what reads it must answer with a Dataset, got a {type(data).__name__}")
+    if not len(data.mean) == len(data.std) == known.image[0] or min(data.std) <= 0:
+        raise Refusal(f"{name}: mean and std must have {known.image[0]} numbers, those of std above 0")
     for part, split, images in (("training", data.train, known.train), ("test", data.test, known.test)):
         want, (kind, got) = (images, *known.image), split.shape
         if want != got or kind != torch.uint8:
             raise Refusal(f"{name}: the {part} images must be bytes of shape {want}, got {kind} {got}")
+        if split.labels.dtype != torch.int64:
+            raise Refusal(f"{name}: the {part} set's labels must be int64, got {split.labels.dtype}")
         if split.labels.shape != (images,) or int(split.labels.min()) < 0 or int(split.labels.max()) >= known.classes:
             raise Refusal(f"{name}: the {part} set must have {images} labels from 0 to {known.classes - 1}")
     return data.held_out() if name.endswith(HELD_OUT) else data

@@ -47,7 +47,8 @@ def export(store: Store, grid: Grid | None, file: Path, weights: bool) -> str:
     files = [teacher for teacher in files if teacher.stem in lines]
 
     if file.is_dir():
-        raise Refusal(f"the archive must be a file, got the folder {file}")
+        raise Refusal(f"the archive must be a file, got the folder '{file}'")
+    file.parent.mkdir(parents=True, exist_ok=True)
     with written(file) as stream, zipfile.ZipFile(stream, "w") as archive:
         _put(archive, RECORDS, (lines[key] + b"\n" for key in sorted(lines)), zipfile.ZIP_DEFLATED)
         for teacher in files:

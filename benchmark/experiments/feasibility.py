@@ -29,13 +29,26 @@ def attempt(cell: Cell) -> Needs | str:
     if cell.method == IMPORT:
         return "it must be imported first, by 'kdbench teacher import'"
     try:
-        needs = _build_tasks(cell) if cell.incremental else _build(cell)
+        needs = _checked(cell, _build_tasks(cell) if cell.incremental else _build(cell))
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     if cell.world > 1 and needs.whole_batch and needs.input_grad:
         return f"it must have world 1, got {cell.world}: it relates images, and differentiates by them"
+    return needs
+
+
+def _checked(cell: Cell, needs: Needs) -> Needs:
+    """What a user's own method may have answered."""
+    if not isinstance(needs, Needs):
+        raise Refusal(f"{cell.method}: needs() must answer with Needs, got a {type(needs).__name__}")
+    known = data.source(cell.dataset)
+    teacher = cell.teacher.student if cell.teacher else cell.student
+    for whose, name, depths in ("student", cell.student, needs.student), ("teacher", teacher, needs.teacher):
+        last = len(networks.form(name, known.classes, known.image).links)
+        if wrong := [depth for depth in depths if not 0 <= depth <= last]:
+            raise Refusal(f"{cell.method}: needs() must name depths from 0 to the {whose}'s {last}, got {wrong[0]}")
     return needs
 
 

@@ -21,7 +21,7 @@ from kdbench.benchmark.experiments.declaration import declared, learns
 from kdbench.benchmark.experiments.document import Document, find, read
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.incremental.setting import Incremental
-from kdbench.benchmark.training.recipe import RECIPES, Recipe
+from kdbench.benchmark.training.recipe import RECIPES, WARMUP, Recipe
 from kdbench.refusal import Refusal
 
 SHIPPED = Path(__file__).parents[1] / "grids"
@@ -233,6 +233,8 @@ def _recipe(document: Document, value: str | dict[str, Any], place: str, world: 
             known |= {"lr": None, "lr_of": {}}
         if isinstance(changes.get("lr_of"), dict):
             changes["lr_of"] = known["lr_of"] | changes["lr_of"]
+        if changes.get("schedule") != known["schedule"] and "schedule" in changes:  # nothing reads them any more
+            known |= {"milestones": (), "warmup": WARMUP}
     else:
         name, known = "custom", {}
         usual = msgspec.to_builtins(Recipe(epochs=1)) | {"epochs": None}

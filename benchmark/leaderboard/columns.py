@@ -128,4 +128,6 @@ OF_A_SEED = [
     Column("best epoch", "best", HUNDREDTHS),
     Column("images/s", "speed", WHOLE),
 ]
+WHERE = [Column("data set", "dataset"), Column("pair", "pair"), Column("recipe", "recipe")]
+FAILED = [METHOD, Column("seed", "seed", WHOLE), Column("error", "error")]
 WHERE_SEEDS_DIFFER = [Column("environment", "environment"), Column("teacher", "teacher")]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdbench.benchmark.experiments.words import markdown_table
 from kdbench.benchmark.leaderboard import statistics
-from kdbench.benchmark.leaderboard.columns import COSTS, OF_A_SETTING, OVER_PAIRS, Column, telling
+from kdbench.benchmark.leaderboard.columns import COSTS, FAILED, OF_A_SETTING, OVER_PAIRS, WHERE, Column, telling
 from kdbench.benchmark.leaderboard.frame import SECTION
 from kdbench.benchmark.leaderboard.table import FIELD, Board, too_few
 from kdbench.benchmark.leaderboard.teachers import teachers
@@ -52,6 +52,8 @@ def markdown(board: Board) -> str:
             lines += ["", markdown_table(table, align)]
         for note in part.notes:
             lines += ["", note]
+    if not board.failed.empty:
+        lines += ["", "## runs that failed", "", markdown_table(_words(board.failed, [*WHERE, *FAILED]))]
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from kdbench import methods
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.benchmark.experiments.parameters import shown
-from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.experiments.record import Brief, Failure
 from kdbench.benchmark.leaderboard.task import REFERENCES, Tasks
 
 SECTION = ["setting", "dataset", "recipe", "pair"]  # what stands in one section may be compared
@@ -42,6 +42,13 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
     cells["pair"] = _distinct(cells, "pair", "lineage", within=["setting", "dataset", "recipe"])
     cells["method"] = _distinct(cells, "method", "series", within=SECTION)
     return cells
+
+
+def failures(found: Iterable[Failure]) -> pd.DataFrame:
+    """A row a run that failed, and has no record since."""
+    rows = [_shared(one.cell) | {"id": one.id, "seed": one.cell.seed, "error": one.error} for one in found]
+    rows.sort(key=lambda row: str(row["id"]))
+    return pd.DataFrame(rows)
 
 
 def _rows(records: Sequence[Brief]) -> pd.DataFrame:

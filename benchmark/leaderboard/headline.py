@@ -70,7 +70,8 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
     if decided:
         verb = "gains most" if first["mean"] > 0 else "loses least"
         return f"{where}, knowledge from {first['source']} {verb}: {gain}.", " ".join(notes)
-    said = f"{where}, nothing is decided yet. Ahead is knowledge from {first['source']}: {gain}."
+    place = "Ahead is" if first["mean"] > 0 else "Least behind is"
+    said = f"{where}, nothing is decided yet. {place} knowledge from {first['source']}: {gain}."
     if best["source"] != first["source"]:  # by how many weak methods a source happens to have
         said += f" But the best method is of {best['source']}: {best['method']}, {_points(best['mean'])}."
     return said, " ".join(notes)

@@ -1,14 +1,14 @@
 """The verb ``leaderboard``: from the records in a folder to the files beside them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard.album import KINDS, Picture, album
 from kdbench.benchmark.leaderboard.formats import as_json, latex, markdown
-from kdbench.benchmark.leaderboard.frame import frame
+from kdbench.benchmark.leaderboard.frame import failures, frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.report import csv
 from kdbench.benchmark.leaderboard.table import Board, board
@@ -56,7 +56,8 @@ def publish(results: Path, grid: str | None, only_reads: bool = False) -> Publis
     if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
     speeds = throughput.records(results, store.troubles)
-    found = board(cells, speeds)
+    failed = failures(one for one in store.failures().values() if grid is None or one.id in wanted)
+    found = replace(board(cells, speeds), failed=failed)
     shown = set(found.cells["id"])
     whole = store.records(shown) if len(shown) <= MOST_RECORDS else {}
     pictures = album(found, whole, store)

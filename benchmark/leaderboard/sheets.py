@@ -8,6 +8,7 @@ from pandas.api.types import is_numeric_dtype
 
 from kdbench.benchmark.leaderboard.columns import (
     COSTS,
+    FAILED,
     OF_A_SEED,
     OF_A_SETTING,
     OVER_PAIRS,
@@ -48,7 +49,10 @@ def sheets(board: Board) -> list[dict[str, Any]]:
             row["seeds"] = seeds[key]
         on_pairs.append(sheet | {"seeds": _heads(columns, cells)})
     cost = _sheet("What they cost", board.series, SECTION, [SOURCE, *COSTS], lambda own: " ".join(places(own)))
-    return [*over_pairs, *on_pairs, cost]
+    failed = []
+    if not board.failed.empty:
+        failed = [_sheet("Runs that failed", board.failed, ["dataset", "pair", "recipe"], FAILED, lambda _: "")]
+    return [*over_pairs, *on_pairs, cost, *failed]
 
 
 def _several(cells: pd.DataFrame, name: str) -> bool:

@@ -1,7 +1,7 @@
 """The leaderboard's two tables, deterministic functions of the rows: methods on one pair, and methods over pairs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ class Board:
     cells: pd.DataFrame  # a row a cell: see frame
     series: pd.DataFrame  # a row a method on a pair
     methods: pd.DataFrame  # a row a method over all pairs of a data set and recipe; empty where no field has two
+    failed: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row a run that has no record
 
 
 def board(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> Board:

@@ -1,6 +1,7 @@
 """The verbs that write the leaderboard, and its picture of one teacher. What they need is imported inside them."""
 
 import gc
+import math
 import sys
 from pathlib import Path
 
@@ -53,11 +54,17 @@ def _drawable(context: click.Context, parameter: click.Parameter, file: Path | N
     return file
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"it must be a number above 1, got {value}.")
+    return value
+
+
 @click.command()
 @click.argument("teacher")
 @click.option("--dataset", required=True, help="The data set that it was trained on.")
 @click.option(
-    "--k0", type=click.FloatRange(min=1, min_open=True), show_default="the paper's",
+    "--k0", type=click.FloatRange(min=1, min_open=True), show_default="the paper's", callback=_finite,
     help="What I's entropy is measured against: log k0.",
 )  # fmt: skip
 @click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Draw it too: .png, .pdf or .svg.")

@@ -131,6 +131,9 @@ def limit() -> float:
     """The largest memory, in bytes, that is kept of a teacher for a method."""
     asked = os.environ.get("KDBENCH_MEMORY_GB", "4.5")
     try:
-        return float(asked) * GIGABYTE
+        gigabytes = float(asked)
     except ValueError:
-        raise Refusal(f"KDBENCH_MEMORY_GB must be a number of gigabytes, got '{asked}'") from None
+        gigabytes = -1
+    if not gigabytes >= 0:
+        raise Refusal(f"KDBENCH_MEMORY_GB must be a number of gigabytes, 0 or more, got '{asked}'")
+    return gigabytes * GIGABYTE

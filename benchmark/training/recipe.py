@@ -13,7 +13,7 @@ from kdbench.methods.registry import Registry
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
-MOMENTUM = 0.9
+MOMENTUM, WARMUP = 0.9, 0.3
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,16 +26,23 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight_decay: NotNegative = 5e-4  # on every parameter: norms, biases and adapters too
     schedule: Literal["steps", "onecycle", "constant"] = "steps"
     milestones: tuple[Count, ...] = ()  # steps: the epochs after which lr is multiplied by 0.1
-    warmup: Annotated[float, Meta(gt=0, lt=1)] = 0.3  # onecycle: the share of steps in which lr rises to its peak
+    warmup: Annotated[float, Meta(gt=0, lt=1)] = WARMUP  # onecycle: the share of steps in which lr rises to its peak
     augment: bool = True  # the moves that leave the data set's images what they are
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: in the networks; losses and weights stay in fp32
 
     def __post_init__(self) -> None:
+        """What is not read must stand at its default: equal runs would have different ids."""
+        if self.milestones and self.schedule != "steps":
+            raise ValueError(f"milestones must be left out with {self.schedule}, which has none, got {self.milestones}")
+        if self.warmup != WARMUP and self.schedule != "onecycle":
+            raise ValueError(f"warmup must be {WARMUP} with {self.schedule}, which has none, got {self.warmup}")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, got {self.milestones}")
         late = [epoch for epoch in self.milestones if epoch >= self.epochs]
         if late:
             raise ValueError(f"milestones must come before the last epoch, {self.epochs}, got {late[0]}")
         if self.momentum != MOMENTUM and (self.schedule == "onecycle" or self.optimizer == "adamw"):
-            raise ValueError(  # equal runs would have different ids
+            raise ValueError(
                 f"momentum must be {MOMENTUM} with onecycle or adamw, which have their own, got {self.momentum}"
             )
 

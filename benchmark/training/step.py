@@ -50,6 +50,8 @@ def scalars(terms: Any) -> dict[str, Tensor]:
     """What losses() answered, if it is what it must be."""
     if not isinstance(terms, dict):
         raise TypeError(f"losses() must answer with a dict of named tensors, got a {type(terms).__name__}")
+    if "task" in terms:
+        raise TypeError("losses() must give its terms other names than 'task', which is cross-entropy's")
     for name, term in terms.items():
         if not isinstance(term, Tensor) or term.ndim:
             got = f"the shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"

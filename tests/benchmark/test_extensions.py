@@ -165,6 +165,38 @@ def test_a_file_that_changes_changes_the_ids_of_the_cells_that_need_it(folder: P
     assert same == {"ce": True, "echo": False, "kd": True}
 
 
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        ("{'student': 3}", "echo: needs() must answer with Needs, got a dict"),
+        ("Needs(student=frozenset({99}))", "echo: needs() must name depths from 0 to the student's 2, got 99"),
+        ("Needs(teacher=frozenset({99}))", "echo: needs() must name depths from 0 to the teacher's 11, got 99"),
+    ],
+)
+def test_needs_that_cannot_be_met_are_invalid_and_the_other_methods_are_not(
+    kdbench: Command, folder: Path, needs: str, why: str
+) -> None:
+    own = f"    def needs(self):\n        from kdbench.methods.method import Needs\n        return {needs}\n"
+    (folder / "method.py").write_text(METHOD + "\n" + own)
+    answer = kdbench("plan", "grid.yaml")
+    assert answer.code == 0 and why in answer.out
+    assert answer.out.startswith("grid: 6 cells and 2 teachers: 6 missing, 2 invalid\n")
+
+
+@pytest.mark.parametrize(
+    ("reads", "why"),
+    [
+        ("1 / 0", "dots cannot be read: ZeroDivisionError: division by zero"),
+        ("None", "dots: what reads it must answer with a Dataset, got a NoneType"),
+    ],
+)
+def test_a_data_set_that_cannot_be_read_is_refused_in_a_sentence(
+    kdbench: Command, folder: Path, reads: str, why: str
+) -> None:
+    (folder / "data.py").write_text(DATA.replace("lambda folder: None", f"lambda folder: {reads}"))
+    assert kdbench("run", "grid.yaml").sentence == why
+
+
 def test_where_a_file_lies_changes_no_id(folder: Path) -> None:
     before = [cell.id for cell in load("grid.yaml").cells]
     forget()

@@ -109,6 +109,11 @@ def test_a_recipes_name_says_what_differs_whatever_was_written(grid: MakeGrid) -
     assert protocol("{epochs: 5, batch: 64, lr: 0.01}") == "custom(epochs=5, lr=0.01)"
 
 
+def test_with_another_schedule_what_the_base_had_for_its_own_is_gone(grid: MakeGrid) -> None:
+    recipe = grid(recipe="{base: cifar-240, epochs: 20, schedule: constant}").cells[0].recipe
+    assert recipe and (recipe.epochs, recipe.milestones) == (20, ())
+
+
 def test_and_how_many_processes_share_a_batch(grid: MakeGrid) -> None:
     cell = grid(methods="kd", recipe="quick", world=2).cells[0]
     assert (cell.protocol, cell.teacher and cell.teacher.protocol) == ("quick(world=2)",) * 2

@@ -108,17 +108,20 @@ def test_the_headline_says_who_leads_and_how_sure_that_is(study: Study) -> None:
 @pytest.mark.parametrize(
     ("gains", "ahead"),
     [
-        ({"kd": [-3, 1, -4]}, "−2.00"),
-        ({"kd": [1]}, "+1.00"),
-        ({"kd": [5, 6, 7, 6]}, "+6.00"),  # fewer seeds than a ★ takes
-        ({"kd": [5, 6, 7, 6, 6], "rkd": [1, 11, 2, 9, 2]}, "+6.00"),  # not sure to be ahead of relations
+        ({"kd": [-3, 1, -4]}, "Least behind is knowledge from logits: −2.00"),
+        ({"kd": [1]}, "Ahead is knowledge from logits: +1.00"),
+        ({"kd": [5, 6, 7, 6]}, "Ahead is knowledge from logits: +6.00"),  # fewer seeds than a ★ takes
+        (
+            {"kd": [5, 6, 7, 6, 6], "rkd": [1, 11, 2, 9, 2]},
+            "Ahead is knowledge from logits: +6.00",
+        ),  # not sure to be ahead of relations
     ],
 )
 def test_the_headline_decides_nothing_that_chance_may_have_made(
     gains: dict[str, list[float]], ahead: str, study: Study
 ) -> None:
     ((said, _),) = headlines(board_of(study(gains)))
-    assert said.startswith(f"On digits, nothing is decided yet. Ahead is knowledge from logits: {ahead} points")
+    assert said.startswith(f"On digits, nothing is decided yet. {ahead} points")
 
 
 def test_nor_what_the_number_of_weak_methods_has_made(study: Study) -> None:

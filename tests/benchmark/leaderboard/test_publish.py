@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.record import Environment, Record
+from kdbench.benchmark.experiments.record import Environment, Failure, Record
 from kdbench.benchmark.experiments.store import Store, pretty
 from kdbench.benchmark.leaderboard.publish import publish
 from kdbench.benchmark.throughput.record import Pace, Throughput, keep
@@ -50,6 +50,21 @@ def test_every_format_is_written_from_the_same_numbers_and_stays_the_same(result
     assert rows[0]["over_ce"] is None
     assert b"+4.50 $\\pm$ 6.35" in first["leaderboard.tex"] and b"resnet8x0.25" in first["leaderboard.tex"]
     assert b"+4.50 \xc2\xb1 6.35" in first["leaderboard.md"]
+
+
+def test_a_run_that_failed_is_told_of_and_stands_in_no_mean(results: Path, make_cell: Make) -> None:
+    publish(results, None).write()
+    before = written(results)
+    cell = make_cell("kd", "big", seed=2)
+    why = "Diverged: the loss is no longer a number"
+    Store(results).fail(Failure(id=cell.id, cell=cell, error=why, traceback="", failed=""))
+    publish(results, None).write()
+    after = written(results)
+    told = after["leaderboard.md"].decode().removeprefix(before["leaderboard.md"].decode())
+    assert told.startswith("\n## runs that failed\n") and told.count(why) == 1 and "| kd " in told
+    assert why.encode() in after["leaderboard.html"] and b"Runs that failed" in after["leaderboard.html"]
+    for name in "leaderboard.csv", "leaderboard.json", "leaderboard.tex":
+        assert after[name] == before[name]
 
 
 def test_check_names_what_is_not_the_records_and_writes_nothing(

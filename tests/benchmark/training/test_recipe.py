@@ -62,8 +62,8 @@ def test_one_cycle_is_torchs_and_peaks_at_the_recipes_rate(name: str) -> None:
 def test_a_constant_rate_stays_and_so_does_any_in_an_initial_phase() -> None:
     recipe = Recipe(epochs=3, schedule="constant", lr=0.2)
     assert rates(recipe, steps=2) == [[0.2, 0.2]] * 3
-    for schedule in ("steps", "onecycle"):
-        other = msgspec.structs.replace(recipe, schedule=schedule, milestones=(1,))
+    for schedule, milestones in ("steps", (1,)), ("onecycle", ()):
+        other = msgspec.structs.replace(recipe, schedule=schedule, milestones=milestones)
         assert rates(other, steps=2, initial=True, epochs=5) == [[0.2, 0.2]] * 5  # however long the phase
 
 
@@ -104,7 +104,8 @@ def test_the_last_partial_batch_is_a_step(images: int, batch: int, steps: int) -
         *({"epochs": 0}, {"epochs": 1.5}, {"batch": 0}, {"lr": 0}, {"lr": -1}, {"lr": "fast"}, {"momentum": 1}),
         *({"weight_decay": -1e-4}, {"optimizer": "adam"}, {"schedule": "cosine"}, {"milestones": [0]}),
         *({"warmup": 0}, {"warmup": 1}, {"augment": "yes"}, {"precision": "fp16"}, {"lr_of": {"resnet8": 0}}),
-        {"learning_rate": 0.1},
+        *({"milestones": [2, 1]}, {"milestones": [1, 1]}, {"milestones": [1], "schedule": "constant"}),
+        *({"warmup": 0.5}, {"learning_rate": 0.1}),
     ],
     ids=str,
 )
