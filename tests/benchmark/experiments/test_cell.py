@@ -32,6 +32,9 @@ OTHERS: dict[str, Any] = {
     "augment": False,
     "precision": "bf16",
 }
+PLAIN = msgspec.structs.replace(RECIPE, milestones=())
+ONECYCLE = msgspec.structs.replace(PLAIN, schedule="onecycle")
+BASES = {"schedule": PLAIN, "warmup": ONECYCLE}  # where no other schedule's values stand in the way
 
 
 def pinned(method: str = "ce", teacher: Cell | None = None, **asked: Any) -> Cell:
@@ -91,7 +94,6 @@ def test_defaults_stay_what_they_were() -> None:
         {"seed": 1},
         {"world": 2},
         {"code": {"mine.py": "00"}},
-        *({"recipe": msgspec.structs.replace(RECIPE, **{key: value})} for key, value in OTHERS.items()),
     ],
     ids=str,
 )
@@ -99,6 +101,13 @@ def test_whatever_changes_the_numbers_changes_the_id(other: dict[str, Any]) -> N
     cell = pinned("kd", pinned(student="resnet14"))
     changed = msgspec.structs.replace(cell, **other)
     assert changed.id != cell.id
+
+
+@pytest.mark.parametrize(("key", "value"), OTHERS.items())
+def test_whatever_changes_in_the_recipe_changes_the_id(key: str, value: Any) -> None:
+    base = BASES.get(key, RECIPE)
+    changed = msgspec.structs.replace(base, **{key: value})
+    assert pinned(recipe=changed).id != pinned(recipe=base).id
 
 
 def test_every_setting_of_a_recipe_is_seen_to_change_the_id() -> None:

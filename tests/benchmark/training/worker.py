@@ -81,8 +81,8 @@ def dataset() -> Dataset:
 
 def run(folder: Path, precision: str, seen: Callable[[loop.Live], None], every: float = 0) -> dict[str, Any]:
     """The whole run, or what is left of it."""
-    schedule = {"fp32": "steps", "bf16": "onecycle"}[precision]
-    recipe = Recipe(epochs=EPOCHS, batch=16, lr=0.05, schedule=schedule, milestones=(3, 9), precision=precision)
+    schedule: dict[str, Any] = {"fp32": {"milestones": (3, 9)}, "bf16": {"schedule": "onecycle"}}[precision]
+    recipe = Recipe(epochs=EPOCHS, batch=16, lr=0.05, precision=precision, **schedule)
     data, student, teacher = dataset(), network(1, dropout=0.2), network(2, dropout=0.0)
     torch.manual_seed(3)
     method = Remembering(student, teacher, recipe.facts(CLASSES, data.train.labels))

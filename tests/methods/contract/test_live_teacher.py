@@ -35,7 +35,7 @@ class SteppingStone(Method):
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         stone = self.stone(student)
-        return {"task": batch.task(stone), "stone": softened_kl(stone, teacher.logits, 4.0)}
+        return {"stones": batch.task(stone), "stone": softened_kl(stone, teacher.logits, 4.0)}
 
 
 def test_gradient_flows_through_the_teachers_tail_into_student_and_connector(
