@@ -50,7 +50,7 @@ def described(name: str, results: Path) -> Row:
         return {
             "method": name,
             "source": method.source,
-            "about": inspect.cleandoc(method.__doc__ or ""),
+            "about": _about(method),
             "paper": _paper(method),
             "parameters": own,
             "from": extensions.origin(name),
@@ -101,8 +101,7 @@ def paragraphs(row: Row, indent: str = "") -> str:
 
 def _method(method: type[Method]) -> Row:
     defaults = ", ".join(f"{key}={value.default}" for key, value in hyper_parameters(method).items())
-    about = (method.__doc__ or "").strip().splitlines()
-    return {"source": method.source, "parameters": defaults, "about": about[0] if about else ""}
+    return {"source": method.source, "parameters": defaults, "about": _about(method).partition("\n")[0]}
 
 
 def methods_page() -> str:
@@ -117,9 +116,14 @@ def methods_page() -> str:
         lines += ["", f"## {source.capitalize()}"]
         for name in sorted(name for name in METHODS if METHODS[name].source == source):
             method = METHODS[name]
-            lines += ["", f"### {name}", "", _paper(method), "", inspect.cleandoc(method.__doc__ or ""), ""]
+            lines += ["", f"### {name}", "", _paper(method), "", _about(method), ""]
             lines += [f"`{name}: {{{_method(method)['parameters'].replace('=', ': ')}}}`"]
     return "\n".join(lines) + "\n"
+
+
+def _about(method: type[Method]) -> str:
+    """What it says of itself; what its base class says is not that."""
+    return inspect.cleandoc(method.__doc__ or "")
 
 
 def _paper(method: type[Method]) -> str:

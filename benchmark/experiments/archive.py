@@ -62,7 +62,7 @@ def _put(archive: zipfile.ZipFile, name: str, content: Iterable[bytes], compress
     """With no time of its own: the same content is the same bytes."""
     about = zipfile.ZipInfo(name)
     about.compress_type, about.external_attr = compression, 0o644 << 16
-    with archive.open(about, "w", force_zip64=True) as entry:
+    with archive.open(about, "w", force_zip64=True) as entry:  # how long it becomes is not known yet
         for part in content:
             entry.write(part)
 

@@ -1,14 +1,20 @@
 """Boards and pages of whole records, as the leaderboard makes them of what it reads of them."""
 
+import re
+from typing import Any
+
 import msgspec
 
 from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.leaderboard import evidence, pictures
 from kdbench.benchmark.leaderboard.album import Picture
 from kdbench.benchmark.leaderboard.drawing import saved
+from kdbench.benchmark.leaderboard.formats import markdown
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import page
 from kdbench.benchmark.leaderboard.table import Board, board
+
+PAIR = "big → resnet8x0.25"  # of a series of which a test says no more
 
 
 def board_of(records: list[Record]) -> Board:
@@ -21,3 +27,17 @@ def page_of(records: list[Record], drawn: bool = False) -> str:
     figure = pictures.gains(evidence.gains(found.cells, found.series), "seed") if drawn else None
     shown = [Picture("gains", "Gains", "", saved(figure, "svg").decode(), b"", 3.5)] if figure else []
     return page(found, shown, {record.id: record for record in records}, "Leaderboard")
+
+
+def text(records: list[Record]) -> str:
+    """The Markdown, with one blank where there are several."""
+    return re.sub(" +", " ", markdown(board_of(records)))
+
+
+def rows(records: list[Record]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows by pair and method; ``None`` where the table has nothing to say."""
+    table = board_of(records).series.astype(object)
+    found = table.where(table.notna(), None).to_dict(orient="records")
+    named = {(row["pair"], row["method"]): row for row in found}
+    assert len(named) == len(found)
+    return named

@@ -17,50 +17,10 @@ from kdbench.benchmark.leaderboard.formats import as_json, latex, markdown, part
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.report import csv
 from kdbench.benchmark.leaderboard.sheets import sheets
-from kdbench.benchmark.leaderboard.table import Board, board
+from kdbench.benchmark.leaderboard.table import board
+from tests.benchmark.leaderboard.boards import PAIR, board_of, rows, text
 
-MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
-
-
-@pytest.fixture
-def series(make_cell: MakeCell, make_record: MakeRecord) -> Callable[..., list[Record]]:
-    """The records of one series: top-1 by seed."""
-
-    def make(top1: dict[int, float], *cell: str, how: dict[str, Any] | None = None, **asked: Any) -> list[Record]:
-        return [
-            make_record(make_cell(*cell, seed=seed, **asked), top1=value, **(how or {})) for seed, value in top1.items()
-        ]
-
-    return make
-
-
-Series = Callable[..., list[Record]]
-
-
-def made(records: list[Record], **measured: Any) -> Board:
-    briefs = [msgspec.json.decode(msgspec.json.encode(record), type=Brief) for record in records]
-    return board(frame(briefs), **measured)
-
-
-def leaderboard(records: list[Record]) -> pd.DataFrame:
-    return made(records).series
-
-
-def text(records: list[Record]) -> str:
-    """The Markdown, with one blank where there are several."""
-    return re.sub(" +", " ", markdown(made(records)))
-
-
-def rows(records: list[Record]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Rows by pair and method; ``None`` where the table has nothing to say."""
-    table = leaderboard(records).astype(object)
-    found = table.where(table.notna(), None).to_dict(orient="records")
-    named = {(row["pair"], row["method"]): row for row in found}
-    assert len(named) == len(found)
-    return named
-
-
-PAIR = "big → resnet8x0.25"
+MakeCell, MakeRecord, Series = Callable[..., Cell], Callable[..., Record], Callable[..., list[Record]]
 
 
 def test_means_deviations_and_gains_are_those_worked_out_by_hand(series: Series) -> None:
@@ -194,14 +154,14 @@ def test_two_teachers_of_one_name_are_not_mixed(make_cell: MakeCell, series: Ser
 
 def test_two_recipes_of_one_name_are_not_mixed(make_cell: MakeCell, series: Series) -> None:
     longer = msgspec.structs.replace(make_cell().recipe, epochs=9)
-    table = leaderboard(series({0: 50}) + series({0: 60}, recipe=longer))
+    table = board_of(series({0: 50}) + series({0: 60}, recipe=longer)).series
     assert sorted(table["top1"]) == [50, 60]
     assert table["recipe"].str.startswith("tiny #").all() and table["recipe"].nunique() == 2
 
 
 def test_two_states_of_a_users_file_are_not_mixed(series: Series) -> None:
     old, new = {"mine.py": "00"}, {"mine.py": "11"}
-    table = leaderboard(series({0: 50}, "rkd", "big", code=old) + series({0: 60}, "rkd", "big", code=new))
+    table = board_of(series({0: 50}, "rkd", "big", code=old) + series({0: 60}, "rkd", "big", code=new)).series
     assert list(table["top1"]) == [60, 50] and list(table["n"]) == [1, 1]
     assert table["method"].str.startswith("rkd #").all()
 
@@ -233,26 +193,16 @@ def test_of_two_environments_with_as_many_methods_the_one_where_ce_ran_tells_spe
     assert (found[PAIR, "ce"]["images_per_second"], found[PAIR, "kd"]["images_per_second"]) == (900, None)
 
 
-def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(series: Series) -> None:
-    records = []
-    for student, ce, kd, clkd in (("resnet8", 4, 8, 4), ("resnet8x0.5", 25, 100, 25), ("resnet8x2", 60, 60, 0)):
-        records += series({0: 50}, student=student, how={"seconds": ce})
-        records += series({0: 55}, "kd", "big", student=student, how={"seconds": kd})
-        records += series({0: 55}, "clkd", "big", student=student, how={"seconds": clkd}) if clkd else []
-    table = made(records).methods.set_index("method")
-    assert table["relative_cost"].round(9).fillna(0).to_dict() == {"ce": 1, "kd": 2, "clkd": 0}
-
-
 def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series: Series) -> None:
     ce, kd, other = series({0: 50}), series({0: 55}, "kd", "big"), series({0: 56}, "clkd", "big")
     kd[0].cost.together, other[0].environment.arithmetic = 2, {"teacher": "remembered"}
-    table = made(ce + kd + other).series.set_index("method")
+    table = board_of(ce + kd + other).series.set_index("method")
     for cost in ("images_per_second", "seconds", "peak_memory_mb", "relative_cost"):
         assert list(table[cost].notna()) == [True, False, False]
     assert table["deployed_parameters"].notna().all()
     assert table.loc["kd", "over_ce"] == 5
     assert "Costs: of cells, beside whatever else ran on here." in text(ce + kd + other)
-    nowhere = made(kd).series
+    nowhere = board_of(kd).series
     assert nowhere["images_per_second"].isna().all() and "| kd | 5.0 |" in text(kd)
 
 
@@ -266,7 +216,7 @@ def test_rows_are_in_the_order_of_sources_and_the_best_comes_first(series: Serie
         series({0: 60}, "kd", "big") + series({0: 70}) + series({0: 50}, "kd", "big", params={"weight": 1})
         + series({0: 10}, "kd+ce", "big")
     )  # fmt: skip
-    assert list(leaderboard(records)["method"]) == ["ce", "kd", "kd(weight=1.0)", "kd+ce"]
+    assert list(board_of(records).series["method"]) == ["ce", "kd", "kd(weight=1.0)", "kd+ce"]
 
 
 def test_the_order_of_records_changes_no_byte(series: Series) -> None:
@@ -275,9 +225,9 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
         + series({seed: 51 + seed / 3 for seed in range(5)}, "kd", "big")
         + series({seed: 52 + seed / 9 for seed in range(3)}, "kd", "bigger")
     )
-    first = made(records)
+    first = board_of(records)
     for seed in range(3):
-        again = made(random.Random(seed).sample(records, len(records)))
+        again = board_of(random.Random(seed).sample(records, len(records)))
         for form in (markdown, latex, as_json, lambda made: csv(made.series)):
             assert form(again) == form(first)
 
@@ -285,7 +235,7 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
 def test_the_page_says_what_the_markdown_says(make_cell: MakeCell, series: Series) -> None:
     """Under the same headings, in the same words; numbers bring what they are sorted by."""
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
-    found = made(series({0: 50, 1: 51}) + series({0: 54, 1: 57}, "kd", first) + series({1: 63}, "kd", second))
+    found = board_of(series({0: 50, 1: 51}) + series({0: 54, 1: 57}, "kd", first) + series({1: 63}, "kd", second))
     (part,) = parts(found)
     for table, sheet in zip(part.tables, sheets(found), strict=True):
         names = [column["name"] for column in sheet["columns"]]
@@ -300,104 +250,6 @@ def group_of(sheet: dict[str, Any]) -> list[dict[str, Any]]:
     (group,) = sheet["groups"]
     rows: list[dict[str, Any]] = group["rows"]
     return rows
-
-
-# -- methods over pairs -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def eight(series: Series) -> list[Record]:
-    """Eight pairs: kd gains 1 to 8 points, at another weight it loses as much on seven of them; the last has none."""
-    records = []
-    for place in range(8):
-        alone = {"student": "resnet8", "teacher": f"big{place}"}
-        records += series({0: 50, 1: 52}, student="resnet8") if place == 0 else []
-        records += series({0: 51 + place, 1: 53 + place}, "kd", **alone)
-        if place < 7:
-            records += series({0: 49 - place, 1: 51 - place}, "kd", params={"weight": 1}, **alone)
-    return records
-
-
-def test_over_pairs_a_pair_is_the_unit(eight: list[Record], series: Series) -> None:
-    """The mean of 1 to 8 is 4.5, the deviation sqrt(6): whatever the seeds. All eight have one sign: p is 2 / 2^8, and
-    three times that after Holm, as three gains are tested; seven of seven come to 2 / 2^7 in both columns."""
-    eight += series({0: 40}, student="lonely")  # a student whom nobody teaches is no pair
-    table = made(eight).methods.set_index("method")
-    kd, other = table.loc["kd"], table.loc["kd(weight=1.0)"]
-    assert (kd["pairs"], kd["over_ce"], kd["over_kd_p"]) == (8, 4.5, pytest.approx(float("nan"), nan_ok=True))
-    assert kd["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 7) * 6**0.5 / 8**0.5)
-    assert (kd["over_ce_p"], other["over_ce_p"]) == (3 * 2 / 2**8, 2 * 2 / 2**7)
-    assert table.loc["ce", "over_kd_p"] == kd["over_ce_p"]
-    assert (other["pairs"], other["over_ce"], other["over_kd"]) == (7, -4, -8)
-    # ce and kd ran on every pair, kd is better on all; who was not in every race has no rank.
-    assert (kd["rank"], table.loc["ce", "rank"]) == (1, 2)
-    assert pd.isna(other["rank"])
-
-
-def test_what_a_seed_does_to_all_pairs_alike_shows_where_the_seed_is_the_unit(
-    study: Callable[..., list[Record]],
-) -> None:
-    """kd gains 1, 2 and 6 on one pair, a point more on the other: 3 and 4 over pairs; 1.5, 2.5 and 6.5 over seeds."""
-    pairs = ("resnet8x0.25", "resnet8x0.5")
-    records = study({"kd": [1, 2, 6]}, students=pairs)
-    (row,) = made(records).methods.query("method == 'kd'").to_dict("records")
-    assert row["over_ce"] == 3.5 and row["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
-    assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 2) * 7**0.5 / 3**0.5)
-    (row,) = made(records[:-1]).methods.query("method == 'kd'").to_dict("records")  # the last seed is on one pair alone
-    assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
-
-
-def test_ways_for_classes_to_arrive_lend_one_another_no_scatter(study: Callable[..., list[Record]]) -> None:
-    """As two pairs of one field would."""
-    students = ("resnet8x0.25", "resnet8x0.5")
-    records = study({"kd": [1, 2, 6]}, students=students[:1]) + study({"kd": [1, 1.5, 2]}, students=students[1:])
-    cells = frame(msgspec.json.decode(msgspec.json.encode(record), type=Brief) for record in records)
-    usual = [stats.t.ppf(0.975, 2) * std / 3**0.5 for std in (7**0.5, 0.5)]
-    for setting, same in ("incremental", True), ("compression", False):
-        table = board(cells.assign(setting=setting)).series.query("method == 'kd'")
-        halves = table.sort_values("pair")["over_ce_half"].tolist()
-        assert (halves == pytest.approx(usual)) is same
-
-
-def test_where_pairs_are_too_few_for_any_p_value_to_be_small_there_is_none(eight: list[Record]) -> None:
-    """Three gains are tested: 3 · 2 / 2^6 is more than 5%, 3 · 2 / 2^7 is less."""
-    said = "pairs: among so many gains a test over pairs finds nothing before there are 7."
-    for pairs, silent in ((6, True), (7, False)):
-        records = [
-            record for record in eight if record.cell.teacher is None or record.cell.teacher.student[-1] < str(pairs)
-        ]
-        assert made(records).methods["over_ce_p"].isna().all() == silent
-        assert (f"{pairs} {said}" in text(records), "p(ce)" in text(records)) == (silent, not silent)
-
-
-def test_over_pairs_stands_who_ran_on_two_or_more(eight: list[Record], series: Series) -> None:
-    once = series({0: 90}, "clkd", "big0", student="resnet8")
-    assert list(made(eight + once).methods["method"]) == ["ce", "kd", "kd(weight=1.0)"]
-
-
-def test_methods_over_pairs_come_first_and_only_where_there_are_several(eight: list[Record], series: Series) -> None:
-    titles = [line for line in text(eight).splitlines() if line.startswith("## ")]
-    assert titles[0] == "## methods over pairs · digits · tiny" and len(titles) == 9
-    assert "over pairs ·" not in text(series({0: 50}) + series({0: 51}, "kd", "big"))
-
-
-def test_an_interval_on_one_pair_draws_on_the_scatter_of_all(series: Series) -> None:
-    """Gains 1 and 3 on one pair, 4 and 8 on the other: variances 2 and 8, pooled 5 with two degrees of freedom."""
-    alone = series({0: 50, 1: 50})
-    records = alone + series({0: 51, 1: 53}, "kd", "big") + series({0: 54, 1: 58}, "kd", "bigger")
-    halves = [row["over_ce_half"] for (_, method), row in rows(records).items() if method == "kd"]
-    assert halves == pytest.approx([stats.t.ppf(0.975, 2) * 5**0.5 / 2**0.5] * 2)
-
-
-def test_the_correlation_within_seeds_is_that_about_each_pairs_mean(series: Series) -> None:
-    ce, kd = {0: 50, 1: 52, 2: 57}, {0: 60, 1: 58, 2: 65}
-    found = rows(series(ce) + series(kd, "kd", "big"))
-    assert found[PAIR, "kd"]["correlation"] == pytest.approx(stats.pearsonr(list(ce.values()), list(kd.values()))[0])
-    shifted = series({seed: top1 + 9 for seed, top1 in kd.items()}, "kd", "bigger")
-    both = made(series(ce) + series(kd, "kd", "big") + shifted).methods.set_index("method")
-    assert both.loc["kd", "correlation"] == pytest.approx(found[PAIR, "kd"]["correlation"])
-    two = rows(series(ce) + series({0: 60, 1: 58}, "kd", "big"))  # which always lie on a line
-    assert two[PAIR, "kd"]["correlation"] is None
 
 
 # -- the other setting ------------------------------------------------------------------------------------------------
@@ -424,7 +276,7 @@ def test_classes_that_arrive_task_by_task_have_a_section_of_their_own(series: Se
 
 
 def test_no_records_are_an_empty_table() -> None:
-    assert leaderboard([]).empty
+    assert board_of([]).series.empty
 
 
 @pytest.mark.parametrize(
