@@ -24,20 +24,30 @@ PRODUCTS = {
     ),
     *(torch.addmm, torch.baddbmm, torch.einsum),
 }
-CPU_MULTIPLIES = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _cpu_multiplies() -> bool:
+    """Whether torch has a library for products of bf16 on this processor, and the processor instructions for it: with
+    AVX-512 alone the library imitates them, at three times the price of fp32."""
+    library = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return library and (instructions or not torch.cpu._is_avx512_supported())
+
+
+CPU_MULTIPLIES = _cpu_multiplies()
 
 
 def computed_in(precision: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
-    """torch's autocast to ``precision``, or none at all; where torch would multiply bf16 number by number, at the
-    price of fp32 instead."""
+    """torch's autocast to ``precision``, or none at all; where the processor has no instructions for bf16, the same
+    roundings at the price of fp32."""
     if precision != torch.bfloat16 or multiplies_bf16(device.type):
         return torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
     return _widened()
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Whether torch has a library for products of bf16 on a device of this type. Where it has none, it takes ten times
-    as long for a step of resnet8 as in fp32."""
+    """Whether products of bf16 are worth giving to torch on a device of this type. Where torch has no library for
+    them, a step of resnet8 takes ten times as long as in fp32."""
     return device != "cpu" or CPU_MULTIPLIES
 
 
@@ -45,9 +55,7 @@ def way_of_multiplying_bf16() -> str:
     """How this processor multiplies bf16: the last bits depend on it. Empty by instructions of AVX-512."""
     if not CPU_MULTIPLIES:
         return "in fp32"
-    if torch.cpu._is_amx_tile_supported():
-        return "AMX"
-    return "" if torch.cpu._is_avx512_bf16_supported() else "imitated"
+    return "AMX" if torch.cpu._is_amx_tile_supported() else ""
 
 
 @contextmanager

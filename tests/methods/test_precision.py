@@ -139,3 +139,24 @@ def test_without_a_precision_nothing_is_rounded_whatever_surrounds_it() -> None:
         assert (one @ other).dtype == torch.float32
     with computed_in(COARSE, CPU), computed_in(None, CPU):
         assert (one @ other).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("library", "avx512", "bf16", "amx", "multiplies"),
+    [
+        pytest.param(False, True, False, False, False, id="without a library"),
+        pytest.param(True, True, False, False, False, id="AVX-512 alone, where the library would imitate"),
+        pytest.param(True, True, True, False, True, id="AVX-512 with instructions"),
+        pytest.param(True, True, False, True, True, id="AMX"),
+        pytest.param(True, False, False, False, True, id="another maker's instructions"),
+    ],
+)
+def test_bf16_is_left_to_torch_where_the_processor_has_instructions_for_it(
+    library: bool, avx512: bool, bf16: bool, amx: bool, multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: library)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert precision._cpu_multiplies() is multiplies

@@ -100,20 +100,14 @@ def test_a_run_that_is_compiled_is_in_another_environment_and_one_that_is_not_st
 
 
 @pytest.mark.parametrize(
-    ("library", "amx", "instructions", "way"),
-    [
-        (False, False, False, "in fp32"),
-        (True, False, False, "imitated"),
-        (True, False, True, None),
-        (True, True, True, "AMX"),
-    ],
+    ("multiplies", "amx", "way"),
+    [(False, False, "in fp32"), (True, False, None), (True, True, "AMX")],
 )
 def test_a_run_in_bf16_is_in_another_environment_where_bf16_is_multiplied_in_another_way(
-    library: bool, amx: bool, instructions: bool, way: str | None, monkeypatch: pytest.MonkeyPatch
+    multiplies: bool, amx: bool, way: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "CPU_MULTIPLIES", library)
+    monkeypatch.setattr(precision, "CPU_MULTIPLIES", multiplies)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
     exact = Engine(CPU).arithmetic("fp32")
     assert "bf16" not in exact
     assert Engine(CPU).arithmetic("bf16") == exact | ({"bf16": way} if way else {})
