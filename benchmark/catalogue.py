@@ -11,6 +11,7 @@ from kdbench.benchmark import data, extensions, networks
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.data.dataset import HELD_OUT, PREFIXES
 from kdbench.benchmark.experiments import grid as grids
+from kdbench.benchmark.experiments.cell import called
 from kdbench.benchmark.experiments.document import read
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import parameters
@@ -72,7 +73,8 @@ def described(name: str, results: Path) -> Row:
             "teachers": len(grid.teachers),
         }
     store = Store(results)
-    if "/" not in name and (found := store.record(name) or store.failure(name)):
+    cells = called(name, store.outlines().keys() | store.newer.keys() | store.failures().keys())
+    if len(cells) == 1 and (found := store.record(cells[0]) or store.failure(cells[0])):
         return dict(msgspec.to_builtins(found))
     try:
         chain = networks.form(name, *SHOWN_FOR)
@@ -80,7 +82,8 @@ def described(name: str, results: Path) -> Row:
         if "unknown network" not in str(refusal):
             raise
         known = {*METHODS, *DATASETS, *RECIPES, *grids.shipped(), *networks.names()}
-        raise Refusal(f"nothing is called '{name}'{nearest(name, known)}") from None
+        hint = f"; {len(cells)} cells begin so" if cells else nearest(name, known)
+        raise Refusal(f"nothing is called '{name}'{hint}") from None
     links = {f"{depth}": f"{type(link).__name__} → {chain.form(depth)}" for depth, link in enumerate(chain.links, 1)}
     return {"network": name} | _network(chain) | {"at": "3@32x32, 100 classes", "depths": links}
 

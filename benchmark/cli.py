@@ -82,7 +82,8 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
 @files
 @as_json
 def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """All about a method, network, data set, recipe, grid, site, or a cell that finished or failed.
+    """All about a method, network, data set, recipe, grid, site, or a cell that finished or failed: of a cell, its id,
+    how that begins, or how the digest at its end does.
 
     \b
     Examples:
@@ -90,6 +91,7 @@ def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
       kdbench show cifar-240
       kdbench show resnet8x4
       kdbench show gpu-partition
+      kdbench show 7f18230f
     """
     from kdbench.benchmark import catalogue
     from kdbench.slurm import site
@@ -120,7 +122,10 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 
 @app.command()
 @grid(required=False)
-@click.option("--cell", metavar="CELL", help="Run a finished cell anew, by its id or its record's file, and compare.")
+@click.option(
+    "--cell", metavar="CELL",
+    help="Run a finished cell anew, by its id, the digest at its end, or its record's file, and compare.",
+)  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @retry
 @settings
@@ -148,7 +153,7 @@ def run(
       kdbench run my_grid.yaml --workers 2 --retry failed
       kdbench run my_grid.yaml --retry outdated
       kdbench run my_grid.yaml --live-teacher
-      kdbench run --cell digits-resnet14x2-resnet8x0.25-kd-s0-7f18230f299e
+      kdbench run --cell 7f18230f
       kdbench run --cell their_record.json
     """
     from kdbench.benchmark.experiments import local, rerun

@@ -2,6 +2,7 @@
 
 import time
 
+from kdbench.benchmark.experiments.cell import called
 from kdbench.benchmark.experiments.plan import Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import Sent
@@ -68,9 +69,9 @@ def _jobs(plan: Plan, store: Store) -> list[str]:
 def tail(cell: str, store: Store) -> str:
     """The end of a cell's newest log, and where the rest is."""
     known = submitted(store)
-    found = [key for key in known if key.startswith(cell)]
+    found = called(cell, known)
     if len(found) != 1:
-        hint = "; several begin so" if found else nearest(cell, known)
+        hint = f"; {len(found)} begin so" if found else nearest(cell, known)
         raise Refusal(f"no submitted cell is called '{cell}'{hint}")
     files = logs(store, found[0])
     if not files:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from kdbench.benchmark.training.recipe import Recipe
 from kdbench.refusal import Refusal
 
 IMPORT = "import"  # the method of a teacher that others have trained
+SHORTEST = 4  # letters of a digest that may stand for a cell
 
 Seed = Annotated[int, Meta(ge=0)]
 
@@ -61,6 +63,15 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def pair(self) -> str:
         return f"{self.teacher.student} → {self.student}" if self.teacher else self.student
+
+
+def called(name: str, ids: Iterable[str]) -> list[str]:
+    """The one of these ids that this is, or those whose digest begins so, or that do themselves."""
+    known = sorted(set(ids))
+    if name in known:
+        return [name]
+    short = [one for one in known if len(name) >= SHORTEST and one.rpartition("-")[2].startswith(name)]
+    return short or [one for one in known if one.startswith(name)]
 
 
 @cache

@@ -13,6 +13,7 @@ from kdbench.benchmark.experiments.memory import Outlook, outlook
 from kdbench.benchmark.experiments.outline import outdated
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import warn
+from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.methods.method import Needs
 from kdbench.refusal import Refusal
 
@@ -36,6 +37,7 @@ class Entry:
     seconds: float | None = None  # what it took, or is expected to take
     needs: Needs | None = None  # what its method asks of the loop, if it is still to run
     machines: frozenset[str] = frozenset()  # where its likes took the time that it is expected to take
+    begun: bool = False  # somebody stopped in the middle of it: it goes on from a checkpoint
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
     records, failures = store.outlines(), store.failures()
     expected = Expectation(records.values())
     tried: dict[bytes, str | Needs] = {}
-    running = {folder.name for folder in (store.folder / "work").glob("*") if lease.held(folder)}
+    work = list((store.folder / "work").glob("*"))
+    running = {folder.name for folder in work if lease.held(folder)}
+    begun = {folder.name for folder in work if Checkpoints(folder).last.exists()}
     old = {cell.id for cell in grid.cells if cell.id in records and outdated(records[cell.id], records)}
     over = records.keys() - (old if retry == State.OUTDATED else old & running)
     if retry == State.FAILED:
@@ -98,7 +102,8 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
             return Entry(cell, State.RUNNING)
         if cell.id in failures:
             return Entry(cell, State.FAILED, failures[cell.id].error)
-        return Entry(cell, State.MISSING, because(cell), expected.seconds(cell), needs, expected.machines(cell))
+        expects = expected.seconds(cell), needs, expected.machines(cell)
+        return Entry(cell, State.MISSING, because(cell), *expects, begun=cell.id in begun)
 
     def because(cell: Cell) -> str:
         if cell.teacher and cell.teacher.id in failures:

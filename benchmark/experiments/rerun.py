@@ -11,7 +11,7 @@ import torch
 
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.bars import Bars
-from kdbench.benchmark.experiments.cell import IMPORT, Cell
+from kdbench.benchmark.experiments.cell import IMPORT, Cell, called
 from kdbench.benchmark.experiments.crew import crew
 from kdbench.benchmark.experiments.declaration import declared, learns
 from kdbench.benchmark.experiments.feasibility import unworkable
@@ -32,10 +32,10 @@ def run_again(
     name: str, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
 ) -> int:
     """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits.
-    ``name`` is a record's id, or a file that holds a record or a cell as grids make it; a cell that has no record here
-    leaves one."""
+    ``name`` is a record's id, as much of it as is no other's, or a file that holds a record or a cell as grids make it;
+    a cell that has no record here leaves one."""
     store = Store(results)
-    known = store.record(name) if Path(name).name == name else None
+    known = _known(name, store)
     record, cell = (known, known.cell) if known else _record_or_cell(Path(name))
     known = known or store.record(cell.id)
     record = record or known
@@ -62,6 +62,18 @@ def run_again(
         return 0
     print(f"Other bits than the record ({record.result.top1:.2f}), in the same environment.")
     return 1
+
+
+def _known(name: str, store: Store) -> Record | None:
+    """The record that is meant, unless a file is."""
+    if Path(name).name != name:
+        return None
+    found = called(name, store.outlines().keys() | store.newer.keys())
+    if found != [name] and Path(name).is_file():
+        return None
+    if len(found) > 1:
+        raise Refusal(f"--cell must name one finished cell, got '{name}': {len(found)} begin so")
+    return store.record(found[0]) if found else None
 
 
 def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:

@@ -104,14 +104,21 @@ def status_text(plan: Plan, results: Path, sent: Sent = NOWHERE) -> str:
             lines.append(f"  running  {entry.cell.id}: starting")
         else:
             left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
-            phase = "" if status.phase == "main" else f"{status.phase}, "
-            lines.append(f"  running  {entry.cell.id}: {phase}epoch {status.epoch} of {status.epochs}{left}")
+            lines.append(f"  running  {entry.cell.id}: {_place(status)}{left}")
+    stopped = [entry for entry in plan.those(State.MISSING) if entry.begun and entry.cell.id not in sent.pending]
+    places = [(entry.cell.id, status) for entry in stopped if (status := live(entry, results))]
+    lines += _first([f"  stopped  {cell_id}: {_place(status)}" for cell_id, status in places], " stopped")
     for name, cells in sent._asdict().items():
         lines += _first([f"  {name}  {cell_id}: {why}" for cell_id, why in cells.items()], f" {name}")
     lines += _told(_left(plan, sent))
     if plan.those(State.FAILED):
         lines.append(f"Failures in full: {results / 'failures'}/; run them again with --retry failed.")
     return "\n".join(lines)
+
+
+def _place(status: Status) -> str:
+    phase = "" if status.phase == "main" else f"{status.phase}, "
+    return f"{phase}epoch {status.epoch} of {status.epochs}"
 
 
 def _left(plan: Plan, sent: Sent) -> list[Entry]:
@@ -168,8 +175,16 @@ def _expected(entry: Entry) -> str:
 
 
 def _why(entry: Entry) -> str:
-    return f": {entry.reason}" if entry.reason else ""
+    begun = "begun, and goes on from its checkpoint" if entry.begun else ""
+    words = "; ".join(filter(None, (entry.reason, begun)))
+    return f": {words}" if words else ""
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    return {"id": entry.cell.id, "state": str(entry.state), "reason": entry.reason, "seconds": entry.seconds}
+    return {
+        "id": entry.cell.id,
+        "state": str(entry.state),
+        "reason": entry.reason,
+        "seconds": entry.seconds,
+        "begun": entry.begun,
+    }

@@ -95,6 +95,21 @@ def test_a_finished_cell_is_shown_by_its_id(kdbench: Command, make_cell: MakeCel
     assert "  top1: 71.5" in kdbench("show", record.id).out.splitlines()
 
 
+def test_a_cell_need_not_be_called_by_the_whole_of_its_id(
+    kdbench: Command, make_cell: MakeCell, make_record: MakeRecord
+) -> None:
+    first, second = (make_record(make_cell("kd", teacher="resnet14x0.5", seed=seed)) for seed in (0, 1))
+    for record in (first, second):
+        Store(Path("results")).finish(record)
+    begins, digest = first.id.partition("-s0")[0], first.id[-12:]
+    for name in (digest, digest[:4], f"{begins}-s0"):
+        assert json.loads(kdbench("show", name, "--json").out)["id"] == first.id
+    assert kdbench("show", begins).sentence == f"nothing is called '{begins}'; 2 cells begin so"
+    asked = kdbench("run", "--cell", begins)
+    assert asked.sentence == f"--cell must name one finished cell, got '{begins}': 2 begin so"
+    assert kdbench("show", digest[:3]).sentence.startswith(f"nothing is called '{digest[:3]}'")
+
+
 def test_a_failed_cell_is_shown_with_its_traceback(kdbench: Command, make_cell: MakeCell) -> None:
     cell = make_cell("kd", teacher="resnet14x0.5")
     Store(Path("results")).fail(failure(cell, "TypeError: no", "Traceback:\n  line 7", None))

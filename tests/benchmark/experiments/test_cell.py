@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.cell import Cell, called
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.training.recipe import Recipe
 
@@ -155,3 +155,18 @@ def test_a_cell_with_a_key_that_nobody_knows_is_not_read() -> None:
 def test_a_pair_is_named_after_both_and_a_student_alone_after_itself() -> None:
     assert pinned("kd", pinned(student="resnet14")).pair == "resnet14 → resnet8x0.25"
     assert pinned().pair == "resnet8x0.25"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("a-kd-s1-00ff00ff", ["a-kd-s1-00ff00ff"]),  # though another goes on behind it
+        ("a-kd-s1", ["a-kd-s1-00ff00ff", "a-kd-s1-00ff00ff00"]),
+        ("b-", ["b-kd-s1-abcd0000"]),
+        ("abcd", ["b-kd-s1-abcd0000"]),
+        ("abc", []),
+        ("kd-s1", []),
+    ],
+)
+def test_a_cell_is_called_by_its_id_its_beginning_or_four_letters_of_its_digest(name: str, meant: list[str]) -> None:
+    assert called(name, ["b-kd-s1-abcd0000", "a-kd-s1-00ff00ff00", "a-kd-s1-00ff00ff"]) == meant

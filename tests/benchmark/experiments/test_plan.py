@@ -13,8 +13,10 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.summary import of_plan, of_status, plan_text, status_text, time_left
+from kdbench.benchmark.experiments.summary import Sent, of_plan, of_status, plan_text, status_text, time_left
+from kdbench.benchmark.experiments.worker import Status
 from kdbench.benchmark.incremental.setting import Incremental
+from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
@@ -285,6 +287,18 @@ def test_a_plan_in_words_tells_the_cells_of_a_sweep_apart(store: Store, make_cel
         f"  to run  {other.id}, teacher's seed 1",
         f"  to run  {tasks.id}, 5 tasks, 20 exemplars, herding",
     ]
+
+
+def test_a_cell_that_somebody_stopped_in_the_middle_of_is_told_of(grid: Grid, store: Store, ce: Cell) -> None:
+    folder = store.work(ce.id)
+    Checkpoints(folder).save({})
+    (folder / "status.json").write_bytes(msgspec.json.encode(Status("main", 7, 20, 0.5, 60.0)))
+    made = plan(grid, store)
+    assert f"  to run  {ce.id}: begun, and goes on from its checkpoint" in plan_text(made).splitlines()
+    assert f"  stopped  {ce.id}: epoch 7 of 20" in status_text(made, store.folder).splitlines()
+    assert [row["begun"] for row in of_plan(made)["cells"]] == [False, True, False]
+    queued = status_text(made, store.folder, Sent({ce.id: "job 1 pending"}, {}))
+    assert f"  pending  {ce.id}: job 1 pending" in queued and "stopped" not in queued
 
 
 def test_a_plan_for_scripts_has_a_row_for_every_cell(grid: Grid, store: Store, ce: Cell) -> None:
