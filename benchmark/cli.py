@@ -12,7 +12,7 @@ import click
 import kdbench
 from kdbench.benchmark.experiments.verbs import records, teacher
 from kdbench.benchmark.experiments.words import columns, warn
-from kdbench.benchmark.leaderboard.verbs import leaderboard, quality
+from kdbench.benchmark.leaderboard.verbs import compare, leaderboard, quality
 from kdbench.benchmark.options import (
     as_json,
     data,
@@ -47,7 +47,7 @@ def app() -> None:
     """
 
 
-for _verb in (records, teacher, quality, throughput, leaderboard, submit, cancel, logs, devcluster):
+for _verb in (records, teacher, quality, throughput, leaderboard, compare, submit, cancel, logs, devcluster):
     app.add_command(_verb)
 
 

@@ -48,6 +48,36 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
     say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
 
 
+@click.command()
+@click.argument("theirs", type=A_PATH)
+@grid(required=False)
+@results
+@files
+@as_json
+def compare(theirs: Path, grid: str | None, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """Hold somebody's records beside ours: the same cells, do they come to the same?
+
+    THEIRS is a results folder, or an archive of records. Nothing is written.
+
+    \b
+    Examples:
+      kdbench compare theirs.zip
+      kdbench compare other_machine/results quickstart --results my_results
+    """
+    from kdbench.benchmark.experiments.grid import load
+    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.leaderboard import replica
+
+    load_files(files)
+    only = {cell.id for cell in load(grid).cells} if grid else None
+    store = Store(results)
+    store.only_reads = True
+    with replica.opened(theirs) as other:
+        report = replica.report(store, other, only)
+    say(report.rows, as_json, report.markdown)
+    warn([*store.troubles, *other.troubles])
+
+
 def _drawable(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
     if file and file.suffix not in (".png", ".pdf", ".svg"):
         raise click.BadParameter(f"the file's name must end in .png, .pdf or .svg, got '{file}'.")

@@ -1,0 +1,183 @@
+"""The same cells, run a second time: somebody's records beside ours."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from kdbench.benchmark.experiments import archive
+from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.words import counted
+from kdbench.benchmark.leaderboard.claims import interval
+from kdbench.benchmark.leaderboard.frame import SERIES, frame
+from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
+from kdbench.benchmark.leaderboard.statistics import LEVEL, holm
+from kdbench.benchmark.leaderboard.table import board
+from kdbench.refusal import Refusal
+
+ABOUT = (
+    "The same cells in two folders of records: top-1 after the last epoch, the mean over the seeds that are in both. "
+    f"The difference is theirs less ours on the same seed, ± half of its {LEVEL:.0%} t interval over seeds; p is that "
+    "of its t test, corrected by Holm over all rows. Gains over ce are each side's own, as in its leaderboard of these "
+    "cells."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A series that both have."""
+
+    setting: str
+    dataset: str
+    recipe: str
+    pair: str
+    source: str
+    method: str
+    n: int  # seeds
+    ours: float
+    theirs: float
+    difference: float
+    half: float | None
+    p: float | None
+    our_gain: float | None
+    our_star: bool
+    their_gain: float | None
+    their_star: bool
+
+
+@contextmanager
+def opened(place: Path) -> Iterator[Store]:
+    """Somebody's records, in a results folder or in an archive."""
+    if place.is_dir():
+        store = Store(place)
+        store.only_reads = True
+        yield store
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(Path(scratch))
+        store.troubles += archive.take_in(store, place, dry_run=False).damaged
+        yield store
+
+
+def report(ours: Store, theirs: Store, only: set[str] | None = None) -> Report:
+    """``only``: of these cells."""
+    mine = {record.id: record for record in ours.briefs() if only is None or record.id in only}
+    yours = {record.id: record for record in theirs.briefs() if record.id in mine}
+    if not yours:
+        raise Refusal(f"{ours.folder} and the other records must have cells in common, got none")
+    mine = {key: mine[key] for key in yours}
+    both = _beside(mine, yours)
+    rows = corrected(_rows(both))
+    said = "\n".join(f"- {sentence}" for sentence in _headline(mine, yours, both, rows))
+    return Report("replica", "The same cells twice", ABOUT, [plain(row) for row in rows], COLUMNS, said)
+
+
+def _beside(mine: dict[str, Brief], yours: dict[str, Brief]) -> pd.DataFrame:
+    """A row a cell and pair, with ``top1`` and the series' gain of either side, in the order of our tables."""
+    sides = []
+    for records in (mine, yours):
+        found = board(frame(records.values()))
+        gains = found.series[[*SERIES, "over_ce", "over_ce_p"]]
+        sides.append(gains.merge(found.cells[["id", "seed", "teacher", *SERIES, "top1"]], on=SERIES))
+    return sides[0].merge(sides[1].drop(columns=["seed", "teacher"]), on=["id", *SERIES], suffixes=("", "_theirs"))
+
+
+def _rows(both: pd.DataFrame) -> list[Row]:
+    rows = []
+    for key, own in both.groupby(SERIES, sort=False):
+        series: dict[str, Any] = dict(zip(SERIES, key, strict=True))
+        runs = own.groupby("seed")[["top1", "top1_theirs"]].mean()  # a seed counts once, by its mean over teachers
+        difference, half, p = interval((runs["top1_theirs"] - runs["top1"]).tolist())
+        gains = own.iloc[0]
+        rows.append(
+            Row(
+                **series,
+                n=len(runs),
+                ours=float(runs["top1"].mean()),
+                theirs=float(runs["top1_theirs"].mean()),
+                difference=difference,
+                half=half,
+                p=p,
+                our_gain=_known(gains["over_ce"]),
+                our_star=bool(gains["over_ce_p"] < 1 - LEVEL),
+                their_gain=_known(gains["over_ce_theirs"]),
+                their_star=bool(gains["over_ce_p_theirs"] < 1 - LEVEL),
+            )
+        )
+    return rows
+
+
+def _known(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def corrected(rows: list[Row]) -> list[Row]:
+    """Among so many tests some intervals leave out zero by chance."""
+    among = holm(pd.Series([row.p for row in rows], dtype=float))
+    return [row if row.p is None else replace(row, p=p) for row, p in zip(rows, among, strict=True)]
+
+
+# -- in sentences -----------------------------------------------------------------------------------------------------
+
+
+def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFrame, rows: list[Row]) -> list[str]:
+    same = sum(mine[key].result.weights == yours[key].result.weights for key in mine)
+    elsewhere = sum(mine[key].environment.key != yours[key].environment.key for key in mine)
+    found = [
+        f"{counted(len(mine), 'cell')} in both: {same} with the same weights, {elsewhere} of another environment",
+        *(f"{dataset} by {recipe}: {_scatter(own)}" for (dataset, recipe), own in both.groupby(["dataset", "recipe"])),
+    ]
+    tested = [row for row in rows if row.p is not None]
+    apart = sum(abs(row.difference) > row.half for row in tested if row.half is not None)
+    sure = sum(row.p < 1 - LEVEL for row in tested if row.p is not None)
+    found.append(
+        f"of {counted(len(tested), 'mean')} over several seeds {apart} differ by more than their interval (by chance: "
+        f"about {(1 - LEVEL) * len(tested):.0f}), {sure} with Holm's correction"
+    )
+    stars = [row for row in rows if row.our_star or row.their_star]
+    if stars:
+        shared = sum(row.our_star and row.their_star for row in stars)
+        turned = sum((row.our_gain or 0) * (row.their_gain or 0) < 0 for row in stars)
+        found.append(
+            f"of {counted(len(stars), 'gain')} over ce with a ★ on either side {shared} have it on both, and {turned} "
+            "have the other sign there"
+        )
+    return found
+
+
+def _scatter(both: pd.DataFrame) -> str:
+    """How far apart two runs of a cell are, and how far two seeds; by the median, as some methods scatter widely."""
+    again = (both["top1_theirs"] - both["top1"]).abs().median()
+    seeds = [
+        abs(one - other)
+        for _, own in both.drop_duplicates("id").groupby([*SERIES, "teacher"])
+        for one, other in combinations(own["top1"], 2)
+    ]
+    said = f"half of the cells differ by {again:.2f} points or more"
+    return f"{said}; half of all pairs of seeds of one series of ours by {median(seeds):.2f}" if seeds else said
+
+
+def _gain(gain: float | None, star: bool) -> str:
+    return spread(gain, None, "+") + (" ★" if star else "")
+
+
+COLUMNS: dict[str, Column] = {
+    "data set": lambda row: row["dataset"],
+    "recipe": lambda row: row["recipe"],
+    "pair": lambda row: row["pair"],
+    "method": lambda row: row["method"],
+    "n": lambda row: str(row["n"]),
+    "ours": lambda row: spread(row["ours"], None),
+    "theirs": lambda row: spread(row["theirs"], None),
+    "difference": lambda row: spread(row["difference"], row["half"], "+"),
+    "p": lambda row: "–" if row["p"] is None else chance(row["p"]),
+    "over ce, ours": lambda row: _gain(row["our_gain"], row["our_star"]),
+    "over ce, theirs": lambda row: _gain(row["their_gain"], row["their_star"]),
+}

@@ -1,0 +1,134 @@
+"""The same cells, run twice: what is said of how far the two sides agree, against figures worked out by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdbench.benchmark.experiments.archive import export
+from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.leaderboard.replica import opened, report
+
+Series, Command = Callable[..., list[Record]], Callable[..., Any]
+CE, KD = {0: 50.0, 1: 52.0, 2: 54.0}, {0: 53.0, 1: 55.0, 2: 57.5}
+ELSEWHERE = {"how": {"environment": "there", "weights": "x" * 32}}
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Store:
+    return Store(tmp_path / "ours")
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Store:
+    return Store(tmp_path / "theirs")
+
+
+def fill(store: Store, *series: list[Record]) -> None:
+    for records in series:
+        for record in records:
+            store.finish(record)
+
+
+def test_a_row_has_the_difference_on_the_same_seeds_and_both_sides_gains(
+    ours: Store, theirs: Store, series: Series
+) -> None:
+    """Differences of kd by 0, 1 and 2: 1 ± 4.303 / sqrt(3)."""
+    fill(ours, series(CE), series(KD, "kd", "big"))
+    fill(theirs, series(CE), series({0: 53.0, 1: 56.0, 2: 59.5}, "kd", "big", **ELSEWHERE))
+    ce, kd = report(ours, theirs).rows
+    assert (kd["method"], kd["n"], kd["ours"], kd["theirs"]) == ("kd", 3, 55.1667, 56.1667)
+    assert (kd["difference"], kd["half"]) == (1, pytest.approx(4.303 / 3**0.5, abs=1e-3))
+    assert (kd["our_gain"], kd["their_gain"]) == (3.1667, 4.1667)
+    assert (ce["method"], ce["difference"], ce["half"], ce["our_gain"]) == ("ce", 0, None, None)
+
+
+def test_it_says_how_much_came_out_the_same_and_how_far_the_rest_lies_apart(
+    ours: Store, theirs: Store, series: Series
+) -> None:
+    """Cells differ by 0 (ce's three), 1, 2 and 3 points; seeds of ours by 2, 2 and 4, and 2, 2.5 and 4.5."""
+    fill(ours, series(CE), series(KD, "kd", "big"))
+    fill(theirs, series(CE), series({0: 54.0, 1: 57.0, 2: 60.5}, "kd", "big", **ELSEWHERE))
+    said = report(ours, theirs).close.splitlines()
+    assert said == [
+        "- 6 cells in both: 3 with the same weights, 3 of another environment",
+        "- digits by tiny: half of the cells differ by 0.50 points or more; half of all pairs of seeds of one series "
+        "of ours by 2.25",
+        "- of 1 mean over several seeds 0 differ by more than their interval (by chance: about 0), 0 with Holm's "
+        "correction",
+    ]
+
+
+def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: Series) -> None:
+    ce = {seed: 50.0 + seed for seed in range(5)}
+    sure = {seed: 53.0 + seed + seed % 2 / 10 for seed in range(5)}
+    worse = {seed: 49.0 + seed + seed % 2 for seed in range(5)}
+    fill(ours, series(ce), series(sure, "kd", "big"))
+    fill(theirs, series(ce), series(worse, "kd", "big"))
+    found = report(ours, theirs)
+    (kd,) = (row for row in found.rows if row["method"] == "kd")
+    assert (kd["our_star"], kd["their_star"]) == (True, False)
+    assert kd["p"] < 0.05 and "1 with Holm's correction" in found.close
+    assert "of 1 gain over ce with a ★ on either side 0 have it on both, and 1 have the other sign" in found.close
+
+
+def test_who_lacks_a_seed_is_held_against_the_others_alone(ours: Store, theirs: Store, series: Series) -> None:
+    fill(ours, series(CE), series(KD, "kd", "big"))
+    fill(theirs, series({0: 50.0, 7: 99.0}), series({0: 54.0, 7: 99.0}, "kd", "big"), series({0: 1.0}, "clkd", "big"))
+    rows = report(ours, theirs).rows
+    assert [(row["method"], row["n"], row["ours"], row["theirs"]) for row in rows] == [
+        ("ce", 1, 50, 50), ("kd", 1, 53, 54),
+    ]  # fmt: skip
+    assert all(row["half"] is None for row in rows)
+
+
+def test_a_seed_counts_once_by_its_mean_over_teachers(
+    ours: Store, theirs: Store, series: Series, make_cell: Callable[..., Any]
+) -> None:
+    first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
+    fill(ours, series({0: 50.0, 1: 50.0}, "kd", first), series({0: 50.0, 1: 50.0}, "kd", second))
+    fill(theirs, series({0: 51.0, 1: 52.0}, "kd", first), series({0: 53.0, 1: 54.0}, "kd", second))
+    (row,) = report(ours, theirs).rows
+    assert (row["n"], row["difference"]) == (2, 2.5)
+
+
+def test_an_archive_says_what_the_folder_says_and_nothing_is_written(
+    kdbench: Command, ours: Store, theirs: Store, series: Series, tmp_path: Path
+) -> None:
+    for store in (ours, theirs):
+        fill(store, series(CE), series(KD, "kd", "big"))
+    export(theirs, None, tmp_path / "theirs.zip", weights=False)
+    before = sorted(tmp_path.rglob("*"))
+    folder, archive = (
+        kdbench("compare", place, "--results", ours.folder) for place in (theirs.folder, tmp_path / "theirs.zip")
+    )
+    assert folder.out == archive.out and "| kd" in folder.out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_grid_narrows_what_is_compared(kdbench: Command, ours: Store, theirs: Store, series: Series) -> None:
+    for store in (ours, theirs):
+        fill(store, series(CE))
+    answer = kdbench("compare", theirs.folder, "quickstart", "--results", ours.folder)
+    assert answer.sentence == f"{ours.folder} and the other records must have cells in common, got none"
+
+
+def test_damaged_records_of_either_side_are_told_of_and_left_where_they_are(
+    kdbench: Command, ours: Store, theirs: Store, series: Series
+) -> None:
+    fill(ours, series(CE))
+    fill(theirs, series(CE))
+    file = next(theirs.records_folder.iterdir())
+    file.write_text("{")
+    with opened(theirs.folder) as store:
+        assert report(ours, store).rows[0]["n"] == 2
+    answer = kdbench("compare", theirs.folder, "--results", ours.folder)
+    assert str(file) in answer.err and file.read_text() == "{"
+
+
+def test_what_is_no_archive_is_refused(kdbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "text.zip").write_text("text")
+    assert "must be an archive of records" in kdbench("compare", tmp_path / "text.zip").sentence
+    assert "No such file" in kdbench("compare", tmp_path / "none.zip").sentence
