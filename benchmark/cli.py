@@ -103,11 +103,13 @@ def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
 
 @app.command()
 @grid(required=True)
+@data
 @results
 @files
 @as_json
-def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """What `run` would do: cells finished, outdated, running, failed, missing and invalid, and the hours that are left.
+def plan(grid: str, data: Path, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """What `run` would do: cells finished, outdated, running, failed, missing and invalid, the hours that are left, and
+    the data that are not there yet.
 
     \b
     Examples:
@@ -117,7 +119,9 @@ def plan(grid: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
     from kdbench.benchmark.experiments import summary
 
     made = planned(grid, results, files)
-    say(summary.of_plan(made), as_json, lambda: summary.plan_text(made))
+    absent = summary.absent(made, data)
+    told = {"data_not_there": absent}
+    say(summary.of_plan(made) | told, as_json, lambda: "\n".join([summary.plan_text(made), *absent]))
 
 
 @app.command()

@@ -106,6 +106,10 @@ class Source:
     views: int | None = None  # of an image, augmented; a plan that is not told cannot say how much is remembered
     files: tuple[str, ...] = ()  # in that folder, as patterns; the first that is found is all that is read
 
+    def found(self, folder: Path) -> list[Path]:
+        """What it is read from: its packed file, or else those that it was unpacked from."""
+        return next((found for pattern in self.files if (found := sorted(folder.glob(pattern)))), [])
+
 
 DATASETS: Registry[Source] = Registry("data set", OWN)
 PREFIXES: dict[str, Callable[[str], Source]] = {}  # ``prefix:anything`` names a data set that nobody has to register

@@ -20,7 +20,7 @@ def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
     others wait. It is known by what its files are like in ``folder``: changed data are copied anew. Of a directory's
     files only those that come, go or are replaced are noticed: one whose content changes in place is not.
     """
-    files = _files(source(name).files, folder)
+    files = source(name).found(folder)
     if not files:
         return folder, f"{name} is read from {folder}: nothing of it can be copied"
     likeness = [(str(file), (seen := file.stat()).st_size, seen.st_mtime_ns) for file in _telling(files)]
@@ -47,11 +47,6 @@ def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
     except (OSError, tarfile.TarError) as error:
         return folder, f"{name} is read from {folder}: it could not be copied to {scratch} ({error})"
     return place, f"{name} is read from {place}, copied from {folder}"
-
-
-def _files(patterns: tuple[str, ...], folder: Path) -> list[Path]:
-    """What a data set is read from: its packed file, or else those that it was unpacked from."""
-    return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
 
 def _telling(files: list[Path]) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from kdbench.benchmark.experiments.document import Document, find, read
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import RECIPES, WARMUP, Recipe
-from kdbench.refusal import Refusal
+from kdbench.refusal import Refusal, nearest
 
 SHIPPED = Path(__file__).parents[1] / "grids"
 ARROW = "->"
@@ -225,6 +225,9 @@ def _recipe(document: Document, value: str | dict[str, Any], place: str, world: 
     usual. Of one name is what may be compared: it tells how many processes there are, whose batches are smaller."""
     settings = {"base": value} if isinstance(value, str) else value
     changes = {key: setting for key, setting in settings.items() if key != "base"}
+    keys = ["base", *(field.name for field in msgspec.structs.fields(Recipe))]
+    if unknown := next((key for key in settings if key not in keys), None):
+        raise document.refusal(f"{place}.{unknown}", f"unknown key '{unknown}'{nearest(unknown, keys)}")
     if "base" in settings:
         with _placed(document, place if isinstance(value, str) else f"{place}.base"):
             name = convert(settings["base"], str)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from kdbench.benchmark.data import source
+from kdbench.benchmark.data.dataset import HELD_OUT
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.memory import in_words
 from kdbench.benchmark.experiments.parameters import shown
@@ -41,6 +43,17 @@ def plan_text(plan: Plan) -> str:
     if missing:
         lines += [*in_words(plan.memories), f"time to run  {time_left(plan)}"]
     return "\n".join(lines)
+
+
+def absent(plan: Plan, folder: Path) -> list[str]:
+    """The data sets of missing cells that are not there yet: some of them a run downloads."""
+    wanted = sorted({entry.cell.dataset.removesuffix(HELD_OUT) for entry in plan.those(State.MISSING)})
+    known = {name: source(name) for name in wanted}
+    return [
+        f"{name} is not there yet: no {' or '.join(one.files)} in {folder}"
+        for name, one in known.items()
+        if one.files and not one.found(folder)
+    ]
 
 
 def _told(entries: Sequence[Entry]) -> list[str]:

@@ -264,6 +264,16 @@ def test_a_grid_is_planned_for_people_and_for_scripts(kdbench: Command, verb: st
     assert kdbench(verb, "quickstart").out.startswith("quickstart: 30 cells and 1 teacher: 31 missing\n")
 
 
+def test_a_plan_tells_which_data_are_not_there_yet(kdbench: Command) -> None:
+    missing = "cifar100 is not there yet: no cifar100.npz or cifar-100-python/* in mine"
+    plan = "plan", "cifar100-short", "--data", "mine"
+    assert kdbench(*plan).out.splitlines()[-1] == missing
+    assert json.loads(kdbench(*plan, "--json").out)["data_not_there"] == [missing]
+    Path("mine").mkdir()
+    Path("mine/cifar100.npz").touch()
+    assert json.loads(kdbench(*plan, "--json").out)["data_not_there"] == []
+
+
 def test_a_damaged_record_is_reported_beside_the_answer(
     kdbench: Command, make_cell: MakeCell, make_record: MakeRecord
 ) -> None:

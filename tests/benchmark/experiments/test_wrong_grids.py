@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "unknown grid": ({"include": "quickstrat"}, "5: include: unknown grid 'quickstrat'; did you mean 'quickstart'?"),
     "unknown key": ({"seed": "3"}, "5: seed: unknown key 'seed'; did you mean 'seeds'?"),
     "unknown setting": ({"recipe": "{base: quick, epoch: 3}"}, "4: recipe.epoch: unknown key 'epoch'; did you mean"),
+    "unknown base's key": ({"recipe": "{bose: quick}"}, "4: recipe.bose: unknown key 'bose'; did you mean 'base'?"),
     "unknown setting of a custom recipe": ({"recipe": "{epoch: 3}"}, "4: recipe.epoch: unknown key 'epoch'; did you"),
     "a world that splits no batch": ({"world": "4"}, "5: world: must divide the recipe's batch, got 4 and 30"),
     "no world": ({"world": "0"}, "5: world: must be a whole number >= 1, got 0"),
