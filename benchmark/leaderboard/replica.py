@@ -80,13 +80,15 @@ def report(ours: Store, theirs: Store, only: set[str] | None = None) -> Report:
 
 
 def _beside(mine: dict[str, Brief], yours: dict[str, Brief]) -> pd.DataFrame:
-    """A row a cell and pair, with ``top1`` and the series' gain of either side, in the order of our tables."""
+    """A row a cell, with ``top1`` and the series' gain of either side, in the order of our tables. Who has no teacher
+    stands beside several there, and once here."""
     sides = []
     for records in (mine, yours):
         found = board(frame(records.values()))
         gains = found.series[[*SERIES, "over_ce", "over_ce_p"]]
         sides.append(gains.merge(found.cells[["id", "seed", "teacher", *SERIES, "top1"]], on=SERIES))
-    return sides[0].merge(sides[1].drop(columns=["seed", "teacher"]), on=["id", *SERIES], suffixes=("", "_theirs"))
+    both = sides[0].merge(sides[1].drop(columns=["seed", "teacher"]), on=["id", *SERIES], suffixes=("", "_theirs"))
+    return both.drop_duplicates("id")
 
 
 def _rows(both: pd.DataFrame) -> list[Row]:
@@ -156,9 +158,7 @@ def _scatter(both: pd.DataFrame) -> str:
     """How far apart two runs of a cell are, and how far two seeds; by the median, as some methods scatter widely."""
     again = (both["top1_theirs"] - both["top1"]).abs().median()
     seeds = [
-        abs(one - other)
-        for _, own in both.drop_duplicates("id").groupby([*SERIES, "teacher"])
-        for one, other in combinations(own["top1"], 2)
+        abs(one - other) for _, own in both.groupby([*SERIES, "teacher"]) for one, other in combinations(own["top1"], 2)
     ]
     said = f"half of the cells differ by {again:.2f} points or more"
     return f"{said}; half of all pairs of seeds of one series of ours by {median(seeds):.2f}" if seeds else said

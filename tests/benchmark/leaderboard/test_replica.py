@@ -74,6 +74,26 @@ def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: 
     assert "of 1 gain over ce with a ★ on either side 0 have it on both, and 1 have the other sign" in found.close
 
 
+def test_a_student_without_a_teacher_counts_once_however_many_it_stands_beside(
+    ours: Store, theirs: Store, series: Series
+) -> None:
+    """Seeds differ by 0.5, 0.5 and 1, and twice by 2, 2.5 and 4.5."""
+    for store in (ours, theirs):
+        fill(store, series({0: 50.0, 1: 50.5, 2: 51.0}), series(KD, "kd", "big"), series(KD, "kd", "resnet8x4"))
+    found = report(ours, theirs)
+    assert sorted(row["method"] for row in found.rows) == ["ce", "kd", "kd"]
+    assert "half of all pairs of seeds of one series of ours by 2.00" in found.close
+
+
+def test_differences_are_corrected_for_how_many_they_are(ours: Store, theirs: Store, series: Series) -> None:
+    """Of 1, 2 and 3 the t is 3.464 and p 0.0742; of -1, 0 and 1.1 far larger."""
+    fill(ours, series(KD, "kd", "big"), series(KD, "clkd", "big"))
+    again, other = ({seed: KD[seed] + by for seed, by in enumerate(far)} for far in ((1, 2, 3), (-1, 0, 1.1)))
+    fill(theirs, series(again, "kd", "big"), series(other, "clkd", "big"))
+    by_method = {row["method"]: row["p"] for row in report(ours, theirs).rows}
+    assert by_method["kd"] == pytest.approx(2 * 0.0742, abs=1e-4)
+
+
 def test_who_lacks_a_seed_is_held_against_the_others_alone(ours: Store, theirs: Store, series: Series) -> None:
     fill(ours, series(CE), series(KD, "kd", "big"))
     fill(theirs, series({0: 50.0, 7: 99.0}), series({0: 54.0, 7: 99.0}, "kd", "big"), series({0: 1.0}, "clkd", "big"))
