@@ -10,6 +10,8 @@ import pytest
 from kdbench.benchmark.catalogue import methods_page
 from kdbench.benchmark.cli import app
 from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.leaderboard.replica import opened, report
 from tests.pages import PAGES, ROOT, commands
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -69,3 +71,21 @@ def test_the_table_and_the_gains_of_the_readme_are_those_of_the_results() -> Non
     assert len(gains) > 5
     for sign, gain in gains:  # in a sentence, what is gained has no sign
         assert (sign or "+").replace("−", "-") + gain in board + claims
+
+
+def test_what_is_told_of_two_processors_is_what_their_records_say() -> None:
+    with opened(ROOT / "results/replicas/digits-amd-epyc.zip") as theirs:
+        said = report(Store(ROOT / "results"), theirs).close
+    ((cells, same),) = re.findall(r"(\d+) cells in both: (\d+) with the same weights", said)
+    sgd, adamw = re.findall(r"differ by ([\d.]+) points or more; .* by ([\d.]+)$", said, flags=re.MULTILINE)
+    ((means, apart, chance),) = re.findall(r"(\d+) means .* (\d+) differ .* about (\d+)\), 0 with", said)
+    assert same == "0" and "of 7 gains over ce with a ★ on either side 7 have it on both" in said
+    page = " ".join((ROOT / "docs/statistics.md").read_text().split())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        f"Of {cells} cells none has the same weights" in page and f"of {cells} cells none has the same bits" in readme
+    )
+    assert f"half of them differ by {sgd[0]} points or more, and half of all pairs of seeds of one series by" in page
+    assert f"half differ by {sgd[0]} points or more, half of all pairs of seeds by {sgd[1]}" in readme
+    assert f"one series by {sgd[1]}: another" in page and f"By AdamW it is {adamw[0]} and {adamw[1]}:" in page
+    assert f"{apart} of {means} differ by more than their interval, where chance makes about {chance}" in page
