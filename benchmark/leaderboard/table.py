@@ -63,7 +63,9 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
     _starred(table, p, SECTION)
     table["correlation"] = _correlation(runs, SERIES)
     table = table.join(costs(cells, measured)).reset_index()
-    return _best_first(table, SECTION, "top1")
+    # What stands alone in its section is held against nothing: it comes behind the pairs.
+    table["alone"] = table.groupby(SECTION)["method"].transform("size") == 1
+    return _best_first(table, [*FIELD, "alone", "pair"], "top1").drop(columns="alone")
 
 
 def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:

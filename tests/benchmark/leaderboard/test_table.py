@@ -99,6 +99,12 @@ def test_a_student_whom_nobody_teaches_stands_under_its_own_name(series: Series)
     assert found["lonely", "ce"]["top1"] == 40
 
 
+def test_who_stands_alone_in_its_section_comes_behind_the_pairs(series: Series) -> None:
+    """Its pair's name comes first in the alphabet, and there is nothing to hold it against."""
+    records = series({0: 50}) + series({0: 51}, "kd", "big") + series({0: 60}, student="ResNet50")
+    assert board_of(records).series["pair"].tolist() == [PAIR, PAIR, "ResNet50"]
+
+
 def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
     make_cell: MakeCell, series: Series
 ) -> None:
