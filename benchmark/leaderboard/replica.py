@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.benchmark.experiments import archive
+from kdbench.benchmark.experiments.cell import IMPORT
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
@@ -68,7 +69,8 @@ def opened(place: Path) -> Iterator[Store]:
 
 def report(ours: Store, theirs: Store, only: set[str] | None = None) -> Report:
     """``only``: of these cells."""
-    mine = {record.id: record for record in ours.briefs() if only is None or record.id in only}
+    trained = (record for record in ours.briefs() if record.cell.method != IMPORT)
+    mine = {record.id: record for record in trained if only is None or record.id in only}
     yours = {record.id: record for record in theirs.briefs() if record.id in mine}
     if not yours:
         raise Refusal(f"{ours.folder} and the other records must have cells in common, got none")

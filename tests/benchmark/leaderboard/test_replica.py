@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kdbench.benchmark.experiments.archive import export
+from kdbench.benchmark.experiments.cell import IMPORT
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard.replica import opened, report
@@ -146,6 +148,16 @@ def test_damaged_records_of_either_side_are_told_of_and_left_where_they_are(
         assert report(ours, store).rows[0]["n"] == 2
     answer = kdbench("compare", theirs.folder, "--results", ours.folder)
     assert str(file) in answer.err and file.read_text() == "{"
+
+
+def test_a_teacher_that_was_imported_is_no_run_of_either(
+    kdbench: Command, ours: Store, theirs: Store, series: Series
+) -> None:
+    (record,) = series({0: 70.0})
+    cell = msgspec.structs.replace(record.cell, method=IMPORT)
+    for store in (ours, theirs):
+        fill(store, [msgspec.structs.replace(record, id=cell.id, cell=cell)])
+    assert "got none" in kdbench("compare", theirs.folder, "--results", ours.folder).sentence
 
 
 def test_what_is_no_archive_is_refused(kdbench: Command, tmp_path: Path) -> None:
