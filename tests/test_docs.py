@@ -89,3 +89,11 @@ def test_what_is_told_of_two_processors_is_what_their_records_say() -> None:
     assert f"half differ by {sgd[0]} points or more, half of all pairs of seeds by {sgd[1]}" in readme
     assert f"one series by {sgd[1]}: another" in page and f"By AdamW it is {adamw[0]} and {adamw[1]}:" in page
     assert f"{apart} of {means} differ by more than their interval, where chance makes about {chance}" in page
+    with opened(ROOT / "results/replicas/fashion-mnist-intel-xeon.zip") as theirs:
+        said = report(Store(ROOT / "results"), theirs).close
+    ((cells, again, seeds),) = re.findall(
+        r"(\d+) cells in both: 0 .* by ([\d.]+) points or .* by ([\d.]+)\n", said, re.DOTALL
+    )
+    assert f"of {cells} cells none has the same weights, half differ by {again} points or more" in page
+    assert f"(on Fashion-MNIST {again} and {seeds})" in readme
+    assert f"and half of all pairs of seeds by {seeds}; of " in page
