@@ -22,6 +22,10 @@ class Interrupted(BaseException):
     """The run was asked to stop; its last checkpoint has just been written."""
 
 
+class Told(Exception):
+    """What went wrong in this rank; the first one knows, and leaves the failure."""
+
+
 def follow(ranks: Ranks, store: Store, engine: Engine, data_folder: Path) -> None:
     """Run every cell that the first rank runs, until it has no other. What comes of it is the first one's business."""
     for sign in (signal.SIGTERM, signal.SIGUSR2):  # it stops when the first one says so, with its checkpoint written
@@ -36,8 +40,8 @@ def follow(ranks: Ranks, store: Store, engine: Engine, data_folder: Path) -> Non
             try:
                 run(cell, store, engine, data_folder, None, watch, ranks)
             except Exception as error:
-                ranks.complain(describe(error))
-                raise
+                ranks.complain(why := describe(error))
+                raise Told(why) from error
 
 
 def describe(error: BaseException) -> str:
@@ -84,4 +88,5 @@ def _member(
     torch.set_num_threads(threads)
     for file in files:
         extensions.load(file)
-    follow(Ranks.join(rank, world, meeting, engine.device), Store(results), engine, data_folder)
+    with contextlib.suppress(Told):
+        follow(Ranks.join(rank, world, meeting, engine.device), Store(results), engine, data_folder)
