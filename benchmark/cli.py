@@ -132,6 +132,10 @@ def plan(grid: str, data: Path, results: Path, files: tuple[Path, ...], as_json:
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @retry
+@click.option(
+    "--portable", is_flag=True, envvar="KDBENCH_PORTABLE", show_envvar=True,
+    help="The same bits on every x86 processor with AVX2: one thread a worker, no GPU, and no newer instructions.",
+)  # fmt: skip
 @settings
 @data
 @results
@@ -141,6 +145,7 @@ def run(
     cell: str | None,
     workers: int | None,
     retry: str | None,
+    portable: bool,
     settings: dict[str, Any],
     data: Path,
     results: Path,
@@ -157,16 +162,21 @@ def run(
       kdbench run my_grid.yaml --workers 2 --retry failed
       kdbench run my_grid.yaml --retry outdated
       kdbench run my_grid.yaml --live-teacher
+      kdbench run quickstart --portable --workers 2
       kdbench run --cell 7f18230f
       kdbench run --cell their_record.json
     """
-    from kdbench.benchmark.experiments import local, rerun
-    from kdbench.benchmark.experiments.grid import load
-
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     if cell is not None and (workers or retry):
         raise click.UsageError("--workers and --retry are for a grid, got --cell")
+    if portable:
+        from kdbench.portable import compute_portably
+
+        compute_portably()
+    from kdbench.benchmark.experiments import local, rerun
+    from kdbench.benchmark.experiments.grid import load
+
     load_files(files)
     if grid is not None:
         sys.exit(local.run_grid(load(grid), results, data, workers, retry=retry, **settings))

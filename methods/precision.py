@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from kdbench.portable import portable
+
 # What autocast rounds the factors of, as far as classifiers call it. What is missing here, as all that
 # nn.MultiheadAttention does inside, is slow, and not wrong.
 PRODUCTS = {
@@ -27,11 +29,11 @@ PRODUCTS = {
 
 
 def _cpu_multiplies() -> bool:
-    """Whether torch has a library for products of bf16 on this processor, and the processor instructions for it: with
-    AVX-512 alone the library imitates them, at three times the price of fp32."""
+    """Whether torch has a library for products of bf16 on this processor, and the processor instructions for it that it
+    may use: with AVX-512 alone the library imitates them, at three times the price of fp32."""
     library = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return library and (instructions or not torch.cpu._is_avx512_supported())
+    return library and not portable() and (instructions or not torch.cpu._is_avx512_supported())
 
 
 CPU_MULTIPLIES = _cpu_multiplies()

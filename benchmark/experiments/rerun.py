@@ -25,6 +25,7 @@ from kdbench.benchmark.experiments.worker import News
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Diverged, Live
+from kdbench.portable import can_be_portable, portable, start_again_portably
 from kdbench.refusal import Refusal
 
 
@@ -44,6 +45,9 @@ def run_again(
         _as_declared(cell, name)
         if why := unworkable(cell):
             raise Refusal(f"{cell.id} cannot work: {why}")
+    if record and record.environment.arithmetic.get("portable") and not portable() and can_be_portable():
+        print(f"{cell.id} was run with --portable, and so is it now", flush=True)
+        start_again_portably()
     fresh, weights = _anew(cell, record, store, data_folder, live_teacher, compile)
     print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
     if record is None:

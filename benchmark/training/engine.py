@@ -17,6 +17,7 @@ from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Needs
 from kdbench.methods.precision import way_of_multiplying_bf16
+from kdbench.portable import TOLD, portable
 
 Compile = Literal["auto", "on", "off"]
 # From so many steps on ``auto`` compiles on a GPU, where nobody has measured it: the bar is high. Every process that
@@ -94,14 +95,16 @@ class Engine:
             "channels_last": True,
             "torch": str(torch.__version__),
         }
-        if self.device.type == "cpu":
+        told = {name: os.environ[name] for name in TOLD_TO_LIBRARIES if os.environ.get(name)}
+        if portable():
+            facts["portable"], told = True, {name: value for name, value in told.items() if name not in TOLD}
+        elif self.device.type == "cpu":
             facts["cpu"] = processor()  # libraries choose by more than the instructions that torch names
         if cuda:
             facts["tf32"] = torch.backends.cudnn.allow_tf32  # of convolutions in fp32, unless one forbids it
         if precision == "bf16" and not cuda and (way := way_of_multiplying_bf16()):
             facts["bf16"] = way
-        facts |= {name: os.environ[name] for name in TOLD_TO_LIBRARIES if os.environ.get(name)}
-        return facts | ({"compile": self.compile_mode} if self.compile == "on" else {})
+        return facts | told | ({"compile": self.compile_mode} if self.compile == "on" else {})
 
 
 @cache
