@@ -136,6 +136,7 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
     elsewhere = sum(mine[key].environment.key != yours[key].environment.key for key in mine)
     found = [
         f"{counted(len(mine), 'cell')} in both: {same} with the same weights, {elsewhere} of another environment",
+        *_broken(mine, yours),
         *(f"{dataset} by {recipe}: {_scatter(own)}" for (dataset, recipe), own in both.groupby(["dataset", "recipe"])),
     ]
     tested = [row for row in rows if row.p is not None]
@@ -154,6 +155,24 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
             "have the other sign there"
         )
     return found
+
+
+def _broken(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:
+    """What an environment's key promises, and is not so."""
+    alike = [
+        key
+        for key in mine
+        if mine[key].environment.key == yours[key].environment.key
+        and mine[key].result.teacher_weights == yours[key].result.teacher_weights
+    ]
+    others = sum(mine[key].result.weights != yours[key].result.weights for key in alike)
+    return (
+        [
+            f"in the same environment and by the same teacher {others} of {len(alike)} have other weights, as should not be"
+        ]
+        if others
+        else []
+    )
 
 
 def _scatter(both: pd.DataFrame) -> str:

@@ -63,6 +63,15 @@ def test_it_says_how_much_came_out_the_same_and_how_far_the_rest_lies_apart(
     ]
 
 
+def test_cells_of_one_environment_that_have_other_weights_are_told(ours: Store, theirs: Store, series: Series) -> None:
+    """Unless their teachers have."""
+    pupils = {"environment": "here", "weights": "x" * 32}
+    fill(ours, series(CE), series(KD, "kd", "big"))
+    fill(theirs, series(CE, how=pupils), series(KD, "kd", "big", how=pupils | {"teacher_weights": "u" * 32}))
+    promise = "- in the same environment and by the same teacher 3 of 3 have other weights, as should not be"
+    assert promise in report(ours, theirs).close.splitlines()
+
+
 def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: Series) -> None:
     ce = {seed: 50.0 + seed for seed in range(5)}
     sure = {seed: 53.0 + seed + seed % 2 / 10 for seed in range(5)}
