@@ -166,13 +166,8 @@ def _broken(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:
         and mine[key].result.teacher_weights == yours[key].result.teacher_weights
     ]
     others = sum(mine[key].result.weights != yours[key].result.weights for key in alike)
-    return (
-        [
-            f"in the same environment and by the same teacher {others} of {len(alike)} have other weights, as should not be"
-        ]
-        if others
-        else []
-    )
+    told = f"in the same environment and by the same teacher {others} of {len(alike)} have other weights"
+    return [f"{told}, as should not be"] if others else []
 
 
 def _scatter(both: pd.DataFrame) -> str:
