@@ -74,8 +74,13 @@ def described(name: str, results: Path) -> Row:
         }
     store = Store(results)
     cells = called(name, store.outlines().keys() | store.newer.keys() | store.failures().keys())
-    if len(cells) == 1 and (found := store.record(cells[0]) or store.failure(cells[0])):
-        return dict(msgspec.to_builtins(found))
+    if len(cells) == 1:  # one that is outdated may have failed when it was trained again
+        record, failure = store.record(cells[0]), store.failure(cells[0])
+        failed = msgspec.to_builtins(failure) if failure else {}
+        if record:
+            return dict(msgspec.to_builtins(record)) | ({"failed since": failed} if failure else {})
+        if failure:
+            return dict(failed)
     try:
         chain = networks.form(name, *SHOWN_FOR)
     except Refusal as refusal:

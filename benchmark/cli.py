@@ -132,10 +132,6 @@ def plan(grid: str, data: Path, results: Path, files: tuple[Path, ...], as_json:
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
 @retry
-@click.option(
-    "--portable", is_flag=True, envvar="KDBENCH_PORTABLE", show_envvar=True,
-    help="The same bits on every x86 processor with AVX2: one thread a worker, no GPU, and no newer instructions.",
-)  # fmt: skip
 @settings
 @data
 @results
@@ -145,7 +141,6 @@ def run(
     cell: str | None,
     workers: int | None,
     retry: str | None,
-    portable: bool,
     settings: dict[str, Any],
     data: Path,
     results: Path,
@@ -166,22 +161,22 @@ def run(
       kdbench run --cell 7f18230f
       kdbench run --cell their_record.json
     """
+    from kdbench.benchmark.experiments import local, rerun
+    from kdbench.benchmark.experiments.grid import load
+
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
     if cell is not None and (workers or retry):
         raise click.UsageError("--workers and --retry are for a grid, got --cell")
-    if portable:
-        from kdbench.portable import compute_portably
-
-        compute_portably()
-    from kdbench.benchmark.experiments import local, rerun
-    from kdbench.benchmark.experiments.grid import load
-
     load_files(files)
     if grid is not None:
         sys.exit(local.run_grid(load(grid), results, data, workers, retry=retry, **settings))
     elif cell is not None:
-        sys.exit(rerun.run_again(cell, results, data, **settings))
+        try:
+            sys.exit(rerun.run_again(cell, results, data, **settings))
+        except KeyboardInterrupt:
+            print("kdbench: stopped; the same command begins anew", file=sys.stderr)
+            sys.exit(130)
 
 
 @app.command()
@@ -234,6 +229,7 @@ def _tables(context: click.Context, parameter: click.Parameter, incomplete: str)
 @click.option("--local", is_flag=True, help="First run, on this machine, the cells of the table that are missing.")
 @click.option("--site", help="Submit them to this cluster instead; then end.")
 @click.option("--seeds", type=click.IntRange(min=1), help="How many seeds to run.  [default: the grid's]")
+@settings
 @data
 @results
 @files
@@ -243,6 +239,7 @@ def reproduce(
     local: bool,
     site: str | None,
     seeds: int | None,
+    settings: dict[str, Any],
     data: Path,
     results: Path,
     files: tuple[Path, ...],
@@ -279,12 +276,12 @@ def reproduce(
     if paper and site:
         from kdbench.slurm.submit import submit
 
-        print(submit(reproduce.cells_of(name, paper, seeds), site, results, data))
+        print(submit(reproduce.cells_of(name, paper, seeds), site, results, data, **settings))
         return
     if paper and local:
         from kdbench.benchmark.experiments.local import run_grid
 
-        failed = run_grid(reproduce.cells_of(name, paper, seeds), results, data)
+        failed = run_grid(reproduce.cells_of(name, paper, seeds), results, data, **settings)
     if name == "list":
         rows = reproduce.tables(store.outlines())
         say(rows, as_json, lambda: reproduce.tables_text(rows))

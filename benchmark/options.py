@@ -47,8 +47,16 @@ def settings(verb: F) -> F:
         show_default=True, show_envvar=True,
         help="Compile the training step. auto: where the run is long and the device a GPU.",
     )  # fmt: skip
+    @click.option(
+        "--portable", is_flag=True, envvar="KDBENCH_PORTABLE", show_envvar=True,
+        help="The same bits on every x86 processor with AVX2: one thread a worker, no GPU, and no newer instructions.",
+    )  # fmt: skip
     @functools.wraps(verb)
-    def told(*args: Any, live_teacher: bool, compile: str, **others: Any) -> Any:
+    def told(*args: Any, live_teacher: bool, compile: str, portable: bool, **others: Any) -> Any:
+        if portable:
+            from kdbench.portable import compute_portably
+
+            compute_portably()
         return verb(*args, settings={"live_teacher": live_teacher, "compile": compile}, **others)
 
     return cast(F, told)

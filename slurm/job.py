@@ -25,6 +25,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.worker import Worker
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.ranks import ALONE, Ranks
+from kdbench.portable import portable
 from kdbench.slurm.snapshot import WITHIN
 
 CODE = "KDBENCH_CODE"  # where this job has unpacked the code of its submission
@@ -52,7 +53,8 @@ class Job:
 
     def __call__(self) -> dict[str, str]:
         """What became of each cell. None stops another; a cell that another job runs is left to it."""
-        torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads())))
+        if not portable():  # which takes one thread, however many cores the job was given
+            torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads())))
         for name in self.files:
             extensions.load(Path(os.environ[CODE]) / WITHIN / name)
         print(place(), flush=True)

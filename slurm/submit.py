@@ -24,6 +24,7 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.words import counted
+from kdbench.portable import TOLD, portable
 from kdbench.refusal import Refusal
 from kdbench.slurm import queue, snapshot
 from kdbench.slurm import site as sites
@@ -53,6 +54,8 @@ def submit(
 ) -> str:  # fmt: skip
     """Submit what is missing and not in the queue already; answers with what was done, or would be."""
     site, store = sites.load(site_name), Store(results.resolve())
+    if portable() and site.gpus:
+        raise Refusal(f"--portable leaves GPUs alone: the site must ask for none, got gpus: {site.gpus}")
     if dry_run:
         try:
             there, longest = waiting(store, queue.queued()), queue.largest_array()
@@ -71,6 +74,7 @@ def submit(
     if desk is None:
         raise Refusal(BUSY)
     with desk:
+        store.tidy()  # jobs do not: many of them end at once
         # The queue is asked before the records: a job that ends in between has left what it leaves.
         there = waiting(store, queue.queued())
         made = to_be_run(grid, store, retry)
@@ -180,9 +184,10 @@ def check(site: Site, store: Store) -> None:
             raise Refusal(f"the site's partition must be one of the cluster's, got '{min(unknown)}'; known: {there}")
     types = queue.gpu_types(site.partition)
     if site.gpus and len(types) > 1 and not site.names_a_kind(types):
+        count = str(site.gpus).rpartition(":")[2]
         raise Refusal(
-            f"gpus must name a type, so that a comparison runs on one kind: '{sorted(types)[0]}:{site.gpus}'; "
-            f"the partition has {', '.join(sorted(types))}"
+            f"gpus must name a type of the partition's, so that a comparison runs on one kind: "
+            f"'{sorted(types)[0]}:{count}', got '{site.gpus}'; it has {', '.join(sorted(types))}"
         )
 
 
@@ -204,10 +209,11 @@ def _parameters(
 
 def setup(site: Site, code: Path) -> list[str]:
     """Shell lines: what the site needs, then this submission's code, unpacked on the node."""
+    told = TOLD if portable() else {}
     return [
         "trap : TERM",  # this shell waits for Python, which writes a checkpoint when it is told to end
         'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
-        *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
+        *(f"export {name}={shlex.quote(value)}" for name, value in {**site.environment, **told}.items()),
         *site.setup,
         # The folder for temporary files may be the login node's, which this one lacks.
         f'{CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX || mktemp -d -p /tmp) || exit',

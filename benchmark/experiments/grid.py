@@ -1,7 +1,7 @@
 """A grid declares a set of cells in YAML: students × teachers × data sets × methods × seeds."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,9 +109,9 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
     pairs = list(_pairs(document, sheet))
     methods = list(_methods(document, sheet))
     recipe, protocol = _recipe(document, _required(document, sheet, "recipe"), "$.recipe", sheet.world)
-    teacher_recipe, teacher_protocol = recipe, protocol
+    teacher_recipe, teachers_protocol = recipe, protocol
     if sheet.teacher_recipe is not None:
-        teacher_recipe, teacher_protocol = _recipe(document, sheet.teacher_recipe, "$.teacher_recipe", sheet.world)
+        teacher_recipe, teachers_protocol = _recipe(document, sheet.teacher_recipe, "$.teacher_recipe", sheet.world)
     for batch in (recipe.batch, teacher_recipe.batch):
         if batch % sheet.world:
             raise document.refusal("$.world", f"must divide the recipe's batch, got {sheet.world} and {batch}")
@@ -140,7 +140,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                 method=name,
                 params=params,
                 recipe=recipe,
-                protocol=protocol,
+                protocol=protocol(student),
                 seed=0,
                 world=sheet.world,
             )
@@ -152,7 +152,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
                     student=teacher[1],
                     method="ce",
                     recipe=teacher_recipe,
-                    protocol=teacher_protocol,
+                    protocol=teachers_protocol(teacher[1]),
                     seed=teacher_seed,
                     world=sheet.world,
                 )
@@ -220,9 +220,12 @@ def _swept(document: Document, params: dict[str, Any], place: str) -> Iterator[d
     return (dict(choice) for choice in itertools.product(*choices))
 
 
-def _recipe(document: Document, value: str | dict[str, Any], place: str, world: int) -> tuple[Recipe, str]:
-    """A recipe and its name: one that is known, with what is changed of it; or a custom one, with all that is not
-    usual. Of one name is what may be compared: it tells how many processes there are, whose batches are smaller."""
+def _recipe(
+    document: Document, value: str | dict[str, Any], place: str, world: int
+) -> tuple[Recipe, Callable[[str], str]]:
+    """A recipe, and what a network calls it: one that is known, with what is changed of it; or a custom one, with all
+    that is not usual. Of one name is what may be compared: it tells how many processes there are, whose batches are
+    smaller."""
     settings = {"base": value} if isinstance(value, str) else value
     changes = {key: setting for key, setting in settings.items() if key != "base"}
     keys = ["base", *(field.name for field in msgspec.structs.fields(Recipe))]
@@ -231,7 +234,8 @@ def _recipe(document: Document, value: str | dict[str, Any], place: str, world: 
     if "base" in settings:
         with _placed(document, place if isinstance(value, str) else f"{place}.base"):
             name = convert(settings["base"], str)
-            known = usual = msgspec.to_builtins(RECIPES[name])
+            base = RECIPES[name]
+            known = msgspec.to_builtins(base)
         if "lr" in changes and known["lr_of"]:  # a rate that is asked for is every network's
             known |= {"lr": None, "lr_of": {}}
         if isinstance(changes.get("lr_of"), dict):
@@ -239,12 +243,17 @@ def _recipe(document: Document, value: str | dict[str, Any], place: str, world: 
         if changes.get("schedule") != known["schedule"] and "schedule" in changes:  # nothing reads them any more
             known |= {"milestones": (), "warmup": WARMUP}
     else:
-        name, known = "custom", {}
-        usual = msgspec.to_builtins(Recipe(epochs=1)) | {"epochs": None}
+        name, known, base = "custom", {}, Recipe(epochs=1)
     recipe = _known_networks(document, document.convert(Recipe, known | changes, place), place)
-    changed = [f"{key}={now}" for key, now in msgspec.to_builtins(recipe).items() if now != usual[key]]
-    changed += [f"world={world}"] if world > 1 else []
-    return recipe, f"{name}({', '.join(changed)})" if changed else name
+
+    def called(network: str) -> str:
+        usual, own = (msgspec.to_builtins(one.for_network(network)) for one in (base, recipe))
+        usual |= {} if "base" in settings else {"epochs": None}
+        changed = [f"{key}={now}" for key, now in own.items() if now != usual[key]]
+        changed += [f"world={world}"] if world > 1 else []
+        return f"{name}({', '.join(changed)})" if changed else name
+
+    return recipe, called
 
 
 def _known_networks(document: Document, recipe: Recipe, place: str) -> Recipe:

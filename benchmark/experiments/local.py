@@ -8,7 +8,7 @@ from kdbench.benchmark import data
 from kdbench.benchmark.experiments.bars import Bars
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, places
-from kdbench.benchmark.experiments.plan import State, plan, to_be_run
+from kdbench.benchmark.experiments.plan import Plan, State, plan, to_be_run
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import plan_text, time_left
 from kdbench.benchmark.experiments.words import counted, warn
@@ -26,7 +26,7 @@ def run_grid(
     if not todo:
         print(plan_text(made))
         print("Nothing is left to run.")
-        return int(bool(made.those(State.FAILED)))
+        return int(_failed(made, store))
     workers = places(grid.name, workers, max(entry.cell.world for entry in todo))
     (results / "work").mkdir(parents=True, exist_ok=True)  # what cannot be written ends here, and not in a worker
     for dataset in {entry.cell.dataset for entry in todo}:
@@ -43,7 +43,13 @@ def run_grid(
     warn(store.troubles)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     if outcomes["failed"]:
-        print(f"Failures in full: {store.failures_folder}/; run them again with --retry failed.")
+        print(f"Failures in full: {store.failures_folder}/; run them again with --retry {retry or State.FAILED}.")
     if any(entry.cell.id in grid.teachers for entry in todo) and (old := plan(grid, store).those(State.OUTDATED)):
         print(f"{counted(len(old), 'cell')} outdated by now; run them again with --retry outdated.")
-    return int(outcomes["failed"] + outcomes["blocked"] + len(made.those(State.FAILED)) > 0)
+    return int(bool(outcomes["failed"] or outcomes["blocked"]) or _failed(made, store))
+
+
+def _failed(made: Plan, store: Store) -> bool:
+    """Whether a cell failed before; an outdated one perhaps when it was trained again."""
+    old = made.those(State.OUTDATED)
+    return bool(made.those(State.FAILED)) or any(store.failure(entry.cell.id) for entry in old)

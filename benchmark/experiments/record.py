@@ -118,6 +118,7 @@ class BriefEnvironment(msgspec.Struct, kw_only=True):
 class Brief(msgspec.Struct, kw_only=True):
     """A record without its curves."""
 
+    format: int = FORMAT
     id: str
     cell: Cell
     result: BriefResult

@@ -1,5 +1,6 @@
 """One cell anew: whether a record's bits come out again."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ def run_again(
     """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits.
     ``name`` is a record's id, as much of it as is no other's, or a file that holds a record or a cell as grids make it;
     a cell that has no record here leaves one."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
     known = _known(name, store)
     record, cell = (known, known.cell) if known else _record_or_cell(Path(name))

@@ -3,7 +3,7 @@
     records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
     failures/   why a cell has no record
     teachers/   weights, named by cell id, what was found out about them, and what they have said
-    work/       checkpoints, logs and leases of what is running; what plans remember of packs
+    work/       checkpoints and leases of what is running, and how far it is; what plans remember of packs
     damaged/    what was found and could not be believed
 
 A cell is finished when its own record, written beside its place and renamed into it, parses and says that it is this
@@ -25,7 +25,7 @@ import msgspec
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, outdated, state
-from kdbench.benchmark.experiments.record import Brief, Failure, Record, same_bits
+from kdbench.benchmark.experiments.record import FORMAT, Brief, Failure, Record, same_bits
 from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
@@ -199,7 +199,9 @@ class Store:
                         seen[record.id] = now
             for pack, fresh in packs.items():
                 lines = self._lines(pack, Record) if pack.exists() else ()
-                there = {(cell_id, record is not None): line for cell_id, record, line in lines}
+                there: dict[tuple[str, bool], bytes] = {}
+                for cell_id, record, line in lines:  # of two lines of one cell the first is believed
+                    there.setdefault((cell_id, record is not None), line)
                 if not lease.holds():  # what another has packed since would be lost
                     return
                 write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
@@ -365,9 +367,12 @@ def believed(content: bytes, kind: type[T]) -> T:
     try:
         found = _decoded(content, kind)
     except ValueError as error:
-        if "unknown field" in str(error):  # which a cell alone may not have: its id could not be seen to be right
+        # A field or a word that this version does not know: a cell's id could not be seen to be right.
+        if "unknown field" in str(error) or "Invalid enum value" in str(error):
             raise Newer(_decoded(content, Named).id, str(error.__cause__)) from None
         raise
+    if not isinstance(found, Failure) and found.format > FORMAT:
+        raise Newer(found.id, f"its format is {found.format}")
     if found.id != found.cell.id:
         raise ValueError(f"it is not what it says: its cell is {found.cell.id}")
     return found

@@ -175,8 +175,7 @@ class News:
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
-        self._thread.join()
-        self.file.unlink(missing_ok=True)
+        self._thread.join()  # the file stays, and tells how far a cell is that was stopped
 
     def _spread(self) -> None:
         written = time.monotonic()

@@ -13,6 +13,7 @@ import pytest
 import kdbench as package
 from kdbench.benchmark import cli, networks
 from kdbench.benchmark.data import DATASETS
+from kdbench.benchmark.experiments import rerun
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.conversion import Misfit
 from kdbench.benchmark.experiments.grid import shipped
@@ -256,6 +257,17 @@ def test_a_stop_by_the_keyboard_says_how_to_go_on(kdbench: Command, monkeypatch:
     monkeypatch.setattr(cli, "planned", stop)
     answer = kdbench("plan", "quickstart")
     assert (answer.code, answer.err.lstrip()) == (130, "kdbench: stopped; the same command goes on from here\n")
+
+
+def test_a_cell_that_is_stopped_while_it_is_run_anew_keeps_nothing_and_says_so(
+    kdbench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rerun, "run_again", stopped)
+    answer = kdbench("run", "--cell", "7f18230f")
+    assert (answer.code, answer.err) == (130, "kdbench: stopped; the same command begins anew\n")
 
 
 @pytest.mark.parametrize("verb", ["plan", "status"])

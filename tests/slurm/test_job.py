@@ -19,6 +19,7 @@ from kdbench.benchmark.experiments.environment import commit
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.ranks import ALONE, Ranks
+from kdbench.portable import TOLD
 from kdbench.slurm import job, snapshot, submit
 from kdbench.slurm.job import Job
 from kdbench.slurm.site import Site
@@ -156,3 +157,18 @@ def test_the_flag_reaches_the_submission(monkeypatch: pytest.MonkeyPatch) -> Non
     for flag in ([], ["--live-teacher"]):
         assert CliRunner().invoke(app, ["submit", "quickstart", "--site", "any", *flag]).exit_code == 0
     assert manners == [False, True]
+
+
+def test_a_portable_job_takes_one_thread_whatever_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worker(store: Any, engine: Engine, data: Any) -> Any:
+        told.append(engine.arithmetic("fp32"))
+        raise StopIteration
+
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(job, "Worker", worker)
+    monkeypatch.setattr(extensions, "files", list)
+    for name, value in (TOLD | {"SLURM_CPUS_PER_TASK": "2"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StopIteration):
+        Job([], tmp_path, tmp_path, teachers=False)()
+    assert (told[0]["portable"], told[0]["threads"]) == (True, 1)

@@ -18,6 +18,7 @@ from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import status_text
 from kdbench.benchmark.experiments.worker import failure
+from kdbench.portable import TOLD
 from kdbench.refusal import Refusal
 from kdbench.slurm import queue, watch
 from kdbench.slurm import submit as sending
@@ -265,6 +266,27 @@ def refused(grid: str = GRID, results: str = "results") -> str:
 def test_a_submit_where_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert refused() == "SLURM cannot be asked from this machine: there is no command 'sinfo'"
+
+
+@pytest.mark.usefixtures("store")
+def test_portable_jobs_are_sent_where_they_ask_for_no_gpu_and_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TOLD.items():
+        monkeypatch.setenv(name, value)
+    assert refused() == "--portable leaves GPUs alone: the site must ask for none, got gpus: 1"
+    Path("site.yaml").write_bytes(msgspec.yaml.encode({"gpus": 0}))
+    said = submit(load("grid.yaml"), "site.yaml", Path("results"), Path("data"), dry_run=True)
+    assert all(f"export {name}=" in said for name in TOLD)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_gpu_must_be_of_a_kind_that_the_partition_has(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer("gpu\n")
+    monkeypatch.setattr(queue, "gpu_types", lambda _: {"a100", "v100"})
+    Path("site.yaml").write_bytes(msgspec.yaml.encode({"partition": "gpu", "gpus": "h200:2"}))
+    assert refused() == (
+        "gpus must name a type of the partition's, so that a comparison runs on one kind: 'a100:2', got 'h200:2'; "
+        "it has a100, v100"
+    )
 
 
 @pytest.mark.usefixtures("store")

@@ -16,8 +16,10 @@ from PIL import Image
 from kdbench.benchmark.experiments import local
 from kdbench.benchmark.experiments.grid import load
 from kdbench.benchmark.experiments.lease import held
+from kdbench.benchmark.experiments.plan import plan
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.summary import status_text
 from kdbench.benchmark.experiments.worker import failure
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.refusal import Refusal
@@ -215,7 +217,8 @@ def stopped(mine: Any, process: subprocess.Popen[str]) -> None:
 
 def assert_resumable(mine: Any) -> None:
     (folder,) = mine.store.folder.glob("work/*")
-    assert {file.name for file in folder.iterdir()} <= {"checkpoint.pt", "checkpoint.before.pt"}  # and no lease
+    files = {file.name for file in folder.iterdir()}
+    assert files <= {"checkpoint.pt", "checkpoint.before.pt", "status.json"}  # and no lease
     saved = Checkpoints(folder).load()
     assert saved and (saved["progress"]["epoch"], saved["progress"]["step"]) > (1, 0)
 
@@ -231,6 +234,7 @@ def test_a_run_that_is_stopped_writes_a_last_checkpoint_and_says_how_to_go_on(
     os.killpg(process.pid, signal.SIGINT) if how == "ctrl-c" else process.terminate()
     stopped(mine, process)
     assert_resumable(mine)
+    assert "\n  stopped  digits-" in status_text(plan(load(str(mine.folder / "grid.yaml")), mine.store), mine.store.folder)
 
 
 def test_ctrl_c_while_workers_still_start_is_answered_just_so(command: MakeCommand) -> None:

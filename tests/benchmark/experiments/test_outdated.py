@@ -1,12 +1,15 @@
 """Students that learned from other weights than their teacher has by now: what a plan says of them, and what stays."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from kdbench.benchmark.catalogue import described
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.local import run_grid
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
@@ -98,3 +101,16 @@ def test_a_student_is_not_outdated_whose_teacher_is_not_known_or_that_does_not_s
     silent.result.teacher_weights = None
     finish(store, silent)
     assert states(plan(grid, store))["resnet8x0.25 kd"] == "finished"
+
+
+def test_an_outdated_student_that_failed_when_it_was_trained_again_is_a_failure_of_its_grid(
+    outdated: Store, kd: Cell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its exit code, and in what is shown of the cell."""
+    alone = Grid("tiny", "", (kd,))
+    assert run_grid(alone, outdated.folder, Path()) == 0
+    outdated.fail(failed(kd))
+    assert run_grid(alone, outdated.folder, Path()) == 1
+    assert "trained again, it failed: Diverged" in capsys.readouterr().out
+    shown = described(kd.id, outdated.folder)
+    assert (shown["result"]["top1"], shown["failed since"]["error"]) == (50.0, failed(kd).error)

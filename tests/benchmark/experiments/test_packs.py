@@ -306,6 +306,39 @@ def test_a_newer_versions_line_stays_in_a_pack_beside_one_of_the_same_cell(
         assert Store(packed.folder).records() == by_id(records)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "why"),
+    [
+        (b'"schedule":"constant"', b'"schedule":"cosine"', "Invalid enum value 'cosine' - at `$.cell.recipe.schedule`"),
+        (b'"format":1', b'"format":2', "its format is 2"),
+    ],
+)
+def test_a_record_with_a_word_or_a_format_of_a_newer_version_is_that_versions(
+    store: Store, records: list[Record], ours: bytes, theirs: bytes, why: str
+) -> None:
+    content = msgspec.json.encode(records[0])
+    assert ours in content
+    write(single(store, records[0]), content.replace(ours, theirs))
+    assert store.records() == store.outlines() == {}
+    assert store.troubles[0].endswith(f"is left where it is: it is of a newer kdbench: {why}")
+    assert list(store.newer) == [records[0].id]
+
+
+def test_of_two_lines_of_one_cell_the_first_is_believed_and_kept(
+    packed: Store, records: list[Record], make_record: Make, make_cell: Make
+) -> None:
+    """As when git has merged two packs."""
+    pack = sorted(packed.records_folder.glob("*.jsonl"))[0]
+    first = msgspec.json.decode(pack.read_bytes().splitlines()[0], type=Record)
+    pack.write_bytes(pack.read_bytes() + msgspec.json.encode(make_record(first.cell, top1=1.0)) + b"\n")
+    for _ in range(2):
+        found = Store(packed.folder)
+        assert found.records()[first.id] == first
+        packed.finish(make_record(make_cell(seed=77)))
+        packed.pack()
+    assert found.troubles == []
+
+
 def test_a_newer_record_that_is_cut_off_is_damaged(store: Store, records: list[Record]) -> None:
     write(single(store, records[0]), pretty(records[0]).replace(b'"seed": 0', b'"seed": 0, "mood": 1')[:-20])
     assert store.records() == {}
