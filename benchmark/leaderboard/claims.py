@@ -77,13 +77,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @dataclass(frozen=True)
 class Row:
-    """A claim by the evidence of one recipe."""
+    """A claim by the evidence of one recipe on one data set."""
 
     claim: str
     paper: str
     better: str
     worse: str
     setting: str
+    dataset: str
     recipe: str
     verdict: str
     note: str
@@ -100,12 +101,12 @@ def claims() -> list[Claim]:
 
 
 def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
-    """A row a recipe by which both sides were run; one that says what is missing where there is none."""
+    """A row a data set and recipe by which both sides were run; one that says what is missing where there is none."""
     about: dict[str, Any] = {"claim": claim.says, "paper": claim.paper, "setting": claim.setting}
     sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
     evidence = {} if claim.lacks else _gains(claim, sides, runs)
     rows = []
-    for recipe, (better, worse, gains) in sorted(evidence.items()):
+    for (dataset, recipe), (better, worse, gains) in sorted(evidence.items()):
         if gains:
             unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
             gain, half, p = interval(values)
@@ -122,6 +123,7 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
                     **about,
                     better=better,
                     worse=worse,
+                    dataset=dataset,
                     recipe=recipe,
                     verdict=_verdict(gain, p),
                     note="; ".join(notes),
@@ -135,7 +137,7 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
             )
     missing = claim.lacks or "no seed on which both were run" + (f": run the grid {claim.grid}" if claim.grid else "")
     either: dict[str, Any] = {side: " or ".join(names) for side, names in sides.items()}
-    return rows or [Row(**about, **either, recipe=claim.recipe, verdict="not tested", note=missing)]
+    return rows or [Row(**about, **either, dataset="", recipe=claim.recipe, verdict="not tested", note=missing)]
 
 
 def runs_of(records: Iterable[Brief]) -> list[Run]:
@@ -157,25 +159,29 @@ def _place(record: Brief, tasks: Tasks) -> tuple[Pair, Seed]:
 # -- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def _gains(claim: Claim, sides: dict[str, list[str]], runs: Sequence[Run]) -> dict[str, tuple[str, str, Gains]]:
-    """By recipe: how far the better is ahead on each pair, of the same teacher and on the same seed. Of several forms
-    of a method the one that ran on most pairs is taken, and no other beside it: a row is of two methods."""
+def _gains(
+    claim: Claim, sides: dict[str, list[str]], runs: Sequence[Run]
+) -> dict[tuple[str, str], tuple[str, str, Gains]]:
+    """By data set and recipe: how far the better is ahead on each pair, of the same teacher and on the same seed. Of
+    several forms of a method the one that ran on most pairs is taken, and no other beside it: a row is of two
+    methods."""
     found: dict[tuple[str, Pair, Seed], dict[str, float]] = {}
     for run in runs:
         if run.setting == claim.setting and (not claim.students or run.pair.student in claim.students):
             found.setdefault((run.recipe, run.pair, run.seed), {})[run.method] = run.top1
-    gains: dict[str, dict[tuple[str, str], Gains]] = {}
+    gains: dict[tuple[str, str], dict[tuple[str, str], Gains]] = {}
     for forms in product(sides["better"], sides["worse"]):
         for (recipe, pair, seed), of_methods in found.items():
             if of_methods.keys() >= set(forms):
                 ahead = of_methods[forms[0]] - of_methods[forms[1]]
-                gains.setdefault(recipe, {}).setdefault(forms, {}).setdefault(pair, {})[seed] = ahead
+                of_field = gains.setdefault((pair.dataset, recipe), {})
+                of_field.setdefault(forms, {}).setdefault(pair, {})[seed] = ahead
     evidence = {}
-    for recipe, of_forms in gains.items():
+    for field, of_forms in gains.items():
         if claim.grows_with:
             of_forms = {forms: _over_widths(found_on) for forms, found_on in of_forms.items()}
         forms = max(of_forms, key=lambda forms: len(of_forms[forms]))
-        evidence[recipe] = (*forms, of_forms[forms])
+        evidence[field] = (*forms, of_forms[forms])
     return evidence
 
 
@@ -209,13 +215,21 @@ def _weak(pairs: Iterable[Pair], runs: Sequence[Run]) -> str:
 
 
 def _by_pair(gains: Gains) -> tuple[str, list[float], str]:
-    """Pairs, each with its mean gain; the seeds of one where there is one alone."""
-    if len(gains) > 1:
-        teachers = len({pair.lineage for pair in gains})
-        note = "pairs that share a teacher are not independent" if teachers < len(gains) else ""
-        return "pairs", [fmean(runs.values()) for runs in gains.values()], note
-    (runs,) = gains.values()
-    return "seeds", _by_seed(runs), "one pair speaks for no other"
+    """Pairs, each with its mean gain; the seeds of one where there is one alone, and those that all have where the same
+    mean has a wider interval by them: what a seed does to all pairs alike does not show in how far pairs lie apart."""
+    if len(gains) == 1:
+        (runs,) = gains.values()
+        return "seeds", list(_by_seed(runs).values()), "one pair speaks for no other"
+    teachers = len({pair.lineage for pair in gains})
+    note = "pairs that share a teacher are not independent" if teachers < len(gains) else ""
+    by_pair = [fmean(runs.values()) for runs in gains.values()]
+    of_pairs = [_by_seed(runs) for runs in gains.values()]
+    common = set.intersection(*(set(seeds) for seeds in of_pairs))
+    by_seed = [fmean(seeds[seed] for seeds in of_pairs) for seed in sorted(common)]
+    if by_seed and (interval(by_seed)[1] or 0.0) > (interval(by_pair)[1] or 0.0):
+        moved = fmean(by_pair) - fmean(by_seed)  # not of all seeds, where some are of some pairs alone
+        return "seeds", [gain + moved for gain in by_seed], note
+    return "pairs", by_pair, note
 
 
 def _slopes(gains: Gains) -> tuple[str, list[float], str]:
@@ -226,15 +240,19 @@ def _slopes(gains: Gains) -> tuple[str, list[float], str]:
             of_seeds.setdefault(seed, []).append((math.log2(_width(pair)), gain))
     slopes = {seed: linear_regression(*zip(*points, strict=True)).slope for seed, points in sorted(of_seeds.items())}
     teachers = counted(len({teacher for teacher, _ in slopes}), "teacher")
-    return "seeds", _by_seed(slopes), f"points for each doubling of the width, over three widths or more; {teachers}"
+    return (
+        "seeds",
+        list(_by_seed(slopes).values()),
+        f"points for each doubling of the width, over three widths or more; {teachers}",
+    )
 
 
-def _by_seed(found: dict[Seed, float]) -> list[float]:
+def _by_seed(found: dict[Seed, float]) -> dict[int, float]:
     """As in the tables, a student's seed counts once, by its mean over teachers."""
     seeds: dict[int, list[float]] = {}
     for (_, seed), value in found.items():
         seeds.setdefault(seed, []).append(value)
-    return [fmean(values) for values in seeds.values()]
+    return {seed: fmean(values) for seed, values in seeds.items()}
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
@@ -280,9 +298,9 @@ def _names(forms: Form | list[Form]) -> list[str]:
 
 ABOUT = (
     "What papers say, held against our records. A gain is that of the better method over the worse, of the same "
-    f"teacher on the same seed, in points of top-1 after the last epoch; ± is half of its {LEVEL:.0%} t interval, over "
-    "pairs where there are two or more, else over the seeds of the one pair, each by its mean over teachers; that of a "
-    "slope is over seeds, and speaks of these pairs alone. "
+    f"teacher on the same seed, in points of top-1 after the last epoch; ± is half of its {LEVEL:.0%} t interval, "
+    "over pairs where there are two or more, or over the seeds that all of them have if that is wider; over the seeds "
+    "of one pair, each by its mean over teachers; that of a slope is over seeds, and speaks of these pairs alone. "
     "p is that of its t test, corrected by Holm over all rows. *supported*, *contradicted*: it is below "
     f"{1 - LEVEL:.2f}; *leans*: the interval alone lies on one side of zero, which among so many rows is too little."
 )
@@ -298,10 +316,12 @@ def report(records: Iterable[Brief]) -> Report:
 COLUMNS: dict[str, Column] = {
     "claim": lambda row: row["claim"],
     "paper": lambda row: row["paper"],
+    "data set": lambda row: row["dataset"] or "–",
     "recipe": lambda row: row["recipe"] or "–",
     "pairs": lambda row: str(row["pairs"]),
     "runs": lambda row: str(row["runs"]),
     "gain": lambda row: spread(row["gain"], row["half"], "+"),
+    "± over": lambda row: row["unit"] or "–",
     "p": lambda row: "–" if row["p"] is None else chance(row["p"]),
     "verdict": lambda row: row["verdict"],
     "mind": lambda row: row["note"],

@@ -59,7 +59,7 @@ def _gain(name: str) -> Column:
 
 
 def _by_seed(name: str) -> Column:
-    about = "half of the same mean's interval, with the seed as the unit"
+    about = "half of the interval of the mean over the seeds that all pairs have, with the seed as the unit"
     return Column(f"± by seed({name})", f"over_{name}_half_seeds", HUNDREDTHS, about)
 
 

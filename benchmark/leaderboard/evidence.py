@@ -47,6 +47,18 @@ def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     return rows[["source", "method", "unit", "gain"]].dropna(subset=["gain"])
 
 
+def gains_by_seed(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """The same where there are several pairs, but with the seed as the unit: each that all of a method's pairs have."""
+    on_several = series.groupby("method")["pair"].transform("nunique") > 1
+    own = cells[cells["method"].isin(series.loc[on_several, "method"]) & cells["over ce"].notna()]
+    runs = own.groupby(["source", "method", "pair", "seed"])["over ce"].mean()
+    rows = []
+    for (source, method), found in runs.groupby(["source", "method"]):
+        means = found.unstack("seed").dropna(axis=1).mean()
+        rows += [{"source": source, "method": method, "unit": seed, "gain": gain} for seed, gain in means.items()]
+    return pd.DataFrame(rows, columns=["source", "method", "unit", "gain"])
+
+
 def of_one_pair(cells: pd.DataFrame, series: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.Series] | None:
     """The pair on which most methods ran, their gains on it, a seed each, and halves of the table's intervals; where
     some ran on it alone, for of these the gains over pairs say nothing."""

@@ -20,9 +20,9 @@ ABOUT = (
     f"half their {statistics.LEVEL:.0%} t interval, which on a pair borrows from the scatter on other pairs of its "
     "data set and recipe, as far as that is alike. ★: other than chance after Holm's correction over all gains of the "
     "table: over pairs by an exact test of signs, on one pair by a t test over "
-    f"{statistics.ENOUGH} seeds or more. Over pairs, ± by seed is half of the same mean's interval with the seed as "
-    "the unit: the wider one is to be believed. One pair speaks for no other. Best epoch: a diagnostic, found by "
-    "looking at the test set. Costs are of one environment."
+    f"{statistics.ENOUGH} seeds or more. Over pairs, ± by seed is half of the interval of the mean over the seeds that "
+    "all pairs have, with the seed as the unit: the wider one is to be believed. One pair speaks for no other. Best "
+    "epoch: a diagnostic, found by looking at the test set. What steps cost is of one environment."
 )
 LATEX = str.maketrans(
     {
@@ -116,7 +116,8 @@ def places(table: pd.DataFrame) -> list[str]:
     paced, trained = table["paced_in"].dropna().unique(), table["environment"].dropna().unique()
     if not table["paced_alone"].isin([True]).any():
         return [f"Costs: of cells, beside whatever else ran on {place}." for place in trained]
-    return [*(f"Speeds and memory: measured on {place}." for place in paced), *(f"Training: on {p}." for p in trained)]
+    ran = [f"Training: of cells, beside whatever else ran on {place}: no measure of a method." for place in trained]
+    return [*(f"Speeds and memory: measured on {place}." for place in paced), *ran]
 
 
 def _latex(text: str) -> str:

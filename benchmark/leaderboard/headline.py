@@ -22,7 +22,8 @@ def headlines(board: Board) -> list[tuple[str, str]]:
     found = []
     for (_, dataset, *way), (recipe, cells, series) in sorted(most.items())[:FIELDS]:
         where = ", ".join([f"On {dataset}", *way])
-        said, notes = _said(where, recipe, evidence.gains(cells, series), series["pair"].nunique())
+        pairs, gains = series["pair"].nunique(), evidence.gains(cells, series)
+        said, notes = _said(where, recipe, gains, pairs, evidence.gains_by_seed(cells, series))
         found.append((said, f"{notes}{_besides(cells, series)}"))
     return found
 
@@ -39,21 +40,23 @@ def _besides(cells: pd.DataFrame, series: pd.DataFrame) -> str:
     return f" Most methods ran on {pair}, some on it alone: {best['method']} comes first there, {gain}."
 
 
-def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str, str]:
+def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int, by_seed: pd.DataFrame) -> tuple[str, str]:
     if gains.empty:
+        ran = "two pairs on seeds" if pairs > 1 else "a seed"
         return (
             f"{where}, there is no gain to speak of yet.",
-            f"Recipe {recipe}: no method ran on a seed that ce ran on.",
+            f"Recipe {recipe}: no method ran on {ran} that ce ran on.",
         )
-    by_unit, unit = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds"
-    first, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
+    by_unit, unit, of_seeds = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds", evidence.by_source(by_seed)
+    leader, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
+    first = _wider(leader, evidence.intervals(of_seeds[of_seeds["source"] == leader["source"]], ["source"]))
     best = evidence.intervals(gains, ["source", "method"]).iloc[0]
     ahead = [first["source"], *(other["source"] for other in others[:1])]
     members = "; ".join(_members(gains[gains["source"] == source], unit) for source in ahead)
     notes = [f"Recipe {recipe}. A source stands for the mean of its methods: {members}."]
-    decided = _sure(first)
+    decided = bool(others) and _sure(first)
     if others:
-        lead = _lead(by_unit, first, others[0])
+        lead = _lead(by_unit, of_seeds, first, others[0])
         decided &= lead is not None and _sure(lead) and best["source"] == first["source"]
         behind = _behind(lead, first, others[0], unit) if lead else ""
         notes.append(f"Next: {others[0]['source']}, {_points(others[0]['mean'])}{behind}.")
@@ -65,7 +68,7 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int) -> tuple[str
     )
     seen = f"{first['count']} {unit}" if first["count"] > 1 else f"one {unit[:-1]}"
     if pd.notna(first["half"]):
-        seen = f"{interval} over {seen}"
+        seen = f"{interval}{first.get('by', '')} over {seen}"
     gain = f"{_points(first['mean'])} points of top-1 against labels alone ({seen})"
     if decided:
         verb = "gains most" if first["mean"] > 0 else "loses least"
@@ -96,12 +99,24 @@ def _members(gains: pd.DataFrame, unit: str) -> str:
 
 
 def _lead(
-    by_unit: pd.DataFrame, first: Mapping[Hashable, Any], second: Mapping[Hashable, Any]
+    by_unit: pd.DataFrame, by_seed: pd.DataFrame, first: Mapping[Hashable, Any], second: Mapping[Hashable, Any]
 ) -> Mapping[Hashable, Any] | None:
     """How far the first is ahead of the second, on what both ran on: two or more."""
-    table = by_unit.pivot(index="unit", columns="source", values="gain")
-    lead = pd.DataFrame({"lead": "", "gain": table[first["source"]] - table[second["source"]]}).dropna()
-    return evidence.intervals(lead, ["lead"]).to_dict("records")[0] if len(lead) > 1 else None
+
+    def ahead(gains: pd.DataFrame) -> pd.DataFrame:
+        table = gains.pivot(index="unit", columns="source", values="gain")
+        table = table.reindex(columns=[first["source"], second["source"]])
+        lead = pd.DataFrame({"lead": "", "gain": table[first["source"]] - table[second["source"]]}).dropna()
+        return evidence.intervals(lead, ["lead"])
+
+    lead = ahead(by_unit)
+    return _wider(lead.to_dict("records")[0], ahead(by_seed)) if len(lead) and lead["count"].iloc[0] > 1 else None
+
+
+def _wider(mean: Mapping[Hashable, Any], by_seed: pd.DataFrame) -> Mapping[Hashable, Any]:
+    """A mean over pairs, with its interval by seed where that is the wider one."""
+    half = by_seed["half"].max()
+    return {**mean, "half": half, "by": ", by seed,"} if half > mean["half"] else mean
 
 
 def _behind(

@@ -20,7 +20,7 @@ from kdbench.benchmark.leaderboard.claims import interval
 from kdbench.benchmark.leaderboard.frame import SERIES, frame
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, holm
-from kdbench.benchmark.leaderboard.table import board
+from kdbench.benchmark.leaderboard.table import FIELD, GAINS, board
 from kdbench.refusal import Refusal
 
 ABOUT = (
@@ -87,7 +87,7 @@ def _beside(mine: dict[str, Brief], yours: dict[str, Brief]) -> pd.DataFrame:
     sides = []
     for records in (mine, yours):
         found = board(frame(records.values()))
-        gains = found.series[[*SERIES, "over_ce", "over_ce_p"]]
+        gains = found.series[[*SERIES, *(f"{name}{what}" for name in GAINS for what in ("", "_p"))]]
         sides.append(gains.merge(found.cells[["id", "seed", "teacher", *SERIES, "top1"]], on=SERIES))
     both = sides[0].merge(sides[1].drop(columns=["seed", "teacher"]), on=["id", *SERIES], suffixes=("", "_theirs"))
     return both.drop_duplicates("id")
@@ -137,7 +137,7 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
     found = [
         f"{counted(len(mine), 'cell')} in both: {same} with the same weights, {elsewhere} of another environment",
         *_broken(mine, yours),
-        *(f"{dataset} by {recipe}: {_scatter(own)}" for (dataset, recipe), own in both.groupby(["dataset", "recipe"])),
+        *(f"{_called(own)}: {_scatter(own)}" for _, own in both.groupby(FIELD)),
     ]
     tested = [row for row in rows if row.p is not None]
     apart = sum(abs(row.difference) > row.half for row in tested if row.half is not None)
@@ -146,15 +146,24 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
         f"of {counted(len(tested), 'mean')} over several seeds {apart} differ by more than their interval (by chance: "
         f"about {(1 - LEVEL) * len(tested):.0f}), {sure} with Holm's correction"
     )
-    stars = [row for row in rows if row.our_star or row.their_star]
-    if stars:
-        shared = sum(row.our_star and row.their_star for row in stars)
-        turned = sum((row.our_gain or 0) * (row.their_gain or 0) < 0 for row in stars)
-        found.append(
-            f"of {counted(len(stars), 'gain')} over ce with a ★ on either side {shared} have it on both, and {turned} "
-            "have the other sign there"
-        )
-    return found
+    return found + [said for name in GAINS if (said := _stars(both.drop_duplicates(SERIES), name))]
+
+
+def _stars(series: pd.DataFrame, name: str) -> str:
+    """How many of those over ce, or over kd, came out again; that of ce over kd is that of kd over ce."""
+    if name == "over_kd":
+        series = series[series["method"] != "ce"]
+    here, there = (series[f"{name}_p{side}"] < 1 - LEVEL for side in ("", "_theirs"))
+    if not (count := int((here | there).sum())):
+        return ""
+    turned = (series[name] * series[f"{name}_theirs"] < 0)[here | there]
+    both, what = (here & there).sum(), f"{counted(count, 'gain')} {name.replace('_', ' ')}"
+    return f"of {what} with a ★ on either side {both} have it on both, and {turned.sum()} have the other sign there"
+
+
+def _called(field: pd.DataFrame) -> str:
+    setting, dataset, recipe = field[FIELD].iloc[0]
+    return f"{dataset} by {recipe}" + (", task by task" if setting == "incremental" else "")
 
 
 def _broken(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:

@@ -149,8 +149,9 @@ def _over_seeds(cells: pd.DataFrame, name: str) -> pd.Series:
     of = [*FIELD, "source", "method"]
     runs = cells.groupby([*of, "pair", "seed"])[name].mean().dropna()
     means = {key: own.unstack("seed").dropna(axis=1).mean() for key, own in runs.groupby(of)}  # of seeds on all pairs
-    n = pd.Series({key: len(own) for key, own in means.items()}).rename_axis(of)
-    std = pd.Series({key: own.std() for key, own in means.items()}).rename_axis(of)
+    methods = pd.MultiIndex.from_tuples(means, names=of)  # none, perhaps
+    n = pd.Series([len(own) for own in means.values()], methods, dtype=float)
+    std = pd.Series([own.std() for own in means.values()], methods, dtype=float)
     return statistics.half_width(std, n, n - 1)
 
 

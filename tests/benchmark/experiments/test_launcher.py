@@ -234,7 +234,9 @@ def test_a_run_that_is_stopped_writes_a_last_checkpoint_and_says_how_to_go_on(
     os.killpg(process.pid, signal.SIGINT) if how == "ctrl-c" else process.terminate()
     stopped(mine, process)
     assert_resumable(mine)
-    assert "\n  stopped  digits-" in status_text(plan(load(str(mine.folder / "grid.yaml")), mine.store), mine.store.folder)
+    assert "\n  stopped  digits-" in status_text(
+        plan(load(str(mine.folder / "grid.yaml")), mine.store), mine.store.folder
+    )
 
 
 def test_ctrl_c_while_workers_still_start_is_answered_just_so(command: MakeCommand) -> None:

@@ -78,6 +78,23 @@ def test_of_several_pairs_each_counts_once(series: Series) -> None:
     assert (turned.gain, turned.verdict) == (-2.5, "contradicted")
 
 
+def test_what_a_seed_does_to_all_pairs_alike_makes_the_interval_wide(series: Series) -> None:
+    """Two pairs gain 2 and 2.1 in the mean, which says ± 0.64; by seeds both gain 1, 2 and 3: ± 4.303 / sqrt(3). A seed
+    that ran on one pair alone moves the mean and not the interval."""
+    records = series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50])
+    records += series("clkd", [51, 52, 53, 52.4], student="resnet8") + series("kd", [50] * 4, student="resnet8")
+    (row,) = weighed(CLAIM, records)
+    assert (row.gain, row.half) == (pytest.approx(2.05), pytest.approx(4.303 / 3**0.5, rel=1e-3))
+    assert (row.unit, row.pairs, row.runs, row.verdict) == ("seeds", 2, 7, "undecided")
+
+
+def test_data_sets_are_weighed_apart(series: Series) -> None:
+    records = series("clkd", [52, 52]) + series("kd", [50, 51])
+    records += series("clkd", [49, 48], dataset="svhn") + series("kd", [50, 50], dataset="svhn")
+    rows = weighed(CLAIM, records)
+    assert [(row.dataset, row.pairs, row.gain) for row in rows] == [("digits", 1, 1.5), ("svhn", 1, -1.5)]
+
+
 def test_two_seeds_of_a_teacher_are_one_pair_where_a_students_seed_counts_once(
     make_cell: MakeCell, series: Series
 ) -> None:

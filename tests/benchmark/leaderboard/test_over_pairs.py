@@ -12,7 +12,7 @@ from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.table import board
 from tests.benchmark.leaderboard.boards import PAIR, board_of, rows, text
 
-Series = Callable[..., list[Record]]
+Series = Study = Callable[..., list[Record]]
 
 
 @pytest.fixture
@@ -119,3 +119,10 @@ def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(serie
         records += series({0: 55}, "clkd", "big", student=student, how={"seconds": clkd}) if clkd else []
     table = board_of(records).methods.set_index("method")
     assert table["relative_cost"].round(9).fillna(0).to_dict() == {"ce": 1, "kd": 2, "clkd": 0}
+
+
+def test_where_nobody_is_called_kd_or_ce_there_is_a_table_all_the_same(study: Study) -> None:
+    """As in a grid that weighs KD in its own way."""
+    records = study({"rkd": [1, 2]}, ("resnet8x0.25", "resnet8"))
+    assert "## digits · " in text(records)
+    assert "rkd" in text([record for record in records if record.cell.method != "ce"])

@@ -101,8 +101,17 @@ def test_the_headline_says_who_leads_and_how_sure_that_is(study: Study) -> None:
     assert "A source stands for the mean of its methods: logits for kd alone; relations for rkd alone." in notes
     assert "Next: relations, +2.00; on the same seeds 4.00 ± 0.88 behind." in notes
     assert "One pair speaks for no other." in notes
-    ((said, _),) = headlines(board_of(study({"kd": [-3, -2, -4, -2, -4]})))
+    ((said, _),) = headlines(board_of(study({"kd": [-3, -2, -4, -2, -4], "rkd": [-9, -8, -9, -8, -9]})))
     assert said.startswith("On digits, knowledge from logits loses least: −3.00 points")
+
+
+def test_nor_is_it_sure_where_one_seed_did_it_on_all_pairs(study: Study) -> None:
+    """Over five pairs kd gains 2 each, but by its seeds 4.5 and -0.5: 2 ± 12.706 · 3.54 / √2."""
+    students = ("resnet8x0.25", "resnet8", "resnet14", "resnet20", "resnet8x2")
+    records = study({"kd": [2.5, -2.5], "rkd": [-9, -9]}, students)
+    ((said, _),) = headlines(board_of(records))
+    assert said.startswith("On digits, nothing is decided yet. Ahead is knowledge from logits: +2.00 points")
+    assert "(95% interval −29.77 to +33.77, by seed, over 5 pairs)" in said
 
 
 @pytest.mark.parametrize(
@@ -110,7 +119,11 @@ def test_the_headline_says_who_leads_and_how_sure_that_is(study: Study) -> None:
     [
         ({"kd": [-3, 1, -4]}, "Least behind is knowledge from logits: −2.00"),
         ({"kd": [1]}, "Ahead is knowledge from logits: +1.00"),
-        ({"kd": [5, 6, 7, 6]}, "Ahead is knowledge from logits: +6.00"),  # fewer seeds than a ★ takes
+        (
+            {"kd": [5, 6, 7, 6], "rkd": [0, 0, 1, 1]},
+            "Ahead is knowledge from logits: +6.00",
+        ),  # fewer seeds than a ★ takes
+        ({"kd": [5, 6, 7, 6, 6]}, "Ahead is knowledge from logits: +6.00"),  # of nobody
         (
             {"kd": [5, 6, 7, 6, 6], "rkd": [1, 11, 2, 9, 2]},
             "Ahead is knowledge from logits: +6.00",

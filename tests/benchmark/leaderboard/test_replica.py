@@ -11,6 +11,7 @@ from kdbench.benchmark.experiments.archive import export
 from kdbench.benchmark.experiments.cell import IMPORT
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.leaderboard.replica import opened, report
 
 Series, Command = Callable[..., list[Record]], Callable[..., Any]
@@ -83,6 +84,19 @@ def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: 
     assert (kd["our_star"], kd["their_star"]) == (True, False)
     assert kd["p"] < 0.05 and "1 with Holm's correction" in found.close
     assert "of 1 gain over ce with a ★ on either side 0 have it on both, and 1 have the other sign" in found.close
+
+
+def test_stars_over_kd_are_looked_for_too_and_ways_to_arrive_are_told_apart(
+    ours: Store, theirs: Store, series: Series
+) -> None:
+    kd, sure = {seed: 50.0 + seed for seed in range(5)}, {seed: 53.0 + seed + seed % 2 / 10 for seed in range(5)}
+    by_task = {"setting": "incremental", "incremental": Incremental(count=2)}
+    for store in (ours, theirs):
+        fill(store, series(kd, "kd", "big"), series(sure, "dkd", "big"), series(CE, **by_task))
+    said = report(ours, theirs).close
+    assert "of 1 gain over kd with a ★ on either side 1 have it on both, and 0 have the other sign" in said
+    assert "over ce" not in said
+    assert "- digits by tiny: half" in said and "- digits by tiny, task by task: half" in said
 
 
 def test_a_student_without_a_teacher_counts_once_however_many_it_stands_beside(
