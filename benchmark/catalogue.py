@@ -43,7 +43,7 @@ def listed(noun: str) -> list[Row]:
             ]
 
 
-def described(name: str, results: Path) -> Row:
+def described(name: str, results: Path, folder: Path = Path("data")) -> Row:
     """Whatever has this name, in full."""
     if name in METHODS:
         method = METHODS[name]
@@ -59,7 +59,7 @@ def described(name: str, results: Path) -> Row:
     if name.removesuffix(HELD_OUT) in DATASETS or name.partition(":")[0] in PREFIXES:
         held = {"held out": "a tenth of each class of train, to test on instead"} if name.endswith(HELD_OUT) else {}
         files = data.source(name).files
-        read = {"read from": " or ".join(f"data/{file}" for file in files)} if files else {}
+        read = {"read from": " or ".join(f"{folder}/{file}" for file in files)} if files else {}
         return {"data set": name} | _dataset(name) | held | read | {"from": extensions.origin(name)}
     if name in RECIPES:
         return {"recipe": name} | msgspec.to_builtins(RECIPES[name])

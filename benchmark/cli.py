@@ -78,10 +78,11 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
 
 @app.command()
 @click.argument("name")
+@data
 @results
 @files
 @as_json
-def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
+def show(name: str, data: Path, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
     """All about a method, network, data set, recipe, grid, site, or a cell that finished or failed: of a cell, its id,
     how that begins, or how the digest at its end does.
 
@@ -97,7 +98,7 @@ def show(name: str, results: Path, files: tuple[Path, ...], as_json: bool) -> No
     from kdbench.slurm import site
 
     load_files(files)
-    found = site.described(name) if name in site.shipped() else catalogue.described(name, results)
+    found = site.described(name) if name in site.shipped() else catalogue.described(name, results, data)
     say(found, as_json, lambda: catalogue.paragraphs(found))
 
 

@@ -16,7 +16,7 @@ from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.data.dataset import HELD_OUT
 from kdbench.benchmark.networks.registry import FAMILIES, matching
 from kdbench.methods.method import METHODS, SOURCES, Method
-from kdbench.refusal import Refusal
+from kdbench.refusal import EXTENSION, Refusal, in_a_sentence
 
 _loaded: dict[Path, str] = {}  # file → digest
 _owner: dict[str, Path] = {}  # name, or pattern of names → the file that registered it
@@ -34,7 +34,7 @@ def load(file: Path) -> None:
         raise Refusal(f"{file} must be a Python file, got a folder")
     if namesake := next((other for other in _loaded if other.name == path.name), None):
         raise Refusal(f"{file} must not have the name of another: {namesake} is loaded too")
-    spec = importlib.util.spec_from_file_location(f"kdbench_extension_{path.stem}_{_digest(path)}", path)
+    spec = importlib.util.spec_from_file_location(f"{EXTENSION}{path.stem}_{_digest(path)}", path)
     if spec is None or spec.loader is None:  # by its name
         raise Refusal(f"{file} must be a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -55,7 +55,7 @@ def _run(module: str, what: str, execute: Callable[[], object]) -> Path:
     try:
         execute()
     except (Exception, SystemExit) as error:
-        why = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, Refusal) else in_a_sentence(error)
         raise Refusal(f"{what} cannot be loaded: {why}") from None
     new, file = _names() - before, getattr(sys.modules[module], "__file__", None)
     if not new or file is None:

@@ -90,6 +90,8 @@ class Chain(nn.Module):
         self.network = network
         self.links = nn.ModuleList(links)
         self.stages = tuple(stages)
+        if not all(0 <= stage <= len(self.links) for stage in self.stages):
+            raise ValueError(f"stages must be depths from 0 to {len(self.links)}, got {self.stages}")
         self.image = image
         self.prefix_tokens = prefix_tokens
         self._norms = dict(norms or {})  # where nn.Module does not look: they are submodules once already

@@ -85,6 +85,10 @@ class Dataset:
         held[torch.cat(out)] = True
         return replace(self, train=self.train[~held], test=self.train[held])
 
+    def digest(self) -> str:
+        """Of the images and labels of both halves."""
+        return f"{self.train.digest()} {self.test.digest()}"
+
     def to(self, device: torch.device) -> "Dataset":
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 

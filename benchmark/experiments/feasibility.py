@@ -8,7 +8,9 @@ from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.experiments.cell import IMPORT, Cell
 from kdbench.methods.method import Needs
-from kdbench.refusal import Refusal
+from kdbench.refusal import Refusal, in_a_sentence
+
+META = "a plan builds methods without values: what is read from a tensor is read in prepare() or losses()"
 
 
 def decisive(cell: Cell) -> bytes:
@@ -33,7 +35,8 @@ def attempt(cell: Cell) -> Needs | str:
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # from a user's own method, as a rule
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
+        why = in_a_sentence(error)
+        return f"{why}: {META}" if "meta tensor" in why else why
     if cell.world > 1 and needs.whole_batch and needs.input_grad:
         return f"it must have world 1, got {cell.world}: it relates images, and differentiates by them"
     return needs

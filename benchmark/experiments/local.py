@@ -9,9 +9,11 @@ from kdbench.benchmark.experiments.bars import Bars
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher, places
 from kdbench.benchmark.experiments.plan import Plan, State, plan, to_be_run
+from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.summary import plan_text, time_left
+from kdbench.benchmark.experiments.summary import left_alone, plan_text, time_left
 from kdbench.benchmark.experiments.words import counted, warn
+from kdbench.portable import portable
 
 
 def run_grid(
@@ -23,21 +25,22 @@ def run_grid(
     store = Store(results)
     made = to_be_run(grid, store, retry)
     todo = made.those(State.MISSING, State.RUNNING)
+    done = list(store.briefs({entry.cell.id for entry in made.those(State.FINISHED)}))
+    _say_what_is_not_portable(made, done)
     if not todo:
         print(plan_text(made))
         print("Nothing is left to run.")
         return int(_failed(made, store))
     workers = places(grid.name, workers, max(entry.cell.world for entry in todo))
     (results / "work").mkdir(parents=True, exist_ok=True)  # what cannot be written ends here, and not in a worker
-    for dataset in {entry.cell.dataset for entry in todo}:
-        data.load(dataset, data_folder)  # read, or downloaded, before any worker asks for it
+    _load_data({entry.cell.dataset for entry in todo}, data_folder, done)
     if retry:  # only now, when nothing is refused any more
         for entry in made.those(State.MISSING):
             store.forgive(entry.cell.id)
 
     print(f"{grid.name}: {len(todo)} of {counted(len(made.entries), 'cell')} to run, {time_left(made)}", flush=True)
-    if outdated := made.those(State.OUTDATED):
-        print(f"{counted(len(outdated), 'cell')} outdated, and left as they are without --retry outdated", flush=True)
+    if alone := left_alone(made):
+        print("\n".join(alone), flush=True)
     with Bars() as bars:
         outcomes = Launcher(store, data_folder, workers, bars, **settings).launch(made)
     warn(store.troubles)
@@ -47,6 +50,24 @@ def run_grid(
     if any(entry.cell.id in grid.teachers for entry in todo) and (old := plan(grid, store).those(State.OUTDATED)):
         print(f"{counted(len(old), 'cell')} outdated by now; run them again with --retry outdated.")
     return int(bool(outcomes["failed"] or outcomes["blocked"]) or _failed(made, store))
+
+
+def _load_data(names: set[str], folder: Path, done: list[Brief]) -> None:
+    """Read, or downloaded, before any worker asks for it; and seen to be what it was."""
+    for name in sorted(names):
+        now = data.load(name, folder).digest()
+        if before := [record for record in done if record.cell.dataset == name and record.data not in ("", now)]:
+            cells = counted(len(before), "finished cell")
+            warn([f"{name} has become another: {cells} of this grid ran on what it was, and stay as they are"])
+
+
+def _say_what_is_not_portable(made: Plan, done: list[Brief]) -> None:
+    """A student has the same bits everywhere only where its teacher has."""
+    ordinary = [record for record in done if not record.environment.arithmetic.get("portable")]
+    if portable() and ordinary:
+        teachers = sum(one.id in made.grid.teachers for one in ordinary)
+        among = f", {counted(teachers, 'teacher')} among them," if teachers else ""
+        warn([f"{counted(len(ordinary), 'finished cell')}{among} ran without --portable, and stay as they are"])
 
 
 def _failed(made: Plan, store: Store) -> bool:

@@ -74,6 +74,7 @@ class Record(msgspec.Struct, kw_only=True):
     result: Result
     cost: Cost
     environment: Environment
+    data: str = ""  # digests of the images and labels that it was trained with and tested on
     origin: str = ""  # the file that an imported teacher came from
 
 
@@ -124,3 +125,4 @@ class Brief(msgspec.Struct, kw_only=True):
     result: BriefResult
     cost: BriefCost
     environment: BriefEnvironment
+    data: str = ""

@@ -63,6 +63,9 @@ def run_again(
     if fresh.result.teacher_weights != record.result.teacher_weights:
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its teacher has other weights.")
         return 0
+    if record.data not in ("", fresh.data):
+        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its data were others.")
+        return 0
     if fresh.environment.key != record.environment.key:
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")
         return 0

@@ -145,6 +145,7 @@ def learning(
             remembered=round(memory.share, 4) if memory else 0.0,
         ),
         environment=_environment(engine, cell, checkpoints, **manner),
+        data=dataset.digest(),
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
@@ -157,7 +158,8 @@ def running_tasks(
     engine = replace(engine, compile="off")  # every task would have to be compiled anew
     checkpoints.here = _place(environment(engine, cell.training.precision))
     started = time.perf_counter()
-    sequence = Sequence(cell, load_data(cell.dataset, data_folder), engine)
+    dataset = load_data(cell.dataset, data_folder)
+    sequence = Sequence(cell, dataset, engine)
     with PeakMemory(engine) as space:
         past = yield from sequence.run(checkpoints)
 
@@ -186,6 +188,7 @@ def running_tasks(
             deployed_parameters=parameters(student),
         ),
         environment=_environment(engine, cell, checkpoints),
+        data=dataset.digest(),
     )
 
 

@@ -83,9 +83,9 @@ class Store:
         """The same one after the other."""
         return self._all(Record, only)
 
-    def briefs(self) -> Iterator[Brief]:
+    def briefs(self, only: Set[str] | None = None) -> Iterator[Brief]:
         """All records without their curves, one after the other: a hundred thousand need no memory."""
-        return self._all(Brief)
+        return self._all(Brief, only)
 
     def _all(self, kind: type[R], only: Set[str] | None = None) -> Iterator[R]:
         """Single files come before packs: one that is just being packed is seen at least once."""

@@ -56,6 +56,12 @@ def absent(plan: Plan, folder: Path) -> list[str]:
     ]
 
 
+def left_alone(plan: Plan) -> list[str]:
+    """What a run does not touch, and why."""
+    advice = ["Failed cells are run again with --retry failed."] if plan.those(State.FAILED) else []
+    return _told(plan.those(*TOLD)) + advice
+
+
 def _told(entries: Sequence[Entry]) -> list[str]:
     told = [(state, [entry for entry in entries if entry.state is state]) for state in TOLD]
     lines = [line for state, alike in told for line in _reasons(alike, state)]

@@ -101,10 +101,11 @@ def short(name: str, most: int = 40) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def within(values: pd.Series) -> tuple[float, float]:
-    """The range in which most values lie; one far outside must not press all others together."""
+def within(values: pd.Series, alike: float = 0.125) -> tuple[float, float]:
+    """The range in which most values lie; one far outside must not press all others together. Such as are no further
+    apart than ``alike`` say nothing of what is far."""
     middle = values.median()
-    room = 8 * max((values - middle).abs().median(), 0.125)
+    room = 8 * max((values - middle).abs().median(), alike)
     return max(values.min(), middle - room), min(values.max(), middle + room)
 
 

@@ -81,7 +81,10 @@ def _ladder(rows: pd.DataFrame, name: str, unit: str, halves: pd.Series | None =
         means["half"] = means[name].map(halves)
     figure, panel = drawing.ladder(means[name])
     panel.set_xlabel(f"gain over ce, points\n(lines: 95% intervals; bars: a {unit} each)")
-    low, high = drawing.within(means["mean"])
+    halves = means["half"].fillna(0)
+    low, high = drawing.within(means["mean"], max(0.125, halves.median()))
+    drawn = means["mean"].between(low, high)  # and their intervals stretch the axis: what lies on it is drawn, too
+    low, high = (means["mean"] - halves)[drawn].min(), (means["mean"] + halves)[drawn].max()
     for rung, row in enumerate(means.to_dict("records")):
         colour, marker = COLOURS[kind(row["source"])], MARKERS[kind(row["source"])]
         if low <= row["mean"] <= high:

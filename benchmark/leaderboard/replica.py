@@ -71,7 +71,12 @@ def report(ours: Store, theirs: Store, only: set[str] | None = None) -> Report:
     """``only``: of these cells."""
     trained = (record for record in ours.briefs() if record.cell.method != IMPORT)
     mine = {record.id: record for record in trained if only is None or record.id in only}
-    yours = {record.id: record for record in theirs.briefs() if record.id in mine}
+    found = {record.id: record for record in theirs.briefs()}
+    if not found:
+        raise Refusal(
+            f"{theirs.folder} must be an archive of records or a results folder, with records/ in it, got none"
+        )
+    yours = {key: record for key, record in found.items() if key in mine}
     if not yours:
         raise Refusal(f"{ours.folder} and the other records must have cells in common, got none")
     mine = {key: mine[key] for key in yours}

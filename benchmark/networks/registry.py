@@ -10,7 +10,7 @@ import torch
 
 from kdbench.methods.chain import Chain
 from kdbench.methods.shadow import Shadow
-from kdbench.refusal import OWN, Refusal, nearest
+from kdbench.refusal import OWN, Refusal, in_a_sentence, nearest
 
 Image = tuple[int, int, int]  # channels, height, width
 
@@ -61,12 +61,16 @@ def form(name: str, classes: int, image: Image) -> Chain:
     try:
         with Shadow():
             chain = build(name, classes, image, device="meta")
-        width = chain.forms[-1].channels
+            if isinstance(chain, Chain):
+                width = chain.forms[-1].channels
     except Refusal:
         raise
     except Exception as error:  # torch and a user's network have many ways of saying so
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {why}") from None
+        raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {in_a_sentence(error)}") from None
+    if not isinstance(chain, Chain):
+        raise Refusal(f"{name} must be a Chain, got a {type(chain).__name__}")
+    if chain.image != image:
+        raise Refusal(f"{name} must give its chain the image that it was given, {image}, got {chain.image}")
     if width != classes:
         raise Refusal(f"{name} must answer with {classes} logits, got {width}")
     return chain

@@ -69,7 +69,7 @@ def chained(net: ResNet, image: Image, pooling: Sequence[nn.Module] = ()) -> Cha
 
 
 @family(
-    r"resnet(?P<depth>\d+)(x(?P<factor>\d+(\.\d+)?))?",
+    r"resnet(?P<depth>\d+)(x(?P<factor>(0|[1-9]\d*)(\.\d+)?))?",
     *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
     *("resnet8x0.25", "resnet14x2", "resnet8x4", "resnet32x4"),
 )

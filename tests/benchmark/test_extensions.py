@@ -50,6 +50,24 @@ def large(classes, image):
     net = nn.Sequential(nn.Conv2d(image[0], 4, 9), nn.Flatten(), nn.Linear(4 * 24 * 24, classes))
     return Chain(net, list(net), stages=[1], image=image)
 
+@network("no chain")
+def no_chain(classes, image):
+    return nn.Flatten()
+
+@network("other image")
+def other(classes, image):
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
+    return Chain(net, list(net), stages=[1])
+
+@network("too deep")
+def deep(classes, image):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], classes))
+    return Chain(net, list(net), stages=[3], image=image)
+
+@network("wrong")
+def wrong(classes, image):
+    return undefined
+
 @network("mute")
 def mute(classes, image):
     net = nn.Sequential(nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], 7))
@@ -83,7 +101,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def forget() -> None:
     """As in a process that starts anew."""
     del METHODS._things["echo"], DATASETS._things["dots"]
-    theirs = ("linear", "large only", "mute")
+    theirs = ("linear", "large only", "no chain", "other image", "too deep", "wrong", "mute")
     networks.registry.FAMILIES[:] = [family for family in networks.registry.FAMILIES if family.names[0] not in theirs]
     extensions._loaded.clear()
     extensions._owner.clear()
@@ -238,11 +256,34 @@ def test_loading_twice_is_harmless(kdbench: Command) -> None:
         ("echo,", "{echo: {weight: hot}},", "methods[1].echo.weight: must be a number, got 'hot'"),
         ("-> linear", "-> large only", "pairs: large only cannot take images of 1x8x8: "),
         ("-> linear", "-> mute", "pairs: mute must answer with 3 logits, got 7"),
+        ("-> linear", "-> no chain", "pairs: no chain must be a Chain, got a Flatten"),
+        (
+            "-> linear",
+            "-> other image",
+            "must give its chain the image that it was given, (1, 8, 8)",
+        ),
+        ("-> linear", "-> too deep", "ValueError: stages must be depths from 0 to 2, got (3,) (network.py, line 28)"),
+        ("-> linear", "-> wrong", "NameError: name 'undefined' is not defined (network.py, line 32)"),
+        ("-> linear", "-> resnet8x025", "pairs: unknown network 'resnet8x025'; did you mean 'resnet8x0.25'"),
     ],
 )
 def test_ones_own_are_checked_like_ours(kdbench: Command, folder: Path, old: str, new: str, sentence: str) -> None:
     (folder / "grid.yaml").write_text(GRID.replace(old, new))
-    assert f": {sentence}" in kdbench("plan", "grid.yaml").sentence
+    assert sentence in kdbench("plan", "grid.yaml").sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("facts.missing", "AttributeError: 'Facts' object has no attribute 'missing' (method.py, line 13)"),
+        ("facts.labels.new_ones(2).to('meta').tolist()", "a plan builds methods without values"),
+    ],
+)
+def test_what_goes_wrong_in_ones_own_method_is_told_with_its_line(
+    kdbench: Command, folder: Path, line: str, sentence: str
+) -> None:
+    (folder / "method.py").write_text(METHOD.replace("        if weight", f"        {line}\n        if weight"))
+    assert sentence in kdbench("plan", "grid.yaml").out
 
 
 def test_what_ones_own_method_refuses_is_invalid(kdbench: Command, folder: Path) -> None:

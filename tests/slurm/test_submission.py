@@ -242,6 +242,9 @@ def test_logs_are_found_by_how_a_cell_begins_the_newest_shown(store: Store, sent
     assert several > 1
     with pytest.raises(Refusal, match=f"no submitted cell is called 'digits-resnet8x'; {several} begin so"):
         watch.tail("digits-resnet8x", store)
+    store.fail(failure(here := load("quickstart").cells[0], "a mistake", "its traceback", None))
+    with pytest.raises(Refusal, match=f"it ran on this machine: 'kdbench show {here.id}'"):
+        watch.tail(here.id, store)
 
 
 def test_a_damaged_submission_is_passed_over(store: Store, sent: Submission) -> None:

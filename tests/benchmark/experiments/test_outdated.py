@@ -1,19 +1,24 @@
 """Students that learned from other weights than their teacher has by now: what a plan says of them, and what stays."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kdbench.benchmark.catalogue import described
+from kdbench.benchmark.experiments import local
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.launcher import Launcher
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.local import run_grid
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.experiments.store import Store, pretty
 from kdbench.benchmark.experiments.summary import of_status, plan_text, status_text
+from kdbench.benchmark.whole import write
 from tests.benchmark.experiments.plans import failed, finish, states
 
 MakeRecord = Callable[..., Record]
@@ -114,3 +119,26 @@ def test_an_outdated_student_that_failed_when_it_was_trained_again_is_a_failure_
     assert "trained again, it failed: Diverged" in capsys.readouterr().out
     shown = described(kd.id, outdated.folder)
     assert (shown["result"]["top1"], shown["failed since"]["error"]) == (50.0, failed(kd).error)
+
+
+def test_a_run_says_what_else_it_leaves_alone(
+    outdated: Store, ce: Cell, kd: Cell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed before, what ran on other data, and, for who asks for bits that are the same everywhere, what ran
+    without."""
+    monkeypatch.setattr(Launcher, "launch", lambda *_: Counter())
+    monkeypatch.setattr(local, "portable", lambda: True)
+    other = replace(ce, seed=1)
+    assert kd.teacher
+    teacher = outdated.record(kd.teacher.id)
+    assert teacher
+    write(outdated.records_folder / f"{teacher.id}.json", pretty(replace(teacher, data="old older")))
+    outdated.fail(failed(ce))
+    assert run_grid(Grid("tiny", "", (ce, kd, other)), outdated.folder, Path()) == 1
+    said, warned = capsys.readouterr()
+    assert "tiny: 1 of 4 cells to run" in said and f"  failed  {ce.id}: Diverged" in said
+    assert "Failed cells are run again with --retry failed." in said
+    assert warned.splitlines() == [
+        "kdbench: 1 finished cell, 1 teacher among them, ran without --portable, and stay as they are",
+        "kdbench: digits has become another: 1 finished cell of this grid ran on what it was, and stay as they are",
+    ]

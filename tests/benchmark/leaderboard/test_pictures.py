@@ -125,6 +125,19 @@ def test_one_far_off_does_not_press_the_others_together() -> None:
     assert drawing.within(pd.Series([1.0, 2.0, 3.0])) == (1, 3)
 
 
+def test_where_many_agree_whoever_lies_within_their_intervals_is_drawn() -> None:
+    """A sweep, and the one that is best by far less than an interval is long."""
+    rows = pd.DataFrame(
+        [
+            {"source": "logits", "method": f"kd({place})", "unit": unit, "gain": mean + unit - 1}
+            for place, mean in enumerate((0.5, 0.55, 0.52, 2.1))
+            for unit in range(3)
+        ]
+    )
+    figure = pictures.gains(rows, "seed")
+    assert figure is not None and not {"◂", "▸"} & {text.get_text() for text in figure.axes[0].texts}
+
+
 def test_a_name_without_room_beside_its_point_hangs_on_a_stroke_and_covers_no_line() -> None:
     figure = drawing.blank(3, 3)
     panel = figure.subplots()

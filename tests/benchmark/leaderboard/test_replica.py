@@ -13,6 +13,7 @@ from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.leaderboard.replica import opened, report
+from kdbench.refusal import Refusal
 
 Series, Command = Callable[..., list[Record]], Callable[..., Any]
 CE, KD = {0: 50.0, 1: 52.0, 2: 54.0}, {0: 53.0, 1: 55.0, 2: 57.5}
@@ -84,6 +85,17 @@ def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: 
     assert (kd["our_star"], kd["their_star"]) == (True, False)
     assert kd["p"] < 0.05 and "1 with Holm's correction" in found.close
     assert "of 1 gain over ce with a ★ on either side 0 have it on both, and 1 have the other sign" in found.close
+
+
+def test_a_folder_without_records_is_told_from_one_without_common_ones(
+    ours: Store, theirs: Store, series: Series
+) -> None:
+    fill(ours, series(CE))
+    with pytest.raises(Refusal, match="must be an archive of records or a results folder"):
+        report(ours, theirs)
+    fill(theirs, series(KD, "kd", "big"))
+    with pytest.raises(Refusal, match="must have cells in common, got none"):
+        report(ours, theirs)
 
 
 def test_stars_over_kd_are_looked_for_too_and_ways_to_arrive_are_told_apart(
