@@ -56,7 +56,7 @@ def scalars(terms: Any) -> dict[str, Tensor]:
         if not isinstance(term, Tensor) or term.ndim:
             got = f"the shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"
             raise TypeError(f"losses()['{name}'] must be a tensor of a single number, got {got}")
-    if terms and not any(term.requires_grad for term in terms.values()):
+    if terms and torch.is_grad_enabled() and not any(term.requires_grad for term in terms.values()):
         raise TypeError(
             "losses() must answer with a term that has a gradient, got none: nothing would be learned by it"
         )
