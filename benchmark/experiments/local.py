@@ -12,8 +12,10 @@ from kdbench.benchmark.experiments.plan import Plan, State, plan, to_be_run
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import left_alone, plan_text, time_left
+from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import counted, warn
 from kdbench.portable import portable
+from kdbench.refusal import Refusal
 
 
 def run_grid(
@@ -24,6 +26,8 @@ def run_grid(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
     store = Store(results)
     made = to_be_run(grid, store, retry)
+    if _distrusts_teachers(made, store):
+        made = to_be_run(grid, store, retry)
     todo = made.those(State.MISSING, State.RUNNING)
     done = list(store.briefs({entry.cell.id for entry in made.those(State.FINISHED)}))
     _say_what_is_not_portable(made, done)
@@ -50,6 +54,19 @@ def run_grid(
     if any(entry.cell.id in grid.teachers for entry in todo) and (old := plan(grid, store).those(State.OUTDATED)):
         print(f"{counted(len(old), 'cell')} outdated by now; run them again with --retry outdated.")
     return int(bool(outcomes["failed"] or outcomes["blocked"]) or _failed(made, store))
+
+
+def _distrusts_teachers(made: Plan, store: Store) -> bool:
+    """Weights that students wait for, and that are not what the teacher's record says, are set aside."""
+    taught = {entry.cell.teacher.id for entry in made.those(State.MISSING) if entry.cell.teacher}
+    before = len(store.troubles)
+    for teacher in (entry.cell for entry in made.teachers if entry.state is State.FINISHED):
+        if teacher.id in taught:
+            try:
+                trained(teacher, store)
+            except Refusal as refusal:
+                store.distrust(teacher, str(refusal).partition(": ")[0])
+    return len(store.troubles) > before
 
 
 def _load_data(names: set[str], folder: Path, done: list[Brief]) -> None:

@@ -234,6 +234,11 @@ class Store:
     def weights(self, cell: Cell | Outline) -> Path:
         return self.folder / "teachers" / f"{cell.id}.safetensors"
 
+    def distrust(self, teacher: Cell, why: str) -> None:
+        """Its weights are set aside, so that it is trained again."""
+        file = self.weights(teacher)
+        self._set_aside(file, file.read_bytes(), why)
+
     def remembered(self, teacher: Record, name: str, find: Callable[[], Any]) -> Any:
         """What was found out about a teacher before, kept beside its weights; else it is found out now."""
         file = self.folder / "teachers" / f"{teacher.id}.{name}.json"

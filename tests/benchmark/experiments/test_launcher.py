@@ -137,6 +137,21 @@ def test_a_retry_that_is_refused_forgets_no_failure(tmp_path: Path, monkeypatch:
     assert [failed.error for failed in store.failures().values()] == ["a mistake"]
 
 
+def test_a_teacher_whose_weights_are_damaged_is_trained_again_and_no_student_fails_for_it(
+    command: MakeCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = command(grid_yaml=LONG.replace("epochs: 5000", "epochs: 1"))
+    assert mine.run("grid.yaml")[0] == 0
+    (student,) = mine.store.records_folder.glob("*-kd-*")
+    (weights,) = (mine.store.folder / "teachers").glob("*.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    student.unlink()
+    code, _, err = mine.run("grid.yaml")
+    assert code == 0 and "is set aside as" in err
+    assert weights.read_bytes() == whole and student.exists()
+
+
 def test_a_run_says_how_many_students_its_new_teachers_have_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_record: MakeRecord
 ) -> None:
