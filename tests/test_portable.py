@@ -16,7 +16,7 @@ from kdbench.refusal import Refusal
 
 TINY = "students: resnet8x0.25\nmethods: [ce]\nseeds: 1\ndatasets: digits\nrecipe: {base: quick, epochs: 1}\n"
 TEACHER = "students: resnet14x2\nmethods: [ce]\nseeds: 1\ndatasets: digits\nrecipe: quick\n"
-# By an AMD EPYC with AVX2. An Intel Xeon with AVX-512 has given the same weights, dccd12b2…; each in its own way the two
+# By an AMD EPYC with AVX2. An Intel Xeon with AVX-512 gave the same weights, dccd12b2…; each in its own way the two
 # have fc20c6b5… and 555b5db9….
 OURS = Store(Path(__file__).parents[1] / "results")
 
