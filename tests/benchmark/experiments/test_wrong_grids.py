@@ -239,8 +239,8 @@ BYTES = {
 }
 
 FILES = {
-    "raises": ("1 / 0\n", "mine.py cannot be loaded: ZeroDivisionError: division by zero"),
-    "leaves": ("import sys\nsys.exit(0)\n", "mine.py cannot be loaded: SystemExit: 0"),
+    "raises": ("1 / 0\n", "mine.py cannot be loaded: ZeroDivisionError: division by zero (mine.py, line 1)"),
+    "leaves": ("import sys\nsys.exit(0)\n", "mine.py cannot be loaded: SystemExit: 0 (mine.py, line 2)"),
     "is no Python": ("def\n", "mine.py cannot be loaded: SyntaxError: invalid syntax (mine.py, line 1)"),
     "registers nothing": ("x = 1\n", "mine.py registers no method, network or data set"),
     "takes a name": (
