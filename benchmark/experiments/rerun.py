@@ -60,11 +60,11 @@ def run_again(
             store.finish(fresh, weights)  # a teacher's may be gone
         print("The same bits as the record.")
         return 0
-    if fresh.result.teacher_weights != record.result.teacher_weights:
-        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its teacher has other weights.")
-        return 0
     if record.data not in ("", fresh.data):
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its data were others.")
+        return 0
+    if fresh.result.teacher_weights != record.result.teacher_weights:
+        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its teacher has other weights.")
         return 0
     if fresh.environment.key != record.environment.key:
         print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")

@@ -71,6 +71,10 @@ def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
     others.write_bytes(msgspec.json.encode(record))
     assert run_again(str(others), tmp_path, Path()) == 0
     assert capsys.readouterr().out.endswith("as may be: it comes from another environment.\n")
+    record.data = "old older"
+    others.write_bytes(msgspec.json.encode(record))
+    assert run_again(str(others), tmp_path, Path()) == 0
+    assert capsys.readouterr().out.endswith("as may be: its data were others.\n")
     others.unlink()
     assert seen(store) == before
 

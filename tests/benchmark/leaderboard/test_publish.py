@@ -235,4 +235,7 @@ def test_measured_speeds_stand_instead_of_cells_and_never_beside_those_of_anothe
     assert (found.loc["kd", "relative_cost"], found.loc["kd", "remembered_cost"]) == (5.25, 2.75)
     assert set(found["paced_in"]) == {"H100 · gpu"} and set(found["environment"]) == {"here"}
     text = publish(results, None).files[results / "leaderboard.md"].decode()
-    assert "Speeds and memory: measured on H100 · gpu." in text and "Training: of cells, beside whatever else ran on here:" in text
+    assert (
+        "Speeds and memory: measured on H100 · gpu." in text
+        and "Training: of cells, beside whatever else ran on here:" in text
+    )
