@@ -75,12 +75,9 @@ def described(name: str, results: Path, folder: Path = Path("data")) -> Row:
     store = Store(results)
     cells = called(name, store.outlines().keys() | store.newer.keys() | store.failures().keys())
     if len(cells) == 1:  # one that is outdated may have failed when it was trained again
-        record, failure = store.record(cells[0]), store.failure(cells[0])
-        failed = msgspec.to_builtins(failure) if failure else {}
-        if record:
-            return dict(msgspec.to_builtins(record)) | ({"failed since": failed} if failure else {})
-        if failure:
-            return dict(failed)
+        record, failure = (msgspec.to_builtins(found(cells[0])) for found in (store.record, store.failure))
+        if record or failure:
+            return dict(record | {"failed since": failure} if record and failure else record or failure)
     try:
         chain = networks.form(name, *SHOWN_FOR)
     except Refusal as refusal:

@@ -72,7 +72,7 @@ def tail(cell: str, store: Store) -> str:
     found = called(cell, known)
     if len(found) != 1:
         hint = f"; {len(found)} begin so" if found else nearest(cell, known)
-        if here := called(cell, store.outlines().keys() | store.failures().keys()):
+        if not found and (here := called(cell, store.outlines().keys() | store.failures().keys())):
             hint = f"; it ran on this machine: 'kdbench show {here[0]}'"
         raise Refusal(f"no submitted cell is called '{cell}'{hint}")
     files = logs(store, found[0])

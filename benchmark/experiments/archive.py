@@ -22,8 +22,9 @@ from rich.progress import wrap_file
 
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.grid import Grid
+from kdbench.benchmark.experiments.legibility import believed
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, believed
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
 from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.whole import write, written

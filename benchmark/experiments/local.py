@@ -29,7 +29,7 @@ def run_grid(
     if _distrusts_teachers(made, store):
         made = to_be_run(grid, store, retry)
     todo = made.those(State.MISSING, State.RUNNING)
-    done = list(store.briefs({entry.cell.id for entry in made.those(State.FINISHED)}))
+    done = list(store.briefs({entry.cell.id for entry in made.those(State.FINISHED)})) if todo or portable() else []
     _say_what_is_not_portable(made, done)
     if not todo:
         print(plan_text(made))
@@ -59,22 +59,24 @@ def run_grid(
 def _distrusts_teachers(made: Plan, store: Store) -> bool:
     """Weights that students wait for, and that are not what the teacher's record says, are set aside."""
     taught = {entry.cell.teacher.id for entry in made.those(State.MISSING) if entry.cell.teacher}
-    before = len(store.troubles)
-    for teacher in (entry.cell for entry in made.teachers if entry.state is State.FINISHED):
-        if teacher.id in taught:
-            try:
-                trained(teacher, store)
-            except Refusal as refusal:
-                store.distrust(teacher, str(refusal).partition(": ")[0])
-    return len(store.troubles) > before
+    distrusted = False
+    for teacher in (entry.cell for entry in made.teachers if entry.state is State.FINISHED and entry.cell.id in taught):
+        try:
+            trained(teacher, store)
+        except Refusal as refusal:
+            store.distrust(teacher, str(refusal).partition(": ")[0])
+            distrusted = True
+    return distrusted
 
 
 def _load_data(names: set[str], folder: Path, done: list[Brief]) -> None:
     """Read, or downloaded, before any worker asks for it; and seen to be what it was."""
     for name in sorted(names):
-        now = data.load(name, folder).digest()
-        if before := [record for record in done if record.cell.dataset == name and record.data not in ("", now)]:
-            cells = counted(len(before), "finished cell")
+        dataset = data.load(name, folder)
+        known = [record.data for record in done if record.cell.dataset == name and record.data]
+        now = dataset.digest() if known else ""  # of a million files it takes a while
+        if others := sum(before != now for before in known):
+            cells = counted(others, "finished cell")
             warn([f"{name} has become another: {cells} of this grid ran on what it was, and stay as they are"])
 
 

@@ -94,6 +94,7 @@ def learning(
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
+    trained_on = dataset.digest()  # before the first step: after hours files may be gone
 
     # The seed gives the same initial weights and the same batches to every method: comparisons are paired.
     engine.prepare()  # before a teacher is asked for the first time, which may be by how layers are chosen
@@ -145,7 +146,7 @@ def learning(
             remembered=round(memory.share, 4) if memory else 0.0,
         ),
         environment=_environment(engine, cell, checkpoints, **manner),
-        data=dataset.digest(),
+        data=trained_on,
     )
     return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
 
@@ -159,6 +160,7 @@ def running_tasks(
     checkpoints.here = _place(environment(engine, cell.training.precision))
     started = time.perf_counter()
     dataset = load_data(cell.dataset, data_folder)
+    trained_on = dataset.digest()
     sequence = Sequence(cell, dataset, engine)
     with PeakMemory(engine) as space:
         past = yield from sequence.run(checkpoints)
@@ -188,7 +190,7 @@ def running_tasks(
             deployed_parameters=parameters(student),
         ),
         environment=_environment(engine, cell, checkpoints),
-        data=dataset.digest(),
+        data=trained_on,
     )
 
 

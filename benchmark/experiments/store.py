@@ -24,8 +24,9 @@ import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.legibility import Named, Newer, T, believed, decoded, indented, pretty
 from kdbench.benchmark.experiments.outline import Kept, Outline, kept, outdated, state
-from kdbench.benchmark.experiments.record import FORMAT, Brief, Failure, Record, same_bits
+from kdbench.benchmark.experiments.record import Brief, Failure, Record, same_bits
 from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
@@ -34,9 +35,7 @@ READ_AT_ONCE = 2**20  # bytes; with Python's own few thousand, reading a pack ta
 LONGEST = 200  # letters of a pack's name: with what is added while it is written, a file's may have 255
 ABANDONED = 3600.0  # seconds after which a file that was begun has no writer any more
 
-T = TypeVar("T", Record, Brief, Failure)
 R = TypeVar("R", Record, Brief)
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -44,20 +43,6 @@ class Finding(msgspec.Struct, frozen=True):
 
     weights: str  # digest of those that it was found with
     found: Any
-
-
-class Named(msgspec.Struct):
-    """As much of a record as says whose it is."""
-
-    id: str
-
-
-class Newer(ValueError):
-    """A record of a cell that asks for what only a newer version knows: nothing is wrong with it."""
-
-    def __init__(self, id: str, why: str) -> None:
-        super().__init__(f"it is of a newer kdbench: {why}")
-        self.id = id
 
 
 class Store:
@@ -329,7 +314,7 @@ class Store:
         with pack.open("rb", buffering=READ_AT_ONCE) as lines:  # one line at a time: packs are large
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
                 try:
-                    if only is None or _decoded(line, Named).id in only:
+                    if only is None or decoded(line, Named).id in only:
                         record = believed(line, kind)
                         yield record.id, record, line
                 except Newer as newer:
@@ -366,37 +351,3 @@ class Store:
     def _report(self, trouble: str) -> None:
         if trouble not in self.troubles:
             self.troubles.append(trouble)
-
-
-def believed(content: bytes, kind: type[T]) -> T:
-    try:
-        found = _decoded(content, kind)
-    except ValueError as error:
-        # A field or a word that this version does not know: a cell's id could not be seen to be right.
-        if "unknown field" in str(error) or "Invalid enum value" in str(error):
-            raise Newer(_decoded(content, Named).id, str(error.__cause__)) from None
-        raise
-    if not isinstance(found, Failure) and found.format > FORMAT:
-        raise Newer(found.id, f"its format is {found.format}")
-    if found.id != found.cell.id:
-        raise ValueError(f"it is not what it says: its cell is {found.cell.id}")
-    return found
-
-
-def _decoded(content: bytes, kind: type[S]) -> S:
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"it is damaged: {error}") from error
-
-
-def pretty(value: msgspec.Struct) -> bytes:
-    """Indented, but with each list of numbers on a line of its own: curves are read across. (Strings cannot match:
-    a line break in them is escaped.)"""
-    return indented(msgspec.json.encode(value))
-
-
-def indented(line: bytes) -> bytes:
-    text = msgspec.json.format(line, indent=2).decode()
-    one_line = re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s*\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
-    return one_line.encode() + b"\n"

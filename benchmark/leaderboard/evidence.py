@@ -9,7 +9,7 @@ import pandas as pd
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Finding, Store
 from kdbench.benchmark.leaderboard.drawing import kind
-from kdbench.benchmark.leaderboard.statistics import half_width
+from kdbench.benchmark.leaderboard.statistics import by_seed, half_width
 from kdbench.benchmark.leaderboard.table import FIELD, Board, paired
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import REMEMBERED, against, best
@@ -54,7 +54,7 @@ def gains_by_seed(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     runs = own.groupby(["source", "method", "pair", "seed"])["over ce"].mean()
     rows = []
     for (source, method), found in runs.groupby(["source", "method"]):
-        means = found.unstack("seed").dropna(axis=1).mean()
+        means = by_seed(found)
         rows += [{"source": source, "method": method, "unit": seed, "gain": gain} for seed, gain in means.items()]
     return pd.DataFrame(rows, columns=["source", "method", "unit", "gain"])
 

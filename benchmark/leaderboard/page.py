@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from kdbench.benchmark.experiments.legibility import pretty
 from kdbench.benchmark.experiments.record import Curves, Record
-from kdbench.benchmark.experiments.store import pretty
 from kdbench.benchmark.leaderboard import drawing
 from kdbench.benchmark.leaderboard.album import Picture
 from kdbench.benchmark.leaderboard.formats import ABOUT

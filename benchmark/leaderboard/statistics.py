@@ -53,6 +53,11 @@ def prior(variance: Floats, freedom: Floats) -> tuple[float, float]:
     return 2 * half, float(np.exp(logs.mean() + special.digamma(half) - np.log(half)))
 
 
+def by_seed(runs: pd.Series) -> pd.Series:
+    """Of gains by pair and seed: of each seed that all pairs have, the mean over them."""
+    return runs.unstack("seed").dropna(axis=1).mean()
+
+
 def half_width(std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:
     """Of the t interval around a mean of n differences; none where nothing tells how they scatter."""
     width = stats.t.ppf((1 + LEVEL) / 2, freedom.clip(lower=1)) * std / np.sqrt(n.where(n > 0))

@@ -148,7 +148,7 @@ def _over_seeds(cells: pd.DataFrame, name: str) -> pd.Series:
     of them alike does not show in how far pairs lie apart."""
     of = [*FIELD, "source", "method"]
     runs = cells.groupby([*of, "pair", "seed"])[name].mean().dropna()
-    means = {key: own.unstack("seed").dropna(axis=1).mean() for key, own in runs.groupby(of)}  # of seeds on all pairs
+    means = {key: statistics.by_seed(own) for key, own in runs.groupby(of)}
     methods = pd.MultiIndex.from_tuples(means, names=of)  # none, perhaps
     n = pd.Series([len(own) for own in means.values()], methods, dtype=float)
     std = pd.Series([own.std() for own in means.values()], methods, dtype=float)

@@ -61,14 +61,13 @@ def form(name: str, classes: int, image: Image) -> Chain:
     try:
         with Shadow():
             chain = build(name, classes, image, device="meta")
-            if isinstance(chain, Chain):
-                width = chain.forms[-1].channels
+            if not isinstance(chain, Chain):
+                raise Refusal(f"{name} must be a Chain, got a {type(chain).__name__}")
+            width = chain.forms[-1].channels
     except Refusal:
         raise
     except Exception as error:  # torch and a user's network have many ways of saying so
         raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {in_a_sentence(error)}") from None
-    if not isinstance(chain, Chain):
-        raise Refusal(f"{name} must be a Chain, got a {type(chain).__name__}")
     if chain.image != image:
         raise Refusal(f"{name} must give its chain the image that it was given, {image}, got {chain.image}")
     if width != classes:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from kdbench.benchmark.experiments.cell import Cell
+from kdbench.benchmark.experiments.legibility import pretty
 from kdbench.benchmark.experiments.record import Environment
-from kdbench.benchmark.experiments.store import pretty
 from kdbench.benchmark.whole import write
 
 FORMAT = 2

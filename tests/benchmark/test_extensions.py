@@ -257,11 +257,7 @@ def test_loading_twice_is_harmless(kdbench: Command) -> None:
         ("-> linear", "-> large only", "pairs: large only cannot take images of 1x8x8: "),
         ("-> linear", "-> mute", "pairs: mute must answer with 3 logits, got 7"),
         ("-> linear", "-> no chain", "pairs: no chain must be a Chain, got a Flatten"),
-        (
-            "-> linear",
-            "-> other image",
-            "must give its chain the image that it was given, (1, 8, 8)",
-        ),
+        ("-> linear", "-> other image", "pairs: other image must give its chain the image that it was given, (1,"),
         ("-> linear", "-> too deep", "ValueError: stages must be depths from 0 to 2, got (3,) (network.py, line 28)"),
         ("-> linear", "-> wrong", "NameError: name 'undefined' is not defined (network.py, line 32)"),
         ("-> linear", "-> resnet8x025", "pairs: unknown network 'resnet8x025'; did you mean 'resnet8x0.25'"),
@@ -269,7 +265,7 @@ def test_loading_twice_is_harmless(kdbench: Command) -> None:
 )
 def test_ones_own_are_checked_like_ours(kdbench: Command, folder: Path, old: str, new: str, sentence: str) -> None:
     (folder / "grid.yaml").write_text(GRID.replace(old, new))
-    assert sentence in kdbench("plan", "grid.yaml").sentence
+    assert f": {sentence}" in kdbench("plan", "grid.yaml").sentence
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,9 @@ def test_logs_are_found_by_how_a_cell_begins_the_newest_shown(store: Store, sent
     store.fail(failure(here := load("quickstart").cells[0], "a mistake", "its traceback", None))
     with pytest.raises(Refusal, match=f"it ran on this machine: 'kdbench show {here.id}'"):
         watch.tail(here.id, store)
+    assert here.id.startswith("digits-resnet8x")
+    with pytest.raises(Refusal, match=f"'digits-resnet8x'; {several} begin so"):  # of those that were submitted
+        watch.tail("digits-resnet8x", store)
 
 
 def test_a_damaged_submission_is_passed_over(store: Store, sent: Submission) -> None:

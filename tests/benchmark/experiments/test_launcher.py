@@ -138,7 +138,7 @@ def test_a_retry_that_is_refused_forgets_no_failure(tmp_path: Path, monkeypatch:
 
 
 def test_a_teacher_whose_weights_are_damaged_is_trained_again_and_no_student_fails_for_it(
-    command: MakeCommand, monkeypatch: pytest.MonkeyPatch
+    command: MakeCommand,
 ) -> None:
     mine = command(grid_yaml=LONG.replace("epochs: 5000", "epochs: 1"))
     assert mine.run("grid.yaml")[0] == 0

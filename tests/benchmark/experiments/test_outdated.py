@@ -13,10 +13,11 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.launcher import Launcher
 from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.legibility import pretty
 from kdbench.benchmark.experiments.local import run_grid
 from kdbench.benchmark.experiments.plan import State, plan
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, pretty
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import of_status, plan_text, status_text
 from kdbench.benchmark.whole import write
 from tests.benchmark.experiments.plans import failed, finish, states

@@ -13,8 +13,9 @@ import pytest
 
 from kdbench.benchmark.experiments import store as store_module
 from kdbench.benchmark.experiments.lease import Lease
+from kdbench.benchmark.experiments.legibility import pretty
 from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store, pretty
+from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.whole import write
 from tests.benchmark.experiments.stores import by_id, files, single
 
