@@ -1,1 +1,1 @@
-"""From a grid to a leaderboard."""
+"""The benchmark: from a grid to a leaderboard."""

@@ -1,6 +1,7 @@
-"""The command. Rooms are imported inside the verb that needs them: ``kdbench --help`` answers at once."""
+"""The ``kdbench`` command. Each subcommand imports what it needs when it runs: ``kdbench --help`` stays fast."""
 
 import errno
+import signal
 import sys
 import time
 from io import TextIOWrapper
@@ -11,7 +12,6 @@ import click
 
 import kdbench
 from kdbench.benchmark.experiments.verbs import records, teacher
-from kdbench.benchmark.experiments.words import columns, warn
 from kdbench.benchmark.leaderboard.verbs import compare, leaderboard, quality
 from kdbench.benchmark.options import (
     as_json,
@@ -26,6 +26,7 @@ from kdbench.benchmark.options import (
     settings,
 )
 from kdbench.benchmark.throughput.verbs import throughput
+from kdbench.benchmark.words import columns, warn
 from kdbench.refusal import Refusal
 from kdbench.slurm.verbs import cancel, devcluster, logs, submit
 
@@ -36,14 +37,14 @@ def app() -> None:
     """Which knowledge should a small network take from a large one?
 
     Declare a grid of students, teachers, data sets, methods and seeds; run it; read the leaderboard. GRID is the name
-    of a grid that ships, or a YAML file of your own.
+    of a shipped grid, or your own YAML file.
 
     \b
     Examples:
-      kdbench list grids                what ships
-      kdbench plan quickstart           what a run would do
-      kdbench run quickstart            do it; again: nothing is left to do
-      kdbench leaderboard quickstart    tables, pictures and a page
+      kdbench list grids                show the shipped grids
+      kdbench plan quickstart           show what a run would do
+      kdbench run quickstart            run it; a second run has nothing left to do
+      kdbench leaderboard quickstart    write tables, pictures and a page
     """
 
 
@@ -56,7 +57,7 @@ for _verb in (records, teacher, quality, throughput, leaderboard, compare, submi
 @files
 @as_json
 def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
-    """What there is, with a line about each.
+    """List everything of a kind, one line each.
 
     \b
     Examples:
@@ -83,8 +84,10 @@ def list_names(noun: str, files: tuple[Path, ...], as_json: bool) -> None:
 @files
 @as_json
 def show(name: str, data: Path, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """All about a method, network, data set, recipe, grid, site, or a cell that finished or failed: of a cell, its id,
-    how that begins, or how the digest at its end does.
+    """Show everything about a name.
+
+    NAME is that of a method, network, data set, recipe, grid or site, or of a finished or failed cell. A cell is named
+    by its id, the start of its id, or the start of the digest at the end of its id.
 
     \b
     Examples:
@@ -109,8 +112,10 @@ def show(name: str, data: Path, results: Path, files: tuple[Path, ...], as_json:
 @files
 @as_json
 def plan(grid: str, data: Path, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """What `run` would do: cells finished, outdated, running, failed, missing and invalid, the hours that are left, and
-    the data that are not there yet.
+    """Show what `run` would do.
+
+    Shows the cells that are finished, outdated, running, failed, missing and invalid, the hours left, and missing data
+    sets.
 
     \b
     Examples:
@@ -129,9 +134,9 @@ def plan(grid: str, data: Path, results: Path, files: tuple[Path, ...], as_json:
 @grid(required=False)
 @click.option(
     "--cell", metavar="CELL",
-    help="Run a finished cell anew, by its id, the digest at its end, or its record's file, and compare.",
+    help="Run a finished cell again and compare the bits. CELL is its id, the digest at its end, or its record's file.",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one a GPU, or one]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: one per GPU, or one]")
 @retry
 @settings
 @data
@@ -147,10 +152,12 @@ def run(
     results: Path,
     files: tuple[Path, ...],
 ) -> None:
-    """Run what a grid still lacks on this machine: teachers first, resumable at any moment.
+    """Run the missing cells of a grid.
 
-    Exit code 1 says that a cell failed, now or before, or could not be run without a teacher that failed; or that a
-    cell that was run anew has other bits, in the same environment and by the same teacher.
+    Runs on this machine, teachers first. A run can be stopped and resumed at any moment.
+
+    Exit code 1: a cell failed, now or in an earlier run, or was skipped because its teacher failed; with --cell: the
+    bits differ in the same environment, with the same data and teacher.
 
     \b
     Examples:
@@ -176,18 +183,20 @@ def run(
         try:
             sys.exit(rerun.run_again(cell, results, data, **settings))
         except KeyboardInterrupt:
-            print("kdbench: stopped; the same command begins anew", file=sys.stderr)
+            print("kdbench: stopped; the same command starts again from the beginning", file=sys.stderr)
             sys.exit(130)
 
 
 @app.command()
 @grid(required=True)
-@click.option("--watch", is_flag=True, help="Say so again every ten seconds, until nothing runs or waits.")
+@click.option("--watch", is_flag=True, help="Refresh every ten seconds, until nothing is running or pending.")
 @results
 @files
 @as_json
 def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """How far a grid is: finished, running with the time left, pending in a queue, lost, failed with the reason.
+    """Show the progress of a grid.
+
+    Shows the cells that are finished, running with the time left, pending in a queue, lost, and failed with the reason.
 
     \b
     Examples:
@@ -216,7 +225,7 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
         time.sleep(10)
 
 
-OTHERS = "list", "claims", "incremental"  # what is reproduced besides papers' tables
+OTHERS = "list", "claims", "incremental"  # names besides those of papers' tables
 
 
 def _tables(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -227,9 +236,9 @@ def _tables(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 @app.command()
 @click.argument("name", shell_complete=_tables)
-@click.option("--local", is_flag=True, help="First run, on this machine, the cells of the table that are missing.")
-@click.option("--site", help="Submit them to this cluster instead; then end.")
-@click.option("--seeds", type=click.IntRange(min=1), help="How many seeds to run.  [default: the grid's]")
+@click.option("--local", is_flag=True, help="First run the table's missing cells on this machine.")
+@click.option("--site", help="Submit the table's missing cells to this cluster, and exit.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Number of seeds to run.  [default: the grid's]")
 @settings
 @data
 @results
@@ -246,10 +255,12 @@ def reproduce(
     files: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """A paper's table, theirs beside ours, with a verdict; written to reproduce-NAME.md and .csv in the results.
+    """Compare a paper's table with our records.
 
-    NAME is a table's, or `list`: which there are; `claims`: what papers say without a number, tested by the records;
-    `incremental`: what was published of classes that arrive task by task.
+    The comparison has a verdict, and is written to reproduce-NAME.md and .csv in the results folder.
+
+    NAME is a table. `list` shows all tables. `claims` tests statements that papers make without a number.
+    `incremental` compares published results for classes that arrive task by task.
 
     \b
     Examples:
@@ -267,11 +278,11 @@ def reproduce(
     if paper is None and (local or site or seeds):
         raise click.UsageError(f"--local, --site and --seeds are for a paper's table, got '{name}'")
     if as_json and (local or site):
-        raise click.UsageError("--json shows a table: it goes neither with --local nor with --site")
+        raise click.UsageError("--json only shows a table: it cannot be combined with --local or --site")
     if local and site:
         raise click.UsageError("a table is run either with --local or with --site, got both")
     if seeds and not (local or site):
-        raise click.UsageError("--seeds says how many are run: it goes with --local or --site, got neither")
+        raise click.UsageError("--seeds sets how many seeds to run: it needs --local or --site, got neither")
 
     store, failed = Store(results), 0
     if paper and site:
@@ -298,7 +309,9 @@ def reproduce(
 @app.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """The script that makes your shell complete verbs, options and the names of grids.
+    """Print the script for shell completion.
+
+    Your shell then completes commands, options and names of grids.
 
     \b
     Examples:
@@ -313,9 +326,10 @@ def completion(shell: str) -> None:
 
 
 def main() -> None:
-    """Bad input ends in one sentence and exit code 2; a traceback is always our mistake."""
+    """Run the command. Bad input gives one sentence and exit code 2; a traceback is always a bug of kdbench."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # by terminals that lack a letter; of stderr Python takes care
+        sys.stdout.reconfigure(errors="replace")  # for terminals that lack a letter; stderr does so already
     try:
         app(prog_name="kdbench", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -329,7 +343,7 @@ def main() -> None:
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        where = f"{error.filename}: " if error.filename else ""  # which file did not fit is not told
+        where = f"{error.filename}: " if error.filename else ""  # a full disk is reported without a file
         _refuse(f"{where}{error.strerror}")
     except Refusal as refusal:
         _refuse(str(refusal))

@@ -1,7 +1,7 @@
-"""Methods, networks and data sets from outside kdbench: loaded, checked and named in the record.
+"""Loads methods, networks and data sets from outside kdbench, checks them, and provides their digests for the record.
 
-They come from files that a user names, or from installed plugins: packages with an entry point in the group
-``kdbench`` that names the module which registers them.
+They come from files that the user names, or from installed plugins. A plugin is a package with an entry point in the
+group ``kdbench``; the entry point names the module that registers them.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from kdbench.refusal import EXTENSION, Refusal, in_a_sentence
 
 _loaded: dict[Path, str] = {}  # file → digest
 _owner: dict[str, Path] = {}  # name, or pattern of names → the file that registered it
-_module: dict[Path, str] = {}  # those that are plugins', and how they are imported
+_module: dict[Path, str] = {}  # a plugin's file → the name of its module
 
 
 def load(file: Path) -> None:
-    """Run a Python file that registers names by the same decorators as ours; once only."""
+    """Run a Python file that registers names with kdbench's decorators. A file runs only once."""
     if not file.exists():
         raise Refusal(f"{file}: no such file")
     path = file.resolve()
@@ -33,9 +33,9 @@ def load(file: Path) -> None:
     if not path.is_file():
         raise Refusal(f"{file} must be a Python file, got a folder")
     if namesake := next((other for other in _loaded if other.name == path.name), None):
-        raise Refusal(f"{file} must not have the name of another: {namesake} is loaded too")
+        raise Refusal(f"{file} must not share its name with another file: {namesake} is loaded too")
     spec = importlib.util.spec_from_file_location(f"{EXTENSION}{path.stem}_{_digest(path)}", path)
-    if spec is None or spec.loader is None:  # by its name
+    if spec is None or spec.loader is None:  # judged by its suffix
         raise Refusal(f"{file} must be a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -50,7 +50,7 @@ def _load_plugins() -> None:
 
 
 def _run(module: str, what: str, execute: Callable[[], object]) -> Path:
-    """Execute the module that registers names, and remember whose they are; answers with its file."""
+    """Execute a module that registers names, note that they are its own, and return its file."""
     before = _names()
     try:
         execute()
@@ -62,7 +62,7 @@ def _run(module: str, what: str, execute: Callable[[], object]) -> Path:
         raise Refusal(f"{what} registers no method, network or data set")
     for name in sorted(new & METHODS.keys()):
         if re.search(r"[^\w.-]", name):
-            raise Refusal(f"{what}: a method's name must be of letters, digits, _, - and ., got '{name}'")
+            raise Refusal(f"{what}: a method's name must consist of letters, digits, _, - and ., got '{name}'")
         _check(METHODS[name], f"{what}: {name}")
     path = Path(file).resolve()
     _loaded[path] = _digest(path)
@@ -71,7 +71,7 @@ def _run(module: str, what: str, execute: Callable[[], object]) -> Path:
 
 
 def _check(method: type[Method], what: str) -> None:
-    """What its author may have forgotten, and nothing before the first step would say."""
+    """Refuse mistakes of the author that would otherwise only show at the first step."""
     if not issubclass(method, Method):
         raise Refusal(f"{what} must be a subclass of Method, got {method.__name__}")
     if (source := getattr(method, "source", None)) not in SOURCES:
@@ -85,30 +85,30 @@ def _digest(path: Path) -> str:
 
 
 def needed(*names: str) -> dict[str, str]:
-    """The files that these names came from, and their digests."""
+    """The files that registered these names, with their digests."""
     files = {file for file in map(_owner_of, names) if file}
     return {_name(file): _loaded[file] for file in sorted(files)}
 
 
 def files() -> list[Path]:
-    """All that a user named: another process must be told of them, and finds plugins by itself."""
+    """All files that the user named. Other processes need this list; they find plugins by themselves."""
     return [path for path in _loaded if path not in _module]
 
 
 def needs(code: dict[str, str]) -> None:
-    """Refuse a cell whose files are not loaded, or are not what they were."""
+    """Refuse a cell whose files are not loaded or have changed."""
     here = {_name(path): digest for path, digest in _loaded.items()}
     for name, digest in code.items():
         if name not in here:
-            raise Refusal(f"{name} must be loaded for this cell: name it by --with")
+            raise Refusal(f"{name} must be loaded for this cell: pass it with --with")
         if here[name] != digest:
             raise Refusal(
-                f"{name} must be as it was when the cell was declared, of the digest {digest}, got {here[name]}"
+                f"{name} must be the same as when the cell was declared (digest {digest}), got digest {here[name]}"
             )
 
 
 def _name(path: Path) -> str:
-    """A plugin goes by its module: many files are called ``__init__.py``."""
+    """A plugin is named by its module, since many files are called ``__init__.py``."""
     return _module.get(path, path.name)
 
 
@@ -122,7 +122,7 @@ def _owner_of(name: str) -> Path | None:
 
 
 def _names() -> set[str]:
-    """A family of networks goes by its pattern: not all of its names are listed."""
+    """All registered names. A family of networks counts by its pattern, since not all of its names are listed."""
     return {*METHODS, *DATASETS, *(family.pattern for family in FAMILIES)}
 
 

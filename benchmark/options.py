@@ -1,4 +1,4 @@
-"""What the verbs have in common: their options, and how they answer."""
+"""Options that several commands share, and how commands print their results."""
 
 import functools
 import json
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from kdbench.benchmark.experiments.words import warn
+from kdbench.benchmark.words import warn
 
 if TYPE_CHECKING:
     from kdbench.benchmark.experiments.plan import Plan
@@ -19,37 +19,38 @@ A_PATH = click.Path(path_type=Path)
 
 results = click.option(
     "--results", type=A_PATH, default="results", envvar="KDBENCH_RESULTS", show_default=True, show_envvar=True,
-    help="The folder in which records are kept.",
+    help="Folder of the records.",
 )  # fmt: skip
 data = click.option(
     "--data", type=A_PATH, default="data", envvar="KDBENCH_DATA", show_default=True, show_envvar=True,
-    help="The folder in which data sets lie.",
+    help="Folder of the data sets.",
 )  # fmt: skip
 files = click.option(
     "--with", "files", type=A_PATH, multiple=True, metavar="FILE.py",
-    help="A Python file that registers methods, networks or data sets of your own; may be given several times.",
+    help="Python file that registers your own methods, networks or data sets. Can be given several times.",
 )  # fmt: skip
 retry = click.option(
     "--retry", type=click.Choice(["failed", "outdated"]),
-    help="Again what has failed; or what is outdated: it learned from other weights than its teacher has by now.",
+    help="Run failed cells again; or outdated ones, whose teacher has been retrained since.",
 )  # fmt: skip
-as_json = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 def settings(verb: F) -> F:
-    """How the arithmetic is done: the settings of an engine."""
+    """Adds the options that decide how the arithmetic is done: the settings of an engine."""
 
     @click.option(
-        "--live-teacher", is_flag=True, help="Ask teachers at every step, and neither use nor keep what they said."
-    )
+        "--live-teacher", is_flag=True,
+        help="Query the teacher at every step; neither read nor write its cached answers.",
+    )  # fmt: skip
     @click.option(
         "--compile", type=click.Choice(["auto", "on", "off"]), default="auto", envvar="KDBENCH_COMPILE",
         show_default=True, show_envvar=True,
-        help="Compile the training step. auto: where the run is long and the device a GPU.",
+        help="Compile the training step. auto: only if the run is long and the device is a GPU.",
     )  # fmt: skip
     @click.option(
         "--portable", is_flag=True, envvar="KDBENCH_PORTABLE", show_envvar=True,
-        help="The same bits on every x86 processor with AVX2: one thread a worker, no GPU, and no newer instructions.",
+        help="Give the same bits on every x86 processor with AVX2: one thread a worker, no GPU, no newer instructions.",
     )  # fmt: skip
     @functools.wraps(verb)
     def told(*args: Any, live_teacher: bool, compile: str, portable: bool, **others: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Atomic writes: a file is complete or missing, whatever happens during the write."""
 
 import os
 import uuid
@@ -10,9 +10,11 @@ from typing import BinaryIO
 
 @contextmanager
 def written(file: Path, before: Path | None = None) -> Iterator[BinaryIO]:
-    """Written beside its place, and renamed into it once the block has ended well and all is on the disk; ``before`` is
-    where the one that was there goes."""
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")  # on other machines pids are the same
+    """Write to a temporary file beside ``file``, and rename it once the block succeeds and all is on the disk.
+
+    An existing ``file`` is first renamed to ``before``, if that is given.
+    """
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")  # pids repeat on other machines
     try:
         with part.open("wb") as stream:
             yield stream
@@ -22,11 +24,11 @@ def written(file: Path, before: Path | None = None) -> Iterator[BinaryIO]:
             file.replace(before)
         part.replace(file)
     finally:
-        part.unlink(missing_ok=True)  # where the disk was full, others need the space
+        part.unlink(missing_ok=True)  # if the disk was full, others need the space
 
 
 def write(file: Path, content: bytes) -> None:
-    """All of it or nothing."""
+    """Write all of the content or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with written(file) as stream:
         stream.write(content)

@@ -1,4 +1,4 @@
-"""What knowledge is and how it travels: one file a method, in the room of the source that it draws on."""
+"""Distillation methods: one file per method, in the folder of the source of knowledge that it uses."""
 
 import importlib
 import pkgutil
@@ -26,21 +26,21 @@ def members(name: str) -> dict[str, type[Method]]:
 
 
 def involved(name: str, params: Mapping[str, Any]) -> list[str]:
-    """All methods that are run under a name: its members, and those that a member's parameters name."""
+    """All methods that run under a name: its members, and the methods that a member's parameters name."""
     each = _of_each(name, params)
     return [*each, *(own["method"] for own in each.values() if "method" in own)]
 
 
 def taught(name: str) -> bool:
-    """Does anything of it learn from a teacher?"""
+    """Whether any member learns from a teacher."""
     return any(method.taught for method in members(name).values())
 
 
 def sources(name: str, params: Mapping[str, Any]) -> str:
-    """The knowledge that a method draws on; a combination draws on all of its members'."""
+    """The source of knowledge of a method, or the sources of all members of a combination."""
     try:
         return "+".join(dict.fromkeys(METHODS[part].draws_on(own) for part, own in _of_each(name, params).items()))
-    except Refusal:  # a method from a file that is not loaded now
+    except Refusal:  # the file that defines the method is not loaded
         return "other"
 
 
@@ -52,7 +52,7 @@ def _of_each(name: str, params: Mapping[str, Any]) -> dict[str, Mapping[str, Any
 
 
 def create(name: str, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> Method:
-    """The method of this name; a combination takes ``ce_weight`` and a mapping of parameters for each member."""
+    """Build the method of this name; a combination takes ``ce_weight`` and a mapping of parameters per member."""
     classes = members(name)
     if name in classes:
         return classes[name](student, teacher, facts, **params)
@@ -62,7 +62,7 @@ def create(name: str, student: Chain, teacher: Chain, facts: Facts, **params: An
 
 
 def resolve(name: str, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> dict[str, Any]:
-    """The parameters of a method, or of each member of a combination, made plain."""
+    """The parameters of a method, or of each member of a combination, with plain values."""
     classes = members(name)
     if name in classes:
         return classes[name].resolve(student, teacher, facts, **params)

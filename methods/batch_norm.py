@@ -1,11 +1,11 @@
-"""Batch norm behind the convolutions that a method adds, for a last batch of a single image too."""
+"""Batch norm for the convolutions that a method adds; it also accepts a last batch of a single image."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """A single value a channel has no statistics of its own: it is normalised by the running ones."""
+    """Uses the running statistics if each channel has a single value, which has no statistics."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:

@@ -1,7 +1,7 @@
-"""A network as a chain of links, and the trace that one forward pass leaves behind.
+"""A network as a chain of links, and the trace of one forward pass.
 
-Depths count links: the value at depth ``d`` has passed ``links[:d]``. Depth 0 is the image, depth ``len(links)`` the
-logits, and the depth before that is the embedding: the classifier's input, before any dropout.
+Depths count links: the value at depth ``d`` has passed ``links[:d]``. Depth 0 is the image. Depth ``len(links)`` is the
+logits. The depth before that is the embedding: the classifier's input, before any dropout.
 """
 
 import copy
@@ -21,7 +21,7 @@ from kdbench.refusal import Refusal
 
 
 class Unasked:
-    """Stands where a teacher's embedding would be: whoever computes with it is told to ask for it."""
+    """Placeholder for a teacher's embedding that needs() does not request; computing with it raises an error."""
 
     def detach(self) -> "Unasked":
         return self
@@ -31,7 +31,7 @@ class Unasked:
         raise KeyError("the teacher's embedding was not asked for: needs() must say teacher_embedding")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copying and pickling look for what may not be there
+        if name.startswith("__"):  # copying and pickling probe for optional attributes
             raise AttributeError(name)
         return self.__torch_function__()
 
@@ -41,12 +41,12 @@ UNASKED: Any = Unasked()
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass left behind: the features that were asked for, the embedding and the logits."""
+    """The results of one forward pass: the requested features, the embedding and the logits."""
 
     logits: Tensor
     embedding: Tensor
     features: dict[int, Tensor] = field(default_factory=dict)
-    views: tuple["Trace", ...] = ()  # one trace a view, this one first, where a method asked for several
+    views: tuple["Trace", ...] = ()  # one trace per view, this one first, if a method requests several
 
     def __getitem__(self, depth: int) -> Tensor:
         if depth not in self.features:
@@ -54,24 +54,24 @@ class Trace:
         return self.features[depth]
 
     def detached(self) -> "Trace":
-        """The same trace, from which no gradient flows back."""
+        """The same trace, through which no gradient flows back."""
         features = {depth: feature.detach() for depth, feature in self.features.items()}
         views = tuple(view.detached() for view in self.views)
         return Trace(self.logits.detach(), self.embedding.detach(), features, views)
 
     def narrowed(self, classes: int) -> "Trace":
-        """The same trace with the logits of the first ``classes`` classes alone."""
+        """The same trace with the logits of only the first ``classes`` classes."""
         views = tuple(view.narrowed(classes) for view in self.views)
         return replace(self, logits=self.logits[:, :classes], views=views)
 
 
 class Chain(nn.Module):
-    """A classifier as an ordered list of links, each one's output the next one's input; the last is the classifier.
+    """A classifier as an ordered list of links: each link's output is the next one's input, the last is the classifier.
 
-    ``network`` owns the parameters under their original names; a link is one of its modules, or a module of its own
-    where something is done between two of them (an activation, a pooling). ``stages`` are the depths at which the
-    classical feature taps lie; every other depth is a tap too. ``norms`` are what the values at some depths have just
-    passed, where a link is not a batch norm itself and has no ``last_norm`` to tell.
+    ``network`` owns the parameters under their original names. A link is one of its modules, or a separate module for
+    an operation between two of them (an activation, a pooling). ``stages`` are the depths of the classical feature
+    taps; every other depth is a tap too. ``norms`` maps a depth to the norm that the value there has just passed, for a
+    link that is not a batch norm itself and has no ``last_norm``.
     """
 
     links: nn.ModuleList
@@ -94,13 +94,13 @@ class Chain(nn.Module):
             raise ValueError(f"stages must be depths from 0 to {len(self.links)}, got {self.stages}")
         self.image = image
         self.prefix_tokens = prefix_tokens
-        self._norms = dict(norms or {})  # where nn.Module does not look: they are submodules once already
-        self.precision: torch.dtype | None = None  # the dtype that it computes in; None computes as stored
+        self._norms = dict(norms or {})  # in a dict, which nn.Module does not search: they already are submodules
+        self.precision: torch.dtype | None = None  # the dtype to compute in; None: the dtype of the stored weights
         known = {id(value) for value in (*network.parameters(), *network.buffers())}
         if any(id(value) not in known for value in (*self.links.parameters(), *self.links.buffers())):
-            raise ValueError("a link must not bring weights of its own: the network owns all that is saved")
+            raise ValueError("a link must not add weights to the network's: only the network's weights are saved")
         for module in self.modules():
-            # In place, a link would silently rewrite the value that was recorded just before it.
+            # An in-place link would silently overwrite the value that was recorded just before it.
             if hasattr(module, "inplace"):
                 setattr(module, "inplace", False)  # noqa: B010
 
@@ -109,7 +109,7 @@ class Chain(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        """Without the dropout that may stand before it."""
+        """The last link, without any dropout in front of it."""
         last = self.links[-1]
         return last[-1] if isinstance(last, nn.Sequential) and isinstance(last[0], nn.Dropout) else last
 
@@ -117,7 +117,7 @@ class Chain(nn.Module):
         return self.resume(images, after=0)
 
     def trace(self, images: Tensor, taps: Collection[int] = (), cut: int | None = None) -> Trace:
-        """One forward pass that keeps what lies at ``taps``; nothing behind depth ``cut`` sends a gradient into it."""
+        """One forward pass that keeps the values at ``taps``; gradients of deeper values stop at depth ``cut``."""
         features, value, embedding = {}, images, images
         with computed_in(self.precision, images.device):
             for depth in range(len(self.links) + 1):
@@ -126,35 +126,37 @@ class Chain(nn.Module):
                 if depth in taps:
                     features[depth] = value
                 if depth == len(self.links) - 1:
-                    embedding = value  # with its gradient, wherever the cut is, as any tap
+                    embedding = value  # recorded before a cut at this depth, as any tap is
                 if depth == cut:
                     value = value.detach()
         return Trace(_lifted(value), _lifted(embedding), {depth: _lifted(tap) for depth, tap in features.items()})
 
     def resume(self, feature: Tensor, after: int) -> Tensor:
-        """The logits of the rest of the chain, from a feature that stands where the value at depth ``after`` does."""
+        """The logits that the links after depth ``after`` compute from a feature in place of the value there."""
         with computed_in(self.precision, feature.device):
             for link in self.links[after:]:
                 feature = link(feature)
         return _lifted(feature)
 
     def answering(self, classes: int) -> "Chain":
-        """The same network, heard on its first ``classes`` classes alone."""
+        """The same network with the logits of only its first ``classes`` classes."""
         links = [*self.links[:-1], First(self.links[-1], classes)]
         chain = Chain(self.network, links, stages=self.stages, image=self.image, norms=self._norms)
         chain.prefix_tokens, chain.precision = self.prefix_tokens, self.precision
         return chain
 
     def norm_at(self, depth: int) -> _BatchNorm | None:
-        """The batch norm that the value at this depth has just passed (a shortcut may have been added since, but no
-        activation applied)."""
+        """The batch norm that the value at this depth has just passed, if any.
+
+        A shortcut may have been added since, but no activation applied.
+        """
         if depth == 0:
             return None
         link = self.links[depth - 1]
         norm = self._norms.get(depth) or getattr(link, "last_norm", link)
         if not isinstance(norm, _BatchNorm):
             return None
-        # A norm with modules of its own, as timm has them, goes on to apply an activation.
+        # A norm with submodules, as in timm, also applies an activation.
         return norm if all(isinstance(module, nn.Identity) for module in norm.children()) else None
 
     def before_activation(self, depth: int) -> int:
@@ -166,11 +168,11 @@ class Chain(nn.Module):
 
     @cached_property
     def _shadow(self) -> tuple[tuple[Form, ...], int]:
-        """The form of the value at every depth and the cost of an image, from one pass on the meta device."""
+        """The form of the value at every depth and the cost of one image, from one pass on the meta device."""
         here = next(self.parameters())
         twin = self if here.is_meta else copy.deepcopy(self).to("meta")
         training = [module for module in twin.modules() if module.training]
-        value = torch.empty(2, *self.image, device="meta", dtype=here.dtype)  # one image could be squeezed away
+        value = torch.empty(2, *self.image, device="meta", dtype=here.dtype)  # a batch of one could be squeezed away
         forms = [self._form(value)]
         with torch.no_grad(), Shadow() as shadow:
             twin.eval()
@@ -188,7 +190,7 @@ class Chain(nn.Module):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image's way through convolutions, linear layers and attention."""
+        """Multiply-accumulates of one image in convolutions, linear layers and attention."""
         return self._shadow[1]
 
     def form(self, depth: int) -> Form:
@@ -223,7 +225,7 @@ class Chain(nn.Module):
 
 
 class First(nn.Module):
-    """A classifier's answers for the first classes."""
+    """A classifier with the logits of only its first ``classes`` classes."""
 
     def __init__(self, classifier: nn.Module, classes: int) -> None:
         super().__init__()
@@ -236,5 +238,5 @@ class First(nn.Module):
 
 
 def _lifted(value: Tensor) -> Tensor:
-    """At least fp32: what a method reads is never coarser, whatever the network computes in."""
+    """Converts bf16 and fp16 to fp32: a method never reads a lower precision, whatever the network computes in."""
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value

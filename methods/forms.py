@@ -1,4 +1,4 @@
-"""The forms that a value takes on its way through a network, and how one form is turned into another."""
+"""The forms of the values in a network, and conversions from one form to another."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from kdbench.methods.batch_norm import BatchNorm
 
 @dataclass(frozen=True)
 class Form:
-    """What a value in a chain looks like, the batch left out."""
+    """The form of a value in a chain, without the batch dimension."""
 
     kind: Literal["map", "tokens", "vector"]  # (B, C, H, W) · (B, N, C) · (B, C)
     channels: int
@@ -29,7 +29,7 @@ class Form:
 
 
 def as_map(value: Tensor, form: Form) -> Tensor:
-    """(B, C, H, W): tokens lie down on their grid, the prefix stays behind; a vector is a map of one pixel."""
+    """(B, C, H, W): tokens are placed on their grid, without the prefix; a vector is a map of one pixel."""
     match form.kind:
         case "map":
             return value
@@ -43,21 +43,33 @@ def resized(value: Tensor, size: tuple[int, int]) -> Tensor:
     """A map at another size: averaged where it shrinks, its pixels repeated where it grows."""
     height, width = (min(now, then) for now, then in zip(value.shape[2:], size, strict=True))
     if (height, width) != tuple(value.shape[2:]):
-        value = F.adaptive_avg_pool2d(value, (height, width))
+        value = averaged(value, (height, width))
     return value if (height, width) == size else F.interpolate(value, size)
 
 
+def averaged(value: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map averaged to a smaller size.
+
+    Where the sizes divide, ordinary pooling gives the same bits, and its gradient is deterministic on a GPU too. To a
+    single pixel, torch takes the mean, which is deterministic anyway.
+    """
+    (high, wide), (height, width) = value.shape[2:], size
+    if high % height or wide % width or size == (1, 1):
+        return F.adaptive_avg_pool2d(value, size)
+    return F.avg_pool2d(value, (high // height, wide // width))
+
+
 def smaller(one: Form, other: Form) -> tuple[int, int]:
-    """The size at which two values can be compared without making anything up."""
+    """The size at which two values can be compared without inventing values."""
     return min(one.size[0], other.size[0]), min(one.size[1], other.size[1])
 
 
 class Adapter(nn.Module):
     """A learned map from values of one form to values of exactly another.
 
-    A 1×1 convolution from channels to channels, shared by all positions, batch norm behind it if asked for. A larger
-    map is averaged before, a smaller one repeated afterwards. Tokens before the grid pass through the same projection;
-    where the other network has a different number of them, each is the mean over the grid.
+    A 1×1 convolution from channels to channels, shared by all positions, and batch norm behind it if ``norm`` is set. A
+    larger map is averaged before the convolution, a smaller one is repeated after it. Tokens before the grid pass
+    through the same projection. If the other network has a different number of them, each is the mean over the grid.
     """
 
     def __init__(self, source: Form, target: Form, *, bias: bool = False, norm: bool = False) -> None:

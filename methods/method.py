@@ -1,4 +1,4 @@
-"""The contract between a method and the training loop: what a method is told, what it asks for, what it answers."""
+"""The contract between a method and the training loop: what a method receives, requests and returns."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 def _not_yet(rows: Tensor) -> Iterator[Tensor]:
-    raise RuntimeError("training images can be looked at only when a run begins, and not while it is planned")
+    raise RuntimeError("training images can be read only when a run begins, not while it is planned")
 
 
 def _afresh(name: str, find: Callable[[], Any]) -> Any:
@@ -26,16 +26,16 @@ def _afresh(name: str, find: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a training run before its first step."""
+    """What is known about a training run before its first step."""
 
     classes: int
     labels: Tensor  # of the whole training set, in its order
     batch: int
-    steps: int  # an epoch
+    steps: int  # per epoch
     epochs: int  # of the main phase
-    images: Callable[[Tensor], Iterator[Tensor]] = _not_yet  # those at some rows, in batches and not augmented
-    remembered: Callable[[str, Callable[[], Any]], Any] = _afresh  # what was found before, by its name, of this teacher
-    continued: bool = False  # the teacher is the student as it was before: their features need no projector
+    images: Callable[[Tensor], Iterator[Tensor]] = _not_yet  # the images at given rows, in batches, not augmented
+    remembered: Callable[[str, Callable[[], Any]], Any] = _afresh  # a finding about this teacher, cached by name
+    continued: bool = False  # the teacher is an earlier state of the student: features need no projector
 
     @property
     def size(self) -> int:
@@ -44,76 +44,77 @@ class Facts:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images and labels, and what a method may need to know of the step."""
+    """The images and labels of one step, and what else a method may need to know about the step."""
 
-    views: tuple[Tensor, ...]  # the same images, augmented in each of the ways that Needs.views names
+    views: tuple[Tensor, ...]  # the same images, augmented once for each name in Needs.views
     labels: Tensor
-    index: Tensor  # of each image in the training set: memory banks are addressed by it
-    epoch: Tensor  # 0-dim and counted from 1; a plain number would make torch.compile start anew every epoch
-    generator: Generator  # for a method's own draws; seeded from (seed, epoch, step)
+    index: Tensor  # of each image in the training set; addresses memory banks
+    epoch: Tensor  # 0-dim, counted from 1; a plain number would make torch.compile recompile every epoch
+    generator: Generator  # for the method's random draws; seeded from (seed, epoch, step)
     phase: str = "main"
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-    view: Tensor | None = None  # the number, among all views of all images, of each that is seen; it stays on the CPU
+    view: Tensor | None = None  # the number of each image's view among all views of all images; on the CPU
 
     @property
     def images(self) -> Tensor:
         return self.views[0]
 
     def warmed(self, epochs: int) -> Tensor:
-        """The share of its weight that a term has by now, if it grows linearly over the first ``epochs`` epochs."""
+        """A term's current share of its weight, if it grows linearly over the first ``epochs`` epochs."""
         return (self.epoch / max(epochs, 1)).clamp(max=1)
 
     def task(self, logits: Tensor) -> Tensor:
-        """The loss of the task itself, for those that need it elsewhere than on the student's logits."""
+        """The task's loss, for methods that also need it on other logits than the student's."""
         return self.criterion(logits, self.labels)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """The one place where a method says what it wants from the loop."""
+    """Everything that a method requests from the loop."""
 
     student: frozenset[int] = frozenset()  # depths that losses() reads
     teacher: frozenset[int] = frozenset()
-    teacher_embedding: bool = False  # losses() reads teacher.embedding; the student's is there for everyone
-    cut: int | None = None  # cross-entropy's gradient stops behind this student depth
+    teacher_embedding: bool = False  # losses() reads teacher.embedding; the student's is always available
+    cut: int | None = None  # cross-entropy's gradient stops at this student depth
     labels: bool = False  # losses() reads batch.labels
-    live_teacher: bool = False  # runs the teacher itself (its tail, say): its answers cannot be remembered
-    input_grad: bool = False  # both traces can be differentiated by batch.images; no compilation on this path
-    teacher_train: bool = False  # the teacher normalises with batch statistics; its buffers stay as they are
+    live_teacher: bool = False  # runs the teacher or a part of it: its answers cannot be cached
+    compilable: bool = True  # False if losses() waits for the device, which a CUDA graph cannot contain
+    input_grad: bool = False  # both traces can be differentiated by batch.images; not compiled
+    teacher_train: bool = False  # the teacher normalises with batch statistics; its buffers do not change
     views: tuple[str, ...] = ("recipe",)  # further views are in student.views, teacher.views, batch.views
     whole_batch: bool = False  # relational: traces and batch are gathered over ranks first
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with an optimiser of its own; ``batch.phase`` tells losses() which one it is in."""
+    """A part of training with its own optimiser; losses() finds the current phase's name in ``batch.phase``."""
 
     name: str
     epochs: int
     student: bool = True  # is the student trained?
-    method: bool = True  # is the method's own part trained?
+    method: bool = True  # are the method's own parameters trained?
     task: bool = False  # is cross-entropy added?
 
 
 class Method(nn.Module):
-    """One way to carry knowledge from a frozen teacher to a student.
+    """One way to transfer knowledge from a frozen teacher to a student.
 
     The keyword-only arguments of a constructor are the method's hyper-parameters. Adapters and memory banks are
-    submodules and buffers, so that checkpoints restore them.
+    submodules and buffers, so checkpoints restore them.
     """
 
     source: ClassVar[Source]
-    taught: ClassVar[bool] = True  # is there a teacher at all?
-    phases: tuple[Phase, ...] = ()  # that come before the main one
+    taught: ClassVar[bool] = True  # is there a teacher?
+    phases: tuple[Phase, ...] = ()  # those before the main phase
 
     def __init__(self, student: Chain, teacher: Chain, facts: Facts, *, ce_weight: float = 1.0) -> None:
         super().__init__()
-        self._teacher = (teacher,)  # in a tuple, where nn.Module does not look: the teacher is never a submodule
+        self._teacher = (teacher,)  # in a tuple, which nn.Module does not search: the teacher is never a submodule
         self.ce_weight = ce_weight  # the loop adds ce_weight * batch.task(student.logits)
 
     @classmethod
     def resolve(cls, student: Chain, teacher: Chain, facts: Facts, **params: Any) -> dict[str, Any]:
-        """Parameters such as "by quality" turned into plain ones, once, before the first step."""
+        """Replace parameters such as "quality" by plain values, once, before the first step."""
         return params
 
     @classmethod
@@ -129,15 +130,19 @@ class Method(nn.Module):
         return Needs()
 
     def listens(self, phase: str) -> bool:
-        """Whether losses() reads what the teacher says in this phase; where not, it is not asked, and says nothing."""
+        """Whether losses() reads the teacher's answers in this phase; if not, the teacher is not run and its trace is
+        empty."""
         return self.taught
 
     def prepare(self) -> None:
-        """Once, before the first step, when the networks are where they will be: look at the training set, if it must
-        be. What is found goes into buffers, where a run that was interrupted finds it again."""
+        """Read the training set, if the method must; runs once before the first step, with the networks on their
+        device.
+
+        Results go into buffers, where an interrupted run finds them again.
+        """
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
-        """The knowledge terms alone, named and weighted; the loop sums them and adds cross-entropy."""
+        """The knowledge terms only, named and weighted; the loop sums them and adds cross-entropy."""
         raise TypeError(f"{type(self).__name__} must define losses()")
 
     def deployed(self, student: Chain) -> nn.Module:

@@ -1,4 +1,4 @@
-"""In which precision a network computes; bf16 also on a processor that has no instructions for it."""
+"""The precision in which a network computes; bf16 also works on a processor without instructions for it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from kdbench.portable import portable
 
-# What autocast rounds the factors of, as far as classifiers call it. What is missing here, as all that
-# nn.MultiheadAttention does inside, is slow, and not wrong.
+# The functions whose factors autocast rounds, as far as classifiers call them. A function that is missing here, as all
+# inside nn.MultiheadAttention are, is slow but not wrong.
 PRODUCTS = {
     *(torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, F.linear, F.scaled_dot_product_attention),
     *(
@@ -29,8 +29,10 @@ PRODUCTS = {
 
 
 def _cpu_multiplies() -> bool:
-    """Whether torch has a library for products of bf16 on this processor, and the processor instructions for it that it
-    may use: with AVX-512 alone the library imitates them, at three times the price of fp32."""
+    """Whether torch has a library for bf16 products on this processor, with instructions that the library may use.
+
+    With only AVX-512 the library emulates the instructions, at three times the cost of fp32.
+    """
     library = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return library and not portable() and (instructions or not torch.cpu._is_avx512_supported())
@@ -40,21 +42,25 @@ CPU_MULTIPLIES = _cpu_multiplies()
 
 
 def computed_in(precision: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
-    """torch's autocast to ``precision``, or none at all; where the processor has no instructions for bf16, the same
-    roundings at the price of fp32."""
+    """torch's autocast to ``precision``, or no autocast for None.
+
+    On a processor without instructions for bf16, the context makes the same roundings at the cost of fp32.
+    """
     if precision != torch.bfloat16 or multiplies_bf16(device.type):
         return torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
     return _widened()
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Whether products of bf16 are worth giving to torch on a device of this type. Where torch has no library for
-    them, a step of resnet8 takes ten times as long as in fp32."""
+    """Whether torch should compute products of bf16 on a device of this type.
+
+    If torch has no library for them, a step of resnet8 takes ten times as long as in fp32.
+    """
     return device != "cpu" or CPU_MULTIPLIES
 
 
 def way_of_multiplying_bf16() -> str:
-    """How this processor multiplies bf16: the last bits depend on it. Empty by instructions of AVX-512."""
+    """How this processor multiplies bf16; the last bits depend on it. Empty for any way but AMX and fp32."""
     if not CPU_MULTIPLIES:
         return "in fp32"
     return "AMX" if torch.cpu._is_amx_tile_supported() else ""
@@ -67,8 +73,11 @@ def _widened() -> Iterator[None]:
 
 
 class Widened(TorchFunctionMode):
-    """Within autocast to bf16, products as instructions for it make them, but computed in fp32: the factors are rounded
-    to bf16, their products added up in fp32, and the sum is rounded. What flows back is rounded at the same places."""
+    """Under autocast to bf16, gives the products of bf16 instructions, but computes in fp32.
+
+    The factors are rounded to bf16, their products are summed in fp32, and the sum is rounded. Gradients are rounded at
+    the same places.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -82,7 +91,7 @@ class Widened(TorchFunctionMode):
 
 
 def _double(*values: Any) -> bool:
-    """As autocast has it, which leaves fp64 alone."""
+    """Whether any value is fp64, which autocast leaves unchanged."""
     return any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in values)
 
 

@@ -1,4 +1,4 @@
-"""Names for things: methods, networks, data sets and recipes are all listed and looked up in the same way."""
+"""Named things: methods, networks, data sets and recipes are all listed and looked up in the same way."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """A mapping from names to things that answers a wrong name with the nearest right ones."""
+    """A mapping from names to things; an unknown name raises an error that gives the nearest right names."""
 
     def __init__(self, noun: str, otherwise: str = "") -> None:
-        self.noun, self.otherwise = noun, otherwise  # what is said where no right name is near
+        self.noun, self.otherwise = noun, otherwise  # ends the error if no right name is near
         self._things: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:

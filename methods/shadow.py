@@ -1,4 +1,4 @@
-"""A pass on the meta device: what shapes a network's values have and what they cost, at next to no cost itself."""
+"""A pass on the meta device: finds the shapes of a network's values and their cost, itself at almost no cost."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 ATEN = torch.ops.aten
-# What keeps its input's shape. On the meta device torch works that out anew in Python, which takes most of a pass.
+# Operators that keep their input's shape. On the meta device torch recomputes it in Python: most of a pass's time.
 INITIAL = {ATEN.normal_, ATEN.uniform_, ATEN.erfinv_, ATEN.clamp_, ATEN.fill_, ATEN.zero_}
 ACTIVATIONS = {ATEN.relu, ATEN.gelu, ATEN.silu, ATEN.sigmoid, ATEN.hardtanh, ATEN.hardswish, ATEN.hardsigmoid}
 SAME = INITIAL | ACTIVATIONS
@@ -30,7 +30,7 @@ def _beside(parts: list[Tensor], dim: int = 0) -> Tensor:
     return parts[0].new_empty(shape)
 
 
-# What stands in for operators that on the meta device import torch's compiler, which takes a second.
+# Replacements for operators that import torch's compiler on the meta device, which takes a second.
 LIGHT: dict[Any, Callable[..., Tensor]] = {
     ATEN.add.Tensor: _sum,
     ATEN.addmm.default: lambda _, left, right, **__: ATEN.mm.default(left, right),
@@ -40,8 +40,10 @@ LIGHT: dict[Any, Callable[..., Tensor]] = {
 
 
 class Shadow(TorchDispatchMode):
-    """Within it, tensors on the meta device pass by initial values, activations and norms, and ``macs`` counts what
-    the rest costs: the multiply-accumulates of convolutions, matrix products and attention."""
+    """Skips initial values, activations and norms of tensors on the meta device, and counts the cost of the rest.
+
+    ``macs`` is the number of multiply-accumulates of convolutions, matrix products and attention.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,7 +51,7 @@ class Shadow(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # the compiler is kept out of here by not importing it
+        return False  # the compiler is kept out by not importing it
 
     @property
     def macs(self) -> int:
@@ -60,7 +62,7 @@ class Shadow(TorchDispatchMode):
         if operator in SAME and args[0].is_meta:
             return args[0]
         if operator in NORMS and args[0].is_meta:
-            return args[0], args[0], args[0]  # the statistics are not looked at
+            return args[0], args[0], args[0]  # the statistics are not read
         if func in LIGHT and all(value.is_meta for value in tree_leaves(args) if isinstance(value, Tensor)):
             func = LIGHT[func]
         value = func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""What a teacher says of the training set, before the first step."""
+"""A teacher's answers to the training set, before the first step."""
 
 from collections.abc import Collection, Iterator
 
@@ -10,7 +10,7 @@ from kdbench.methods.method import Facts
 
 
 def survey(teacher: Chain, facts: Facts, rows: Tensor, taps: Collection[int] = ()) -> Iterator[Trace]:
-    """Traces of the training images at ``rows``, in their order, batch by batch; the images are not augmented."""
+    """Traces of the training images at ``rows``, in this order, batch by batch; the images are not augmented."""
     training = teacher.training
     teacher.eval()
     try:

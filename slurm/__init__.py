@@ -1,1 +1,1 @@
-"""How cells reach a cluster."""
+"""Runs cells on a SLURM cluster."""

@@ -1,4 +1,4 @@
-"""Which cells share a job, and for how many minutes it asks."""
+"""Decides which cells share a job, and how many minutes the job asks for."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.plan import Entry
 from kdbench.slurm.site import Site
 
-MARGIN = 1.5  # machines differ, and a job that is a little too short costs a second start
-START = 5  # minutes until Python has read its libraries and data from a busy disk
+MARGIN = 1.5  # machines differ, and a job that is slightly too short needs a second start
+START = 5  # minutes in which Python reads its libraries and data from a busy disk
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Bundle:
 
 
 def bundles(entries: Sequence[Entry], site: Site) -> list[Bundle]:
-    """In the plan's order. A cell of unmeasured length has a job for itself, and the longest time; one that several
-    processes train has a job for itself, too: where one of them is lost, all are."""
+    """The jobs, in the plan's order. A cell of unmeasured length gets its own job with the longest time. A cell that
+    several processes train also gets its own job: if one of the processes is lost, all are."""
     jobs: list[Bundle] = []
     held: list[Entry] = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""What runs on a node: a few cells, one after the other, each from where it was left off."""
+"""The code that runs on a node: a few cells, one after the other, each resumed from its checkpoint."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ AGAIN = 75  # the exit code that asks the batch script to put the job back into 
 
 
 class Job:
-    """Small enough to be pickled: it says what is to be done, in plain text."""
+    """The work of one job, in plain text: small enough to be pickled."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Job:
         self.world = max((cell.world for cell in cells), default=1)
 
     def __call__(self) -> dict[str, str]:
-        """What became of each cell. None stops another; a cell that another job runs is left to it."""
-        if not portable():  # which takes one thread, however many cores the job was given
+        """Run all cells and return their outcomes. No cell stops another; one that another job runs is left to it."""
+        if not portable():  # a portable run has one thread, however many cores the job has
             torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads())))
         for name in self.files:
             extensions.load(Path(os.environ[CODE]) / WITHIN / name)
@@ -68,41 +68,44 @@ class Job:
         worker.ranks = ranks
         bell = Bell(worker)
         outcomes: dict[str, str] = {}
-        # By then the lease of a job that was killed has run out. It may be this very job's before it was queued again:
-        # it is waited for all the same: a node that is only believed dead may go on with the cell.
+        # By then the lease of a killed job has expired. The job waits even for its own lease from before a requeue: a
+        # node that was wrongly believed dead may still run the cell.
         give_up = time.monotonic() + 2 * PATIENCE
         with contextlib.suppress(Interrupted):
             while left and not worker.stop.is_set():
-                last = time.monotonic() >= give_up  # asked before: what comes first in a job may take hours
+                last = time.monotonic() >= give_up  # read first: the cells may take hours
                 for cell in left:
                     outcomes[cell.id] = self._work(worker, store, cell)
                     print(f"{outcomes[cell.id]}  {cell.id}", flush=True)
+                    if worker.broken:
+                        print("this process has lost its GPU, and the job goes back into the queue", flush=True)
+                        sys.exit(AGAIN)
                 left = [cell for cell in left if outcomes[cell.id] == "elsewhere" and not last]
                 if left:
                     worker.stop.wait(ASK_AGAIN)
         if worker.stop.is_set():
             bell.leave()
         if "failed" not in outcomes.values():
-            ranks.given(None)  # there is no other cell
+            ranks.given(None)  # there are no more cells
         return outcomes
 
     def _ranks(self) -> tuple[Engine, Ranks]:
-        """This task's device, and its place among the tasks of the job."""
+        """This task's engine, and its rank among the tasks of the job."""
         engine = Engine.best(**self.settings)
         if self.world == 1:
             return engine, ALONE
         rank = submitit.JobEnvironment().global_rank
-        if engine.device.type == "cuda":  # some clusters show a task its own GPU alone
+        if engine.device.type == "cuda":  # some clusters show a task only its own GPU
             engine = replace(engine, device=torch.device("cuda", rank % torch.cuda.device_count()))
-        # The folder is this start's own: after a requeue nobody waits for those who were there before.
+        # Each start of the job has its own folder: after a requeue nothing waits for processes of an earlier start.
         return engine, Ranks.join(rank, self.world, Path(os.environ[CODE]) / "meeting", engine.device)
 
     def _data_of(self, cell: Cell) -> Path:
         if self.scratch is None:
             return Path(self.data)
         scratch = Path(os.path.expandvars(self.scratch))
-        if not scratch.is_absolute():  # a variable that this node does not have
-            print(f"{cell.dataset} is read from {self.data}: there is no folder {self.scratch} here", flush=True)
+        if not scratch.is_absolute():  # this node lacks a variable
+            print(f"{cell.dataset} is read from {self.data}: this node has no folder {self.scratch}", flush=True)
             return Path(self.data)
         folder, why = staged(cell.dataset, Path(self.data), scratch)
         print(why, flush=True)
@@ -110,7 +113,7 @@ class Job:
 
     def _work(self, worker: Worker, store: Store, cell: Cell) -> str:
         if cell.teacher and not (store.record(cell.teacher.id) and store.weights(cell.teacher).exists()):
-            return "blocked"  # its teacher failed: no failure of its own
+            return "blocked"  # its teacher failed, the cell itself did not
         worker.data_folder = self._data_of(cell)
         outcome = worker.work(cell, needs_weights=self.teachers)
         if outcome == "failed" and (failure := store.failure(cell.id)):
@@ -118,12 +121,12 @@ class Job:
         return outcome
 
     def checkpoint(self) -> DelayedSubmission:
-        """For a signal that comes before ours are set: nothing has begun yet."""
+        """For a signal that arrives before our handlers are set: nothing has started yet."""
         return DelayedSubmission(self)
 
 
 def place() -> str:
-    """Where a job runs and what it was given: what SLURM was asked for is not always what arrives."""
+    """Where a job runs and what it got, which is not always what was asked for."""
     told = os.environ.get
     node, gpus = told("SLURMD_NODENAME", ""), told("CUDA_VISIBLE_DEVICES", "none")
     times = told("SLURM_RESTART_COUNT", "0")
@@ -131,8 +134,8 @@ def place() -> str:
 
 
 class Bell:
-    """The scheduler's signals. A cell writes a checkpoint at its next step, and the job goes back into the queue if its
-    time is up; one that is preempted SLURM puts back itself, and one that was cancelled must not come back."""
+    """Handles the scheduler's signals. A cell writes a checkpoint at its next step. If the job's time is up, it goes
+    back into the queue. SLURM itself requeues a preempted job, and a cancelled job must not come back."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -148,5 +151,5 @@ class Bell:
         self.worker.stop.set()
 
     def leave(self) -> None:
-        """The batch script asks for the requeue: in a container there is no scontrol."""
-        sys.exit(AGAIN if self.again else "stopped by the scheduler; the next submit goes on from here")
+        """Exit. The batch script asks for the requeue, since a container has no scontrol."""
+        sys.exit(AGAIN if self.again else "stopped by the scheduler; the next submit resumes from here")

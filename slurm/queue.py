@@ -1,4 +1,4 @@
-"""What the scheduler says of our jobs: what waits and what runs. What came of a cell, its record says."""
+"""Asks the scheduler which of our jobs wait or run. The outcome of a cell is in its record."""
 
 import re
 import subprocess
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kdbench.refusal import Refusal
 
-USUAL_ARRAY = 1001  # jobs, where a cluster says nothing else
+USUAL_ARRAY = 1001  # jobs, unless a cluster says otherwise
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Queued:
 
 
 def queued() -> dict[tuple[str, int], Queued]:
-    """Our jobs by name and place in their array. No accounting is needed for this."""
+    """Our jobs by name and place in their array. This needs no accounting."""
     lines = ask("squeue", "--noheader", "--array", "--me", "--format=%j|%K|%i|%T|%r").splitlines()
     jobs = {}
     for line in lines:
@@ -31,23 +31,23 @@ def cancel(jobs: list[str]) -> None:
 
 
 def largest_array() -> int:
-    """Jobs; where arrays are switched off, one."""
+    """The number of jobs that an array may have; one if arrays are switched off."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
     return max(1, int(match[1])) if match else USUAL_ARRAY
 
 
 def gpu_types(partition: str | None) -> set[str]:
-    """The types of GPU that the nodes of a partition have, where they have names."""
+    """The named types of GPU on the nodes of a partition."""
     where = ["--partition", partition] if partition else []
     resources = ask("sinfo", "--noheader", "--format=%G", *where)
-    return set(re.findall(r"gpu:([\w.-]+):\d", resources))  # 3090, too; without a type a number stands there alone
+    return set(re.findall(r"gpu:([\w.-]+):\d", resources))  # a type may be 3090; without a type there is only a number
 
 
 def ask(*command: str) -> str:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
-        raise Refusal(f"SLURM cannot be asked from this machine: there is no command '{command[0]}'") from None
+        raise Refusal(f"SLURM must be available on this machine, but there is no command '{command[0]}'") from None
     except subprocess.TimeoutExpired:
         raise Refusal(f"SLURM must answer within a minute, but '{command[0]}' did not") from None
     if answer.returncode:

@@ -1,4 +1,4 @@
-"""What a cluster is like: one YAML file a cluster, and what kdbench asks it for."""
+"""Sites: one YAML file describes a cluster, and what kdbench asks it for."""
 
 import re
 from collections.abc import Collection
@@ -8,50 +8,50 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from kdbench.benchmark.experiments.conversion import shown
-from kdbench.benchmark.experiments.document import find, read
+from kdbench.benchmark.conversion import shown
+from kdbench.benchmark.document import find, read
 from kdbench.benchmark.training.recipe import Count
 
 SHIPPED = Path(__file__).parent / "sites"
 
-# What kdbench finds its jobs by, and what it relies on when they wait, end and are begun again.
+# Options by which kdbench finds its jobs, and on which it relies when they wait, end and are requeued.
 OURS = {
     *("job_name", "array", "dependency", "nodes", "ntasks", "ntasks_per_node", "signal", "output", "error"),
-    *("open_mode", "array_parallelism", "signal_delay_s", "srun_args", "stderr_to_stdout"),  # or as submitit says
+    *("open_mode", "array_parallelism", "signal_delay_s", "srun_args", "stderr_to_stdout"),  # submitit's names
 }  # fmt: skip
-SHORTEST = 5  # minutes: the scheduler warns of the end up to two and a half before it
+SHORTEST = 5  # minutes: the scheduler warns of a job's end up to two and a half minutes before
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a job asks for. One job is one worker with its GPUs: it runs one cell after the other. A cell of world N
-    has a job of N such workers, on one node."""
+    """What a job asks for. One job is one worker with its GPUs, and runs one cell after the other. A cell with world N
+    gets a job with N such workers on one node."""
 
     about: str = ""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    gpus: Annotated[int, Meta(ge=0)] | str = 1  # a job; of one type where the cluster has several: "h200:1"
+    gpus: Annotated[int, Meta(ge=0)] | str = 1  # per job; with a type if the cluster has several: "h200:1"
     cpus: Count = 8
     memory: str = "32G"
-    minutes: Count | str = 240  # the longest that a job may ask for; longer cells go on in the next job
+    minutes: Count | str = 240  # the longest that a job may ask for; longer cells resume in the next job
     at_once: Count = 16  # jobs
     worthwhile: Annotated[int, Meta(ge=0)] = 20  # minutes: shorter cells share a job until it is this long
     setup: tuple[str, ...] = ()  # shell commands before Python starts
     environment: dict[str, str] = {}
-    python: str | None = None  # how Python is started: in a container, say; this very interpreter if not said
+    python: str | None = None  # command that starts Python, for example in a container; default: this interpreter
     srun: tuple[str, ...] = ()  # further arguments of srun
-    scratch: str | None = None  # a disk of the node's own, such as $SLURM_TMPDIR: data are read from a copy there
-    sbatch: dict[str, Any] = {}  # anything else for sbatch; null takes away what would be asked for
+    scratch: str | None = None  # a local disk of the node, such as $SLURM_TMPDIR: data are read from a copy there
+    sbatch: dict[str, Any] = {}  # other options of sbatch; null removes an option
 
     def __post_init__(self) -> None:
         if self.longest < SHORTEST:
-            raise ValueError(f"minutes must be at least {SHORTEST}, so that a job comes to work, got {self.minutes}")
+            raise ValueError(f"minutes must be at least {SHORTEST} for a job to do any work, got {self.minutes}")
         if isinstance(self.gpus, str) and not re.fullmatch(r"[\w.-]+:\d+", self.gpus):
             raise ValueError(f"gpus must be a number or TYPE:NUMBER, got '{self.gpus}'")
         for key, value in self.sbatch.items():
             if _option(key) in OURS:
-                raise ValueError(f"sbatch must leave '{key}' to kdbench, which relies on what it asks for")
+                raise ValueError(f"sbatch must not set '{key}': it is set by kdbench and cannot be changed")
             if isinstance(value, list | dict) or value is False:
                 raise ValueError(f"sbatch must have text, a number, true or null for '{key}', got {shown(value)}")
 
@@ -61,8 +61,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.minutes if isinstance(self.minutes, int) else minutes(self.minutes)
 
     def parameters(self, name: str, wanted: int, world: int = 1) -> dict[str, Any]:
-        """What submitit is told for jobs of so many minutes. A site says what one task needs; a job with several has
-        them on one node."""
+        """The parameters of submitit for jobs of this many minutes. A site gives what one task needs; a job with
+        several tasks has them on one node."""
         asked: dict[str, Any] = {
             "job_name": name,
             "partition": self.partition,
@@ -74,12 +74,12 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "cpus_per_task": self.cpus,
             "mem": self.memory,
             "time": wanted,
-            "wckey": None,  # submitit would name one, which many clusters refuse
+            "wckey": None,  # submitit would set one, which many clusters refuse
             "array_parallelism": self.at_once,
             "stderr_to_stdout": True,  # one log a job
             "signal_delay_s": 90,
         }
-        # A job that has been interrupted goes on, on clusters too that requeue only those that ask for it.
+        # Some clusters requeue an interrupted job only if the job asks for it.
         more: dict[str, Any] = {"requeue": True}
         more |= {_option(key): value for key, value in self.sbatch.items()}
         asked |= {key: more.pop(key) for key in list(more) if key in asked}
@@ -88,10 +88,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             asked["mem"] = re.sub(r"^\d+", lambda number: str(int(number[0]) * world), str(asked["mem"]))
         if asked["gpus_per_node"] is not None:
             asked["gpus_per_node"] = times(asked["gpus_per_node"], world)
-        if "gres" in extra:  # of what is not GPUs, tasks share what there is
+        if "gres" in extra:  # tasks share everything but GPUs
             parts = str(extra["gres"]).split(",")
             extra["gres"] = ",".join(str(times(part, world)) if part.startswith("gpu") else part for part in parts)
-        # srun does not inherit the number of cores since SLURM 22.05.
+        # Since SLURM 22.05, srun does not inherit the number of cores.
         cores = [] if asked["cpus_per_task"] is None else [f"--cpus-per-task={asked['cpus_per_task']}"]
         return asked | {"srun_args": [*cores, *self.srun], "additional_parameters": extra}
 
@@ -106,7 +106,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def _option(key: str) -> str:
-    """``--mail-type`` as submitit writes it."""
+    """An option such as ``--mail-type`` as submitit writes it."""
     return key.lstrip("-").replace("-", "_")
 
 
@@ -119,7 +119,7 @@ def times(asked: int | str, world: int) -> int | str:
 
 
 def minutes(text: str) -> int:
-    """SLURM's ways of writing a time (``90``, ``1:30:00``, ``1-12:00:00``) in minutes, rounded up."""
+    """The minutes of a time in one of SLURM's formats (``90``, ``1:30:00``, ``1-12:00:00``), rounded up."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not match:
         raise ValueError(f"minutes must be a number or a time such as 1:30:00, got '{text}'")

@@ -1,4 +1,4 @@
-"""The code as it was when a grid was submitted: a checkout that changes while jobs wait changes nothing for them."""
+"""A copy of the code at the time of submission: changes to the checkout do not affect waiting jobs."""
 
 import os
 import zipfile
@@ -8,13 +8,13 @@ import kdbench
 from kdbench.benchmark import extensions
 from kdbench.benchmark.experiments.environment import COMMIT, commit
 
-WITHIN = "files"  # where a user's own files lie in the archive
+WITHIN = "files"  # the folder of the user's files in the archive
 
 
 def freeze(archive: Path) -> None:
-    """One file, which each job unpacks on its own node."""
+    """Write the code to one file, which each job unpacks on its own node."""
     package = Path(kdbench.__file__).parent
-    # Files as Guix and Nix install them are of 1970, older than the format knows.
+    # Guix and Nix date files to 1970, which the format cannot represent.
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as frozen:
         for file in sorted(_files(package)):
             frozen.write(file, Path("kdbench") / file.relative_to(package))
@@ -24,5 +24,5 @@ def freeze(archive: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    walk = os.walk(folder, followlinks=True)  # rooms may be links
+    walk = os.walk(folder, followlinks=True)  # subpackages may be links
     return [Path(at, name) for at, _, names in walk if "__pycache__" not in at for name in names]

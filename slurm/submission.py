@@ -1,11 +1,11 @@
-"""What was sent to the cluster, as files beside the records: everything that comes later is rebuilt from them.
+"""Submissions, as files beside the records. All later information about the jobs is derived from them.
 
     jobs/NAME/submission.json   which cells are in which job
-    jobs/NAME/code.zip          the code as it was
-    jobs/NAME/0/ 1/ ...         what submitit writes for each array, its logs among it
+    jobs/NAME/code.zip          the code at the time
+    jobs/NAME/0/ 1/ ...         files of submitit for each array, including logs
 
-An array's name in the queue says which submission it belongs to, so no job's number has to be remembered, and a
-submission that was cut short in the middle is known as far as it came.
+An array's name in the queue names its submission. Job numbers therefore need not be stored, and a submission that was
+interrupted is known as far as it got.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ class Submission(msgspec.Struct, frozen=True):
     grid: str
     site: str
     submitted: str
-    arrays: list[list[list[str]]]  # of jobs, of the ids of their cells
+    arrays: list[list[list[str]]]  # the ids of the cells, by array and job
 
     def array(self, number: int) -> str:
         """The array's name in the queue."""
@@ -47,7 +47,7 @@ def keep(submission: Submission, store: Store) -> None:
 
 
 def submissions(store: Store) -> list[Submission]:
-    """The oldest first."""
+    """All submissions, the oldest first."""
     found = []
     for file in folder(store).glob("*/submission.json"):
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
@@ -56,7 +56,7 @@ def submissions(store: Store) -> list[Submission]:
 
 
 def submitted(store: Store) -> set[str]:
-    """The ids of all cells that were ever sent."""
+    """The ids of all cells that were ever submitted."""
     return {cell_id for submission in submissions(store) for _, _, ids in submission.jobs() for cell_id in ids}
 
 
@@ -77,7 +77,7 @@ def logs(store: Store, cell_id: str) -> list[Path]:
         for number, place, ids in submission.jobs():
             if cell_id in ids:
                 here = folder(store) / submission.name / str(number)
-                alone = len(submission.arrays[number]) == 1  # then it was no array
-                # Of several tasks the first one's: what ails the others, it says.
+                alone = len(submission.arrays[number]) == 1  # a single job is no array
+                # Only the log of the first task: it reports the errors of the others.
                 found += [log for log in here.glob("*_0_log.out") if alone or log.name.split("_")[1] == str(place)]
     return sorted(found, key=lambda log: log.stat().st_mtime)

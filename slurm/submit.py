@@ -1,4 +1,4 @@
-"""The verb ``submit``: what a grid still lacks, as job arrays, teachers first. It submits and ends."""
+"""The command ``submit``: submits a grid's missing cells as job arrays, teachers first, and exits."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.words import counted
+from kdbench.benchmark.words import counted
 from kdbench.portable import TOLD, portable
 from kdbench.refusal import Refusal
 from kdbench.slurm import queue, snapshot
@@ -33,8 +33,8 @@ from kdbench.slurm.job import AGAIN, CODE, Job
 from kdbench.slurm.site import Site
 from kdbench.slurm.submission import Submission, folder, keep, waiting
 
-DEAF = 128 + signal.SIGUSR2  # srun's exit code where the warning of the end has killed what it ran
-BUSY = "another submission to these results is under way: ask again when it is over"
+DEAF = 128 + signal.SIGUSR2  # srun's exit code if the warning signal has killed its process
+BUSY = "another submission to these results is in progress: try again when it has ended"
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,18 @@ class Array:
     jobs: list[Bundle]
     teachers: bool
     at_once: int
-    after: list[int]  # the arrays of this submission that must be over before
-    after_jobs: list[str]  # and jobs of earlier ones
+    after: list[int]  # arrays of this submission that must end first
+    after_jobs: list[str]  # jobs of earlier submissions that must end first
 
 
 def submit(
     grid: Grid, site_name: str, results: Path, data: Path, *, dry_run: bool = False, retry: str | None = None,
     **settings: Any,
 ) -> str:  # fmt: skip
-    """Submit what is missing and not in the queue already; answers with what was done, or would be."""
+    """Submit missing cells that are not in the queue. Returns a text about what was done, or would be."""
     site, store = sites.load(site_name), Store(results.resolve())
     if portable() and site.gpus:
-        raise Refusal(f"--portable leaves GPUs alone: the site must ask for none, got gpus: {site.gpus}")
+        raise Refusal(f"--portable uses no GPU: the site must have gpus: 0, got gpus: {site.gpus}")
     if dry_run:
         try:
             there, longest = waiting(store, queue.queued()), queue.largest_array()
@@ -69,13 +69,13 @@ def submit(
 
     check(site, store)
     for dataset in {entry.cell.dataset for entry in to_be_run(grid, store, retry).those(State.MISSING)}:
-        datasets.load(dataset, data)  # read, or downloaded, before any job waits for it
+        datasets.load(dataset, data)  # read or downloaded before a job needs it
     desk = Lease.take(store.folder / "work" / "submit")
     if desk is None:
         raise Refusal(BUSY)
     with desk:
-        store.tidy()  # jobs do not: many of them end at once
-        # The queue is asked before the records: a job that ends in between has left what it leaves.
+        store.tidy()  # jobs do not do this: many of them end at once
+        # The queue is read before the records: a job that ends in between has written its records.
         there = waiting(store, queue.queued())
         made = to_be_run(grid, store, retry)
         known = _to_come(made, there, store)
@@ -83,14 +83,14 @@ def submit(
         if not parts:
             return f"Nothing is left to submit{_besides(made, known)}."
         if shutil.which("srun") is None:  # submitit looks for it too, and too late
-            raise Refusal("SLURM cannot be asked from this machine: there is no command 'srun'")
-        if not desk.holds():  # this process was stopped for so long that it was believed dead
+            raise Refusal("SLURM must be available on this machine, but there is no command 'srun'")
+        if not desk.holds():  # this process was suspended for so long that it was believed dead
             raise Refusal(BUSY)
         failed = [failure for id in _ids(submission.arrays) if (failure := store.failure(id))]
         for failure in failed:
             store.forgive(failure.id)
         home = folder(store) / submission.name
-        keep(submission, store)  # before the first job is in the queue, so that none is there unknown
+        keep(submission, store)  # before the first job is queued: every queued job is known
         snapshot.freeze(home / "code.zip")
         data = data.resolve()
         numbers: list[str] = []
@@ -100,7 +100,7 @@ def submit(
                 jobs = [Job(job.cells, store.folder, data, site.scratch, **how) for job in array.jobs]
                 parameters = _parameters(submission, number, array, site, home, numbers)
                 numbers.append(_send(jobs, home / str(number), parameters, site.python))
-        except Refusal:  # what SLURM did not take is not looked for later, and has failed as before
+        except Refusal:  # jobs that SLURM refused are forgotten, and their cells' failures restored
             keep(msgspec.structs.replace(submission, arrays=submission.arrays[: len(numbers)]), store)
             refused = _ids(submission.arrays[len(numbers) :])
             for failure in failed:
@@ -111,7 +111,7 @@ def submit(
 
 
 def _to_come(made: Plan, there: dict[str, queue.Queued], store: Store) -> dict[str, queue.Queued]:
-    """The cells that jobs in the queue will still do: one that has failed no job tries again."""
+    """The cells that queued jobs will still run: a job does not retry a failed cell."""
     left = {entry.cell.id for entry in made.those(State.MISSING, State.RUNNING, State.OUTDATED)}
     left -= store.failures().keys()
     return {cell_id: job for cell_id, job in there.items() if cell_id in left}
@@ -124,7 +124,7 @@ def _ids(arrays: list[list[list[str]]]) -> set[str]:
 def drawn_up(
     made: Plan, site: Site, site_name: str, known: dict[str, queue.Queued], longest: int
 ) -> tuple[Submission, list[Array]]:
-    """The arrays that are to be sent, in their order. A student whose teacher will not be there is not sent."""
+    """The arrays to submit, in their order. A student whose teacher will be missing is not submitted."""
     alone = _alone(made, known)
     students = sorted(made.students, key=lambda entry: entry.cell.seed)  # as on one machine: see Agenda
     first = bundles([e for e in made.teachers if e.state is State.MISSING and e.cell.id not in known], site)
@@ -147,7 +147,7 @@ def drawn_up(
 
 
 def _alone(made: Plan, known: Container[str]) -> set[str]:
-    """The students that cannot be sent: their teacher failed, or runs where no job can wait for it."""
+    """The students that cannot be submitted: their teacher failed, or runs where no job can wait for it."""
     there = (State.FINISHED, State.MISSING)
     absent = {e.cell.id for e in made.teachers if e.state not in there and e.cell.id not in known}
     pupils = [(e.cell.id, e.cell.teacher.id) for e in made.students if e.cell.teacher and e.state is State.MISSING]
@@ -158,8 +158,8 @@ def _laned(
     jobs: Sequence[Bundle], site: Site, longest: int, *, teachers: bool, start: int, after: list[int],
     after_jobs: list[str],
 ) -> list[Array]:  # fmt: skip
-    """Arrays of jobs that have one number of tasks, no longer than the cluster allows. They share what may run at once:
-    side by side in lanes, and where there are more arrays than that, one behind the other in each lane."""
+    """Arrays of jobs with the same number of tasks, no longer than the cluster allows. The site's limit on concurrent
+    jobs is divided among lanes, which run side by side. If there are more arrays than lanes, they queue in lanes."""
     alike = [[job for job in jobs if job.world == world] for world in sorted({job.world for job in jobs})]
     chunks = [part[i : i + longest] for part in alike for i in range(0, len(part), longest)]
     lanes = min(len(chunks), site.at_once)
@@ -172,10 +172,10 @@ def _laned(
 
 
 def check(site: Site, store: Store) -> None:
-    """What can be known to fail before anything waits in a queue."""
+    """Refuse what is known to fail, before anything is queued."""
     if wrong := re.search(r"[%\\\n]", str(store.folder)):
         raise Refusal(
-            f"the results folder's path must be without {wrong[0]!r}, which SLURM reads as its own, got {store.folder}"
+            f"the results folder's path must be without {wrong[0]!r}, which SLURM interprets, got {store.folder}"
         )
     if site.partition:
         partitions = set(queue.ask("sinfo", "--all", "--noheader", "--format=%R").split())
@@ -186,12 +186,12 @@ def check(site: Site, store: Store) -> None:
     if site.gpus and len(types) > 1 and not site.names_a_kind(types):
         count = str(site.gpus).rpartition(":")[2]
         raise Refusal(
-            f"gpus must name a type of the partition's, so that a comparison runs on one kind: "
+            f"gpus must name one of the partition's types, to run a comparison on one kind of GPU: "
             f"'{sorted(types)[0]}:{count}', got '{site.gpus}'; it has {', '.join(sorted(types))}"
         )
 
 
-# -- what sbatch is told ----------------------------------------------------------------------------------------------
+# -- the options and scripts of sbatch --------------------------------------------------------------------------------
 
 
 def _parameters(
@@ -208,26 +208,27 @@ def _parameters(
 
 
 def setup(site: Site, code: Path) -> list[str]:
-    """Shell lines: what the site needs, then this submission's code, unpacked on the node."""
+    """Shell lines before Python: the site's setup, then this submission's code, unpacked on the node."""
     told = TOLD if portable() else {}
     return [
-        "trap : TERM",  # this shell waits for Python, which writes a checkpoint when it is told to end
+        "trap : TERM",  # this shell waits for Python, which writes a checkpoint on SIGTERM
         'JOB="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         *(f"export {name}={shlex.quote(value)}" for name, value in {**site.environment, **told}.items()),
         *site.setup,
-        # The folder for temporary files may be the login node's, which this one lacks.
+        # TMPDIR may be the login node's, and missing on this one.
         f'{CODE}=$(mktemp -d -p "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}" kdbench.XXXXXX || mktemp -d -p /tmp) || exit',
         f"export {CODE}",
-        "export SLURM_EXPORT_ENV=ALL",  # srun's tasks are given it all, whatever sbatch was told of its own
+        "export SLURM_EXPORT_ENV=ALL",  # srun's tasks get all of it, whatever --export sbatch was given
         f"trap 'rm -rf \"${CODE}\"' EXIT",
-        f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}" || exit',  # not with other code
+        f'{_python(site)} -m zipfile -e {shlex.quote(str(code))} "${CODE}" || exit',  # never run other code
         f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"',
     ]
 
 
 def teardown(where: Path) -> list[str]:
-    """Shell lines: back into the queue if Python asks for it, or was warned of the end before it could hear it; and no
-    pickles of a job that is over. A result says that; that srun ended well does not: it does when it is told to end."""
+    """Shell lines after Python: requeue the job if Python asks for it, or was killed by the warning before it could
+    handle it. Remove the pickles of a job that is over. Only a result shows that it is: srun's exit code is also zero
+    when it is told to end."""
     pickle = shlex.quote(str(where)) + '/"$JOB"'
     return [
         "code=$?",
@@ -242,7 +243,7 @@ def _python(site: Site) -> str:
 
 
 def _send(jobs: Sequence[Job], where: Path, parameters: dict[str, Any], python: str | None) -> str:
-    """The number that SLURM gives the array."""
+    """Submit the jobs. Returns the number that SLURM gives the array."""
     try:
         with _outside():
             executor = submitit.SlurmExecutor(folder=where, python=python)
@@ -259,7 +260,7 @@ def _send(jobs: Sequence[Job], where: Path, parameters: dict[str, Any], python: 
 
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
-    """From inside an allocation sbatch would take over what that one asked for."""
+    """Hide the variables of an enclosing allocation, whose options sbatch would inherit."""
     inherited = {k: v for k, v in os.environ.items() if k.startswith(("SLURM_", "SBATCH_")) and k != "SLURM_CONF"}
     for key in inherited:
         del os.environ[key]
@@ -270,7 +271,7 @@ def _outside() -> Iterator[None]:
 
 
 def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: Store) -> list[str]:
-    """The text that sbatch would be given, array by array."""
+    """The scripts that sbatch would get, array by array."""
     home = folder(store) / submission.name
     texts = []
     for number, array in enumerate(arrays):
@@ -290,7 +291,7 @@ def _counted(arrays: Sequence[Array]) -> str:
 
 
 def _besides(made: Plan, known: Container[str]) -> str:
-    """What of the grid is neither finished nor sent, and why."""
+    """The cells that are neither finished nor submitted, and why."""
     counts = {
         "in the queue already": sum(entry.cell.id in known for entry in made.entries),
         "running elsewhere": len([e for e in made.those(State.RUNNING) if e.cell.id not in known]),
@@ -298,8 +299,8 @@ def _besides(made: Plan, known: Container[str]) -> str:
         "outdated (--retry outdated submits them again)": sum(
             entry.cell.id not in known for entry in made.those(State.OUTDATED)
         ),
-        "without a teacher, which failed or runs elsewhere": len(_alone(made, known)),
-        "invalid ('plan' says why)": len(made.those(State.INVALID)),
+        "waiting for a teacher that failed or runs outside this queue": len(_alone(made, known)),
+        "invalid ('plan' shows why)": len(made.those(State.INVALID)),
     }
     said = [f"{count} {what}" for what, count in counts.items() if count]
     return f"; {', '.join(said)}" if said else ""

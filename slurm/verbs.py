@@ -1,4 +1,4 @@
-"""The verbs that speak to a cluster. What they need is imported inside them: help answers at once."""
+"""The commands for clusters. They import what they need when they run, which keeps help fast."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from kdbench.benchmark.options import A_PATH, F, data, files, grid, load_files, 
 def folder(verb: F) -> F:
     where = click.option(
         "--folder", type=A_PATH, default="devcluster", envvar="KDBENCH_DEVCLUSTER", show_default=True, show_envvar=True,
-        help="The folder in which the cluster keeps all that it has.",
+        help="Folder with all files of the cluster.",
     )  # fmt: skip
     return where(verb)
 
 
 @click.command()
 @grid(required=True)
-@click.option("--site", required=True, help="The cluster: the name of a site that ships, or a YAML file of your own.")
-@click.option("--dry-run", is_flag=True, help="Print what sbatch would be told; submit nothing.")
+@click.option("--site", required=True, help="The cluster: the name of a shipped site, or your own YAML file.")
+@click.option("--dry-run", is_flag=True, help="Print the scripts for sbatch; submit nothing.")
 @retry
 @settings
 @data
@@ -35,9 +35,11 @@ def submit(
     results: Path,
     files: tuple[Path, ...],
 ) -> None:
-    """Send what a grid still lacks to a SLURM cluster: teachers first, nothing twice; then end.
+    """Submit the missing cells to a SLURM cluster.
 
-    Cells that are preempted, run out of time or lose their node go on where they were. `list sites` has what ships.
+    Submits teachers first and nothing twice, and exits.
+    Cells that are preempted, run out of time or lose their node resume where they were. `list sites` shows the shipped
+    sites.
 
     \b
     Examples:
@@ -58,7 +60,9 @@ def submit(
 @results
 @files
 def cancel(grid: str, results: Path, files: tuple[Path, ...]) -> None:
-    """Take the jobs that have cells of a grid out of the cluster's queue; what they have done so far is kept.
+    """Cancel a grid's jobs.
+
+    Cancels all jobs that have cells of the grid. Their progress is kept.
 
     \b
     Examples:
@@ -74,7 +78,7 @@ def cancel(grid: str, results: Path, files: tuple[Path, ...]) -> None:
 @click.argument("cell")
 @results
 def logs(cell: str, results: Path) -> None:
-    """The end of the log of a submitted cell. CELL is its id, or how its id begins.
+    """Show the end of the log of a submitted cell. CELL is its id, or the start of its id or of its digest.
 
     \b
     Examples:
@@ -88,9 +92,10 @@ def logs(cell: str, results: Path) -> None:
 
 @click.group()
 def devcluster() -> None:
-    """A private SLURM of two nodes with two fake GPUs each, on this machine: to try a submit, and for tests.
+    """Run a private SLURM on this machine.
 
-    It needs root and Debian's packages slurm-wlm and munge; it touches no other SLURM, and its jobs do run.
+    It has two nodes with two fake GPUs each, to try `submit` and for tests. It needs root and Debian's packages
+    slurm-wlm and munge. It affects no other SLURM. Its jobs do run.
 
     \b
     Examples:
@@ -101,10 +106,10 @@ def devcluster() -> None:
 
 
 @devcluster.command("start")
-@click.option("--accounting", is_flag=True, help="With sacct; needs slurmdbd and mariadb-server, too.")
+@click.option("--accounting", is_flag=True, help="Enable sacct; needs slurmdbd and mariadb-server, too.")
 @folder
 def start_devcluster(accounting: bool, folder: Path) -> None:
-    """Start it, and wait until its nodes take jobs.
+    """Start the cluster, and wait until its nodes accept jobs.
 
     \b
     Examples:
@@ -123,7 +128,7 @@ def start_devcluster(accounting: bool, folder: Path) -> None:
 @devcluster.command("stop")
 @folder
 def stop_devcluster(folder: Path) -> None:
-    """Stop it and all that runs on it; its logs stay.
+    """Stop the cluster and all its jobs. Its logs are kept.
 
     \b
     Examples:
@@ -136,13 +141,13 @@ def stop_devcluster(folder: Path) -> None:
     if not cluster.home.exists():
         raise click.UsageError(f"a cluster must have been started in {cluster.folder}, got none")
     cluster.stop()
-    print(f"Nothing of it runs any more; its logs are in {cluster.logs}")
+    print(f"The cluster has stopped; its logs are in {cluster.logs}")
 
 
 @devcluster.command("env")
 @folder
 def env_of_devcluster(folder: Path) -> None:
-    """What a shell must export so that sbatch and the rest meet this cluster.
+    """Print what a shell must export for sbatch, squeue and the rest to use this cluster.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What becomes of a submitted grid, from the files that are there and what the scheduler says."""
+"""The state of a submitted grid, from the files in the results folder and from the scheduler."""
 
 import time
 
@@ -6,17 +6,17 @@ from kdbench.benchmark.experiments.cell import called
 from kdbench.benchmark.experiments.plan import Plan, State
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import Sent
-from kdbench.benchmark.experiments.words import counted
+from kdbench.benchmark.words import counted
 from kdbench.refusal import Refusal, nearest
 from kdbench.slurm import queue
 from kdbench.slurm.submission import folder, logs, submitted, waiting
 
-ENDING = 60.0  # seconds that cancelled jobs are waited for
-LINES = 40  # of a log, at its end
+ENDING = 60.0  # seconds to wait for cancelled jobs
+LINES = 40  # shown from the end of a log
 
 
 def sent(plan: Plan, store: Store) -> Sent:
-    """Where the missing cells are that were submitted once, and the outdated ones that were submitted again."""
+    """The state of the missing cells that were submitted, and of the outdated ones that were resubmitted."""
     known = submitted(store)
     missing = [entry.cell.id for entry in plan.those(State.MISSING) if entry.cell.id in known]
     outdated = [entry.cell.id for entry in plan.those(State.OUTDATED) if entry.cell.id in known]
@@ -30,12 +30,12 @@ def sent(plan: Plan, store: Store) -> Sent:
     pending = {}
     for key in (key for key in missing + outdated if key in there):
         pending[key] = _in_words(there[key], there[key].job in busy)
-        busy.add(there[key].job)  # only the first of a job's cells can be the one that begins
+        busy.add(there[key].job)  # only the first of a job's cells can be starting
     # A cell that has ended since the plan was made is not lost.
     ended = store.outlines().keys() | store.failures().keys()
     lost = [key for key in missing if key not in there and key not in ended]
     why = {entry.cell.id: entry.reason for entry in plan.those(State.MISSING) if entry.reason}
-    return Sent(pending, {key: why.get(key, f"its job left no record: 'logs {key}'; 'submit' goes on") for key in lost})
+    return Sent(pending, {key: why.get(key, f"its job left no record: 'logs {key}'; 'submit' resumes") for key in lost})
 
 
 def _in_words(job: queue.Queued, busy: bool) -> str:
@@ -45,10 +45,10 @@ def _in_words(job: queue.Queued, busy: bool) -> str:
 
 
 def cancel(plan: Plan, store: Store) -> str:
-    """Take a grid's jobs out of the queue; returns when they have written their checkpoints."""
+    """Cancel a grid's jobs, and wait until they have written their checkpoints."""
     jobs = _jobs(plan, store)
     if not jobs:
-        return "Nothing of this grid is in the queue."
+        return "No cell of this grid is in the queue."
     queue.cancel(jobs)
     deadline = time.monotonic() + ENDING
     while (left := _jobs(plan, store)) and time.monotonic() < deadline:
@@ -58,7 +58,7 @@ def cancel(plan: Plan, store: Store) -> str:
         if file.name in pickles:
             file.unlink(missing_ok=True)
     ending = f"; {len(left)} of them are still ending" if left else ""
-    return f"Cancelled {counted(len(jobs), 'job')}{ending}; 'submit' goes on where they were."
+    return f"Cancelled {counted(len(jobs), 'job')}{ending}; 'submit' resumes them."
 
 
 def _jobs(plan: Plan, store: Store) -> list[str]:
@@ -67,16 +67,16 @@ def _jobs(plan: Plan, store: Store) -> list[str]:
 
 
 def tail(cell: str, store: Store) -> str:
-    """The end of a cell's newest log, and where the rest is."""
+    """The end of a cell's newest log, and the paths of all its logs."""
     known = submitted(store)
     found = called(cell, known)
     if len(found) != 1:
-        hint = f"; {len(found)} begin so" if found else nearest(cell, known)
+        hint = f"; {len(found)} start with it" if found else nearest(cell, known)
         if not found and (here := called(cell, store.outlines().keys() | store.failures().keys())):
             hint = f"; it ran on this machine: 'kdbench show {here[0]}'"
-        raise Refusal(f"no submitted cell is called '{cell}'{hint}")
+        raise Refusal(f"unknown submitted cell '{cell}'{hint}")
     files = logs(store, found[0])
     if not files:
-        return f"{found[0]} has no log yet: its job has not begun."
+        return f"{found[0]} has no log yet: its job has not started."
     text = files[-1].read_text(errors="replace").splitlines()
     return "\n".join([*map(str, files), "", *text[-LINES:]])

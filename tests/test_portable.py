@@ -50,7 +50,7 @@ def test_a_portable_run_says_so_and_a_rerun_is_one_unasked(tmp_path: Path) -> No
     facts = {"device": "AVX2", "threads": 1, "channels_last": True, "portable": True, "torch": str(torch.__version__)}
     assert record.environment.arithmetic == facts
     again = kdbench(tmp_path, "run", "--cell", record.id)
-    assert again.startswith(f"{record.id} was run with --portable, and so is it now\n")
+    assert again.startswith(f"{record.id} was run with --portable, and is run with it again\n")
     assert again.endswith("The same bits as the record.\n")
 
 

@@ -1,4 +1,4 @@
-"""A data set: images as bytes, labels, and how its images may be moved about."""
+"""Data sets: images as bytes, labels, and the augmentations that preserve the class of an image."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ class Images(Protocol):
     @property
     def labels(self) -> Tensor: ...  # (N,), int64
     @property
-    def shape(self) -> Shape: ...  # of all images in one tensor: bytes, (N, C, H, W)
+    def shape(self) -> Shape: ...  # of all images in one tensor: uint8, (N, C, H, W)
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Tensor) -> "Images": ...
-    def labelled(self, labels: Tensor) -> "Images": ...  # the same images with other labels
-    def digest(self) -> str: ...  # of the images, as far as they are in memory, and of their labels and order
+    def labelled(self, labels: Tensor) -> "Images": ...  # the same images with these labels
+    def digest(self) -> str: ...  # hash of the images (if they are in memory), their labels and their order
     def to(self, device: torch.device) -> "Images": ...
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # images and labels, to test on
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # images and labels, for evaluation
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Split:
         return Split(self.images, labels)
 
     def digest(self) -> str:
-        """Of all images and labels, in their order."""
+        """Hash of all images and labels, in order."""
         total = hashlib.blake2b(self.images.cpu().contiguous().numpy().data, digest_size=6)
         total.update(self.labels.cpu().numpy().data)
         return total.hexdigest()
@@ -65,17 +65,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images; ``crop`` and ``flip`` say which moves leave an image what it is."""
+    """Training and test images; ``crop`` and ``flip`` are the augmentations that preserve the class of an image."""
 
     train: Images
     test: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    crop: int  # pixels that an image may be shifted by, in each direction
+    crop: int  # maximum shift in pixels, in each direction
     flip: bool
 
     def held_out(self) -> "Dataset":
-        """The training set alone, a tenth of each class held out as test set: what to tune on."""
+        """The training set only, with a tenth of each class held out as test set, for tuning."""
         shuffled = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
         out = []
         for label in self.train.labels.unique():
@@ -86,7 +86,7 @@ class Dataset:
         return replace(self, train=self.train[~held], test=self.train[held])
 
     def digest(self) -> str:
-        """Of the images and labels of both halves."""
+        """Hash of the training and the test set."""
         return f"{self.train.digest()} {self.test.digest()}"
 
     def to(self, device: torch.device) -> "Dataset":
@@ -94,55 +94,55 @@ class Dataset:
 
 
 def moves(crop: int, flip: bool) -> int:
-    """How many views of an image crops and flips make."""
+    """Number of views of an image that crops and flips give."""
     return (2 * crop + 1) ** 2 * (1 + flip)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a data set before it is read, and how it is read from a folder."""
+    """Facts about a data set that are known before it is read, and the function that reads it from a folder."""
 
     classes: int
     image: tuple[int, int, int]
     train: int
     test: int
     read: Callable[[Path], Dataset]
-    views: int | None = None  # of an image, augmented; a plan that is not told cannot say how much is remembered
-    files: tuple[str, ...] = ()  # in that folder, as patterns; the first that is found is all that is read
+    views: int | None = None  # augmented views of an image; if None, a plan cannot estimate a teacher's memory
+    files: tuple[str, ...] = ()  # glob patterns in that folder; only the first that matches is read
 
     def found(self, folder: Path) -> list[Path]:
-        """What it is read from: its packed file, or else those that it was unpacked from."""
+        """The files of the first pattern that matches: the packed file, or else the original files."""
         return next((found for pattern in self.files if (found := sorted(folder.glob(pattern)))), [])
 
 
 DATASETS: Registry[Source] = Registry("data set", OWN)
-PREFIXES: dict[str, Callable[[str], Source]] = {}  # ``prefix:anything`` names a data set that nobody has to register
+PREFIXES: dict[str, Callable[[str], Source]] = {}  # ``prefix:anything`` is a data set without registration
 
 
 def source(name: str) -> Source:
-    """What is known of a data set; with a tenth of its training set held out, ``cifar100:held-out``, of the whole."""
+    """The source of a data set; ``cifar100:held-out`` (a tenth of the training set held out) has that of the whole."""
     name = name.removesuffix(HELD_OUT)
     prefix, _, rest = name.partition(":")
     return PREFIXES[prefix](rest) if prefix in PREFIXES else DATASETS[name]
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """Read a data set and see that it is what its source says."""
+    """Read a data set and check it against its source."""
     known = source(name)
     try:
         data = known.read(folder)
-    except (Refusal, MemoryError, OSError):  # which say what it is
+    except (Refusal, MemoryError, OSError):  # these say what is wrong
         raise
     except Exception as error:
         raise Refusal(f"{name} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(data, Dataset):
-        raise Refusal(f"{name}: what reads it must answer with a Dataset, got a {type(data).__name__}")
+        raise Refusal(f"{name}: its reader must return a Dataset, got a {type(data).__name__}")
     if not len(data.mean) == len(data.std) == known.image[0] or min(data.std) <= 0:
-        raise Refusal(f"{name}: mean and std must have {known.image[0]} numbers, those of std above 0")
+        raise Refusal(f"{name}: mean and std must have {known.image[0]} numbers each, and std must be above 0")
     for part, split, images in (("training", data.train, known.train), ("test", data.test, known.test)):
         want, (kind, got) = (images, *known.image), split.shape
         if want != got or kind != torch.uint8:
-            raise Refusal(f"{name}: the {part} images must be bytes of shape {want}, got {kind} {got}")
+            raise Refusal(f"{name}: the {part} images must be uint8 of shape {want}, got {kind} {got}")
         if split.labels.dtype != torch.int64:
             raise Refusal(f"{name}: the {part} set's labels must be int64, got {split.labels.dtype}")
         if split.labels.shape != (images,) or int(split.labels.min()) < 0 or int(split.labels.max()) >= known.classes:

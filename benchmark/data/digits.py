@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: real data that need no download, in a regime where methods can differ."""
+"""scikit-learn's handwritten digits: real data without a download, in a regime where methods can differ."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import torch
 from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, moves
 
 CROP = 1
-TRAIN = 300  # few enough that a tiny student has something to learn from its teacher
+TRAIN = 300  # few enough for a tiny student to learn something from its teacher
 
 
 def read(folder: Path) -> Dataset:
-    """300 images, drawn once and for all, train; the other 1,497 test."""
-    from sklearn.datasets import load_digits  # takes a second, which a command that reads no data need not wait
+    """The training set is 300 images, drawn with a fixed seed; the test set is the other 1,497."""
+    from sklearn.datasets import load_digits  # takes a second; only needed to read data
 
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))

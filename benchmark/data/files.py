@@ -1,7 +1,7 @@
-"""Data sets that fit on no device: folders of class folders of images, decoded by workers while the device computes.
+"""Data sets too large for a device: one folder of images per class, decoded by workers while the device computes.
 
-A view of an image is a number here too: the seed of its random crop and flip. So the order and the views of an epoch
-follow from (seed, epoch) as they do in memory, and nothing depends on the number of workers or on where a run began.
+A view of an image is a number here too: the seed of its random crop and flip. As in memory, the order and the views of
+an epoch depend only on (seed, epoch), not on the number of workers or the step at which a run is resumed.
 """
 
 import hashlib
@@ -19,27 +19,29 @@ from torch.utils.data import DataLoader
 
 from kdbench.benchmark.data.dataset import DATASETS, PREFIXES, Dataset, Shape, Source
 from kdbench.benchmark.data.views import Draw, Normalise, Views, views_of_an_image
+from kdbench.benchmark.randomness import seed_torch
 from kdbench.refusal import Refusal
 
 
 def cores() -> int:
-    """Those that this process may use, where the system says so, or all of them."""
+    """The number of cores that this process may use, or of all cores if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+CPU = torch.device("cpu")
 WORKERS = min(16, max(1, cores() - 1))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 SIDE = 224
-WHOLE = -1  # the view of an image as it is tested: its middle
+WHOLE = -1  # the view for evaluation: the centre crop
 
-Steps = list[list[tuple[int, int]]]  # the row and the view of each image of each batch
+Steps = list[list[tuple[int, int]]]  # the row and the view of each image in each batch
 
 
 @dataclass(frozen=True)
 class Files:
-    """Labelled images in files; where the labels are, there the images are wanted."""
+    """Labelled images in files; decoded images go to the labels' device."""
 
-    paths: np.ndarray[tuple[int], np.dtype[np.bytes_]]  # one block of memory that forked workers share
+    paths: np.ndarray[tuple[int], np.dtype[np.bytes_]]  # one block of memory, shared by forked workers
     labels: Tensor
     side: int
 
@@ -57,8 +59,12 @@ class Files:
         return replace(self, labels=labels)
 
     def digest(self) -> str:
-        """Of the images' names, sizes and labels, in their order: a million files are not read for it."""
-        total = hashlib.blake2b(self.paths.tobytes(), digest_size=6)
+        """Hash of the images' names, sizes and labels, in order; a million files are too many to read.
+
+        A name is PART/CLASS/FILE: a copy elsewhere, as on a node's scratch disk, has the same digest.
+        """
+        names = (path.rsplit(b"/", 3)[1:] for path in self.paths.tolist())
+        total = hashlib.blake2b(b"\n".join(map(b"/".join, names)), digest_size=6)
         total.update(np.array([Path(os.fsdecode(path)).stat().st_size for path in self.paths]).data)
         total.update(self.labels.cpu().numpy().data)
         return total.hexdigest()
@@ -67,15 +73,18 @@ class Files:
         return replace(self, labels=self.labels.to(device))
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images as they are tested, with their labels."""
+        """All images in the view for evaluation, with their labels."""
         rows = torch.arange(len(self)).split(size)
         steps: Steps = [[(row, WHOLE) for row in part.tolist()] for part in rows]
         yield from zip(Decoder(self).decode(steps), self.labels.split(size), strict=True)
 
 
 class Pictures:
-    """What a worker is asked: any image from any view. The loader must not be reached from here: one that waits in a
-    circle for the garbage collector is inherited by workers that are forked meanwhile, and they would end it too."""
+    """The data set that workers read: any image in any view.
+
+    It must hold no reference to the loader. A loader in a reference cycle waits for the garbage collector. Workers that
+    are forked in the meantime inherit it and would shut it down too.
+    """
 
     def __init__(self, files: Files) -> None:
         from torchvision.transforms import v2  # takes a second, which a command that reads no data need not wait
@@ -85,7 +94,7 @@ class Pictures:
         self.random = v2.Compose([v2.RandomResizedCrop(files.side), v2.RandomHorizontalFlip(), v2.PILToTensor()])
 
     def __getitem__(self, what: tuple[int, int]) -> Tensor | Refusal:
-        """One image from one view; a worker's exception would arrive with a traceback, a returned one as it is."""
+        """One image in one view. A Refusal is returned: if a worker raised it, it would arrive with a traceback."""
         row, view = what
         file = os.fsdecode(self.paths[row])
         try:
@@ -97,33 +106,33 @@ class Pictures:
             whole: Tensor = self.whole(image)
             return whole
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(view)
+            seed_torch(view, CPU)
             seen: Tensor = self.random(image)
             return seen
 
 
 class Decoder:
-    """Workers that decode batches ahead of the one in use, and live as long as this does."""
+    """Workers that decode batches in advance and live as long as this object."""
 
     def __init__(self, files: Files) -> None:
         self.device = files.labels.device
         self.steps: Steps = []
         self.loader: DataLoader[Tensor | Refusal] = DataLoader(
-            Pictures(files),  # type: ignore[arg-type]  # __getitem__ is all that is asked of a data set
+            Pictures(files),  # type: ignore[arg-type]  # the loader needs only __getitem__
             batch_sampler=self.steps,
             num_workers=WORKERS,
-            multiprocessing_context="fork" if WORKERS else None,  # a process that was spawned would spawn them
+            multiprocessing_context="fork" if WORKERS else None,  # in a spawned process the default is spawn
             collate_fn=collated,
             pin_memory=self.device.type == "cuda",
             persistent_workers=WORKERS > 0,
-            generator=torch.Generator(),  # the loader draws a number; let it not be one of the run's
+            generator=torch.Generator(),  # the loader draws a number, which must not be one of the run's
         )
 
     def decode(self, steps: Steps) -> Iterator[Tensor]:
         self.steps[:] = steps
         for images in self.loader:
             if isinstance(images, Refusal):
-                raise Refusal(str(images))  # not itself, whose traceback would lead back to it: a circle again
+                raise Refusal(str(images))  # the original's traceback would form a reference cycle
             yield images.to(self.device, non_blocking=True)
 
 
@@ -133,11 +142,11 @@ def collated(images: list[Tensor | Refusal]) -> Tensor | Refusal:
         if isinstance(image, Refusal):
             return image
         tensors.append(image)
-    return torch.stack(tensors).contiguous()  # PIL has channels last; the engine says where that is safe
+    return torch.stack(tensors).contiguous()  # PIL has channels last; the engine decides where that is safe
 
 
 class FileViews:
-    """What ``Views`` is to images in memory."""
+    """The counterpart of ``Views`` for images in files."""
 
     def __init__(self, data: Dataset, files: Files, augment: bool) -> None:
         self.augment = augment
@@ -153,18 +162,18 @@ class FileViews:
 
 
 def views(data: Dataset, augment: bool) -> Views | FileViews:
-    """The views of a data set, wherever its images are."""
+    """The views of a data set, in memory or in files."""
     return FileViews(data, data.train, augment) if isinstance(data.train, Files) else Views(data, augment)
 
 
-# -- folders of class folders -----------------------------------------------------------------------------------------
+# -- image folders ----------------------------------------------------------------------------------------------------
 
 
 def read(folder: Path, side: int) -> Dataset:
     (train, classes), (test, others) = _listed(folder / "train", side), _listed(folder / "val", side)
     if differing := sorted({*classes} ^ {*others}):
         place = "train" if differing[0] in classes else "val"
-        raise Refusal(f"{folder}: train/ and val/ must hold the same classes, got '{differing[0]}' in {place}/ alone")
+        raise Refusal(f"{folder}: train/ and val/ must hold the same classes, got '{differing[0]}' in {place}/ only")
     return Dataset(train, test, MEAN, STD, crop=0, flip=True)
 
 
@@ -175,14 +184,14 @@ def _listed(root: Path, side: int) -> tuple[Files, list[str]]:
         found = ImageFolder(str(root))
     except OSError as error:
         reason = " ".join(str(error).split())
-        raise Refusal(f"{root} must be a folder of class folders of images: {reason}") from None
+        raise Refusal(f"{root} must be a folder with one folder of images per class: {reason}") from None
     paths = np.array([os.fsencode(path) for path, _ in found.samples])
     return Files(paths, torch.tensor(found.targets), side), found.classes
 
 
 @lru_cache
 def named(place: str) -> Source:
-    """``imagefolder:PATH``, or ``imagefolder:PATH@64`` for images of another size than 224 pixels."""
+    """The source of ``imagefolder:PATH``, or of ``imagefolder:PATH@64`` for 64 pixels instead of 224."""
     path, at, size = place.rpartition("@")
     if not (at and size.isdecimal()):
         path, size = place, str(SIDE)

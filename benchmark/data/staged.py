@@ -1,4 +1,4 @@
-"""Data on a disk of the node's own: copied there once, for all that run on the node, now and later."""
+"""Data on a node's local disk, copied there once for all current and later runs on the node."""
 
 import fcntl
 import hashlib
@@ -10,19 +10,20 @@ from pathlib import Path
 
 from kdbench.benchmark.data.dataset import HELD_OUT, source
 
-ARCHIVE = ".tar"  # of a folder, as `tar -cf imagenet.tar imagenet` makes it: one file is read faster than a million
+ARCHIVE = ".tar"  # of a folder, as from `tar -cf imagenet.tar imagenet`: one file is read faster than a million
 
 
 def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
-    """The folder from which a data set is read best, and a sentence about it.
+    """The best folder to read a data set from, and a sentence that says why.
 
-    A copy is begun beside its place and renamed into it, so that what is there is whole; while one process copies,
-    others wait. It is known by what its files are like in ``folder``: changed data are copied anew. Of a directory's
-    files only those that come, go or are replaced are noticed: one whose content changes in place is not.
+    A copy is written under a temporary name and then renamed, so an existing copy is complete. While one process
+    copies, the others wait. The copy's name depends on the paths, sizes and times of the files in ``folder``, so
+    changed data are copied again. In a directory, added, removed and replaced files are noticed. A file whose content
+    changes in place is not.
     """
     files = source(name).found(folder)
     if not files:
-        return folder, f"{name} is read from {folder}: nothing of it can be copied"
+        return folder, f"{name} is read from {folder}: it has no files to copy"
     likeness = [(str(file), (seen := file.stat()).st_size, seen.st_mtime_ns) for file in _telling(files)]
     digest = hashlib.blake2b(repr(likeness).encode(), digest_size=6).hexdigest()
     try:
@@ -30,27 +31,27 @@ def staged(name: str, folder: Path, scratch: Path) -> tuple[Path, str]:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = home / f"{name.removesuffix(HELD_OUT)}-{digest}"
         with (home / f"{place.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of by whoever is killed
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released if the process is killed
             if place.exists():
-                return place, f"{name} is read from {place}, where it was"
+                return place, f"{name} is read from {place}, copied earlier"
             part = home / f"{place.name}.part"
-            shutil.rmtree(part, ignore_errors=True)  # of one that was killed
+            shutil.rmtree(part, ignore_errors=True)  # left by a killed process
             needed, free = sum(_sizes(files)), shutil.disk_usage(home).free
             if needed > 0.95 * free:
-                return folder, f"{name} is read from {folder}: it takes {needed:,} bytes, and {home} has {free:,} left"
+                return folder, f"{name} is read from {folder}: it needs {needed:,} bytes, and {home} has {free:,} free"
             try:
                 for file in files:
                     _copy(file, part / file.relative_to(folder))
                 part.rename(place)
             finally:
-                shutil.rmtree(part, ignore_errors=True)  # of a copy that failed: others need the room
+                shutil.rmtree(part, ignore_errors=True)  # frees the space of a failed copy
     except (OSError, tarfile.TarError) as error:
         return folder, f"{name} is read from {folder}: it could not be copied to {scratch} ({error})"
     return place, f"{name} is read from {place}, copied from {folder}"
 
 
 def _telling(files: list[Path]) -> Iterator[Path]:
-    """What is asked for its time: of a directory those below it, not its files, of which there may be a million."""
+    """The paths whose times are checked: a directory and those below it, but not its files (there may be a million)."""
     for file in files:
         yield from sorted(Path(inner) for inner, _, _ in os.walk(file, followlinks=True)) or [file]
 

@@ -1,4 +1,4 @@
-"""Tiny-ImageNet: 200 classes at 64 px, decoded once from its folder and packed beside it."""
+"""Tiny-ImageNet: 200 classes at 64 pixels; its folder is decoded once and packed into a file beside it."""
 
 import sys
 import warnings
@@ -15,7 +15,7 @@ from kdbench.benchmark.data.dataset import DATASETS, Dataset, Source, Split, mov
 from kdbench.refusal import Refusal
 
 NAME, FOLDER, SIDE, CROP = "tiny-imagenet", "tiny-imagenet-200", 64, 8
-ADVICE = f"unpack tiny-imagenet-200.zip anew (cs231n.stanford.edu/{FOLDER}.zip)"
+ADVICE = f"unpack tiny-imagenet-200.zip again (cs231n.stanford.edu/{FOLDER}.zip)"
 
 Labelled = list[tuple[Path, int]]
 
@@ -23,7 +23,7 @@ Labelled = list[tuple[Path, int]]
 def read(folder: Path) -> Dataset:
     file = folder / f"{NAME}.npz"
     train, test = packed.unpack(file) if file.exists() else _decoded(folder, file)
-    # The crop and the flip are ours: the papers that use this set do not agree on one.
+    # The crop and the flip are our choice: the papers that use this data set do not agree.
     return Dataset(train, test, mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821), crop=CROP, flip=True)
 
 
@@ -31,7 +31,7 @@ def _decoded(folder: Path, file: Path) -> tuple[Split, Split]:
     root = folder / FOLDER
     if not root.is_dir():
         raise Refusal(
-            f"{NAME}: found neither {file.name} nor {FOLDER}/ in {folder}, and it is not downloaded by itself;"
+            f"{NAME}: found neither {file.name} nor {FOLDER}/ in {folder}, and it is not downloaded automatically;"
             f" unpack cs231n.stanford.edu/{FOLDER}.zip there, or name the folder with --data"
         )
     known = source(NAME)
@@ -39,7 +39,7 @@ def _decoded(folder: Path, file: Path) -> tuple[Split, Split]:
         classes = {wnid: label for label, wnid in enumerate((root / "wnids.txt").read_text().split())}
         parts = (("training", _train(root, classes), known.train), ("test", _test(root, classes), known.test))
     except (OSError, KeyError, ValueError) as error:
-        raise Refusal(f"{NAME}: {root} is not whole ({error}); {ADVICE}") from None
+        raise Refusal(f"{NAME}: {root} is incomplete or damaged ({error}); {ADVICE}") from None
     for part, files, images in parts:
         if len(files) != images:
             raise Refusal(f"{NAME}: {root} must hold {images} {part} images, got {len(files)}; {ADVICE}")
@@ -47,7 +47,7 @@ def _decoded(folder: Path, file: Path) -> tuple[Split, Split]:
     try:
         packed.pack(train, test, file)
     except OSError as error:
-        warnings.warn(f"{NAME} could not be kept as {file}, and is decoded anew each time: {error}", stacklevel=2)
+        warnings.warn(f"{NAME} could not be saved as {file} and is decoded again each time: {error}", stacklevel=2)
     return train, test
 
 
@@ -58,7 +58,7 @@ def _train(root: Path, classes: dict[str, int]) -> Labelled:
 
 
 def _test(root: Path, classes: dict[str, int]) -> Labelled:
-    """The validation images, all in one folder beside a list of their classes: those in ``test`` have no labels."""
+    """The validation images, in one folder beside a list of their classes; the images in ``test`` have no labels."""
     rows = [line.split("\t")[:2] for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
     return [(root / "val" / "images" / name, classes[wnid]) for name, wnid in rows]
 
@@ -69,8 +69,8 @@ def _split(files: Labelled, part: str) -> Split:
     for row, (file, _) in enumerate(shown):
         try:
             with Image.open(file) as image:
-                images[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)  # some are grey
-        except (OSError, SyntaxError, ValueError) as error:  # missing, damaged, or of another size
+                images[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)  # some are greyscale
+        except (OSError, SyntaxError, ValueError) as error:  # missing, damaged or of the wrong size
             raise Refusal(f"{NAME}: {file} must be an image of {SIDE}x{SIDE} pixels ({error}); {ADVICE}") from None
     return Split(torch.from_numpy(images), torch.tensor([label for _, label in files]))
 

@@ -1,5 +1,7 @@
-"""The sets that torchvision knows: from a packed .npz, from torchvision's own files, or downloaded by torchvision,
-which shows how far it is and verifies what came."""
+"""Data sets that torchvision knows, from a packed .npz, from torchvision's own files, or downloaded by torchvision.
+
+torchvision shows the progress of a download and verifies the files.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,25 +28,25 @@ def by_split(kind: str) -> Opener:
 
 
 def _class(kind: str) -> Any:
-    from torchvision import datasets  # takes a second, which a command that reads no data need not wait
+    from torchvision import datasets  # takes a second; only needed to read data
 
     return getattr(datasets, kind)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """How torchvision keeps a set, and what is known of it."""
+    """How torchvision stores a data set, and facts about it."""
 
     open: Opener
-    files: str  # where they lie in the data folder
+    files: str  # glob pattern in the data folder
     classes: int
     image: tuple[int, int, int]
     train: int
     test: int
-    mean: tuple[float, ...]  # of the training images, as are the deviations
+    mean: tuple[float, ...]  # of the training images, as is std
     std: tuple[float, ...]
-    flip: bool = True  # ours for SVHN and Fashion-MNIST: a digit's mirror image is no digit, a shoe's is a shoe
-    crop: int = 4  # ours for SVHN and Fashion-MNIST: the field's for CIFAR
+    flip: bool = True  # our choice for SVHN and Fashion-MNIST: a mirrored digit is no digit, a mirrored shoe is a shoe
+    crop: int = 4  # our choice for SVHN and Fashion-MNIST; the field's for CIFAR
 
 
 KEPT = {
@@ -74,17 +76,18 @@ def read(folder: Path, name: str) -> Dataset:
 
 
 def _opened(folder: Path, name: str, train: bool) -> Split:
-    """One part; torchvision downloads what is missing, and what is damaged where it can tell."""
+    """The training or the test set; torchvision downloads missing files, and damaged ones if it detects the damage."""
     files = KEPT[name].files
     there = any(folder.glob(files))
     try:
         part = KEPT[name].open(folder, train)
         return Split(_images(part.data), torch.as_tensor(part.targets if hasattr(part, "targets") else part.labels))
-    except Exception as error:  # torchvision asserts, and hands on the errors of urllib, gzip, pickle and SciPy
+    except Exception as error:  # torchvision asserts, and passes on errors of urllib, gzip, pickle and SciPy
         reason = " ".join(str(error).split()) or type(error).__name__
     if there:
         raise Refusal(
-            f"{name}: {files} in {folder} is not whole ({reason}); remove it, or name another folder with --data"
+            f"{name}: {files} in {folder} is incomplete or damaged ({reason});"
+            " remove it, or name another folder with --data"
         )
     raise Refusal(
         f"{name}: found neither {name}.npz nor {files} in {folder}, and could not download it ({reason});"
@@ -93,7 +96,7 @@ def _opened(folder: Path, name: str, train: bool) -> Split:
 
 
 def _images(data: Any) -> Tensor:
-    """(N, C, H, W), from that, from (N, H, W, 3) or from (N, H, W)."""
+    """Images as (N, C, H, W), from (N, C, H, W), (N, H, W, 3) or (N, H, W)."""
     images = torch.as_tensor(data)
     if images.ndim == 3:
         images = images.unsqueeze(1)

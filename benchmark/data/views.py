@@ -1,7 +1,7 @@
-"""Augmentation where the images are: a batch of bytes is cropped, flipped and normalised in one pass.
+"""Augmentation on the images' device: a batch of bytes is cropped, flipped and normalised in one pass.
 
-A view of an image is a number: a crop by (dy, dx) out of (2·crop + 1)² and a flip. Order and views of an epoch are
-drawn on the CPU from (seed, epoch) alone, so that they are the same on every device and for every method.
+A view of an image is a number that encodes one of (2·crop + 1)² crops by (dy, dx) and a flip. The order and the views
+of an epoch are drawn on the CPU from (seed, epoch) only. They are the same on every device and for every method.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.benchmark.data.dataset import Dataset, Images, Split, moves
-from kdbench.benchmark.randomness import stream
+from kdbench.benchmark.randomness import seed_torch, stream
 
-GREY = 121  # nearly the mean of CIFAR-100
-ENDLESS = 2**31  # where the view of an image is the seed of a random crop
+GREY = 121  # close to the mean of CIFAR-100
+ENDLESS = 2**31  # number of views, if a view is the seed of a random crop
 
 
 def views_of_an_image(data: Dataset, augment: bool) -> int:
@@ -25,7 +25,7 @@ def views_of_an_image(data: Dataset, augment: bool) -> int:
 
 
 class Views:
-    """The training images of a data set, ready to be looked at from any of their views."""
+    """The training images of a data set in any of their views."""
 
     def __init__(self, data: Dataset, augment: bool) -> None:
         assert isinstance(data.train, Split)
@@ -34,25 +34,25 @@ class Views:
         self.flips = 2 if augment and data.flip else 1
         self.height, self.width = images.shape[2:]
         self.count = views_of_an_image(data, augment)
-        # Padded with zeros while still bytes: black, as in the field's recipe, and not the mean.
+        # The bytes are padded with zeros before normalisation: with black, as in the field's recipe, not with the mean.
         padded = F.pad(images, [self.crop] * 4)
         self.windows = padded.unfold(2, self.height, 1).unfold(3, self.width, 1)  # (N, C, dy, dx, H, W), no copy
         self.normalise = Normalise(data, images.device)
 
     def bytes(self, index: Tensor, view: Tensor) -> Tensor:
-        """The images at ``index``, each seen from its view, as bytes."""
+        """The images at ``index``, each in its view, as bytes."""
         place, flip = view // self.flips, view % self.flips
         side = 2 * self.crop + 1
         cropped = self.windows[index, :, place // side, place % side]
         return torch.where(flip.bool()[:, None, None, None], cropped.flip(-1), cropped) if self.flips > 1 else cropped
 
     def shown(self, draws: Iterable["Draw"]) -> Iterator[tuple["Draw", Tensor]]:
-        """Each step with the bytes that it sees."""
+        """Each step with its images as bytes."""
         return ((draw, self.bytes(draw.index, draw.view)) for draw in draws)
 
 
 class Normalise:
-    """Bytes to floats of mean 0 and deviation 1, channel by channel."""
+    """Converts bytes to floats with mean 0 and standard deviation 1 per channel."""
 
     def __init__(self, data: Dataset, device: torch.device) -> None:
         self.mean = torch.tensor(data.mean, device=device).view(-1, 1, 1) * 255
@@ -63,20 +63,25 @@ class Normalise:
 
 
 def strong(images: Tensor, seed: int) -> Tensor:
-    """Each image under two of RandAugment's operations, of any strength, and with a square painted over: the second
-    view of multi-level distillation."""
-    from torchvision.transforms import v2  # takes a second, and few methods need it
+    """Apply two RandAugment operations of random strength and a cutout to each image.
+
+    This is the second view of multi-level distillation.
+    """
+    from torchvision.transforms import v2  # takes a second; few methods need it
 
     operation = v2.RandomChoice([v2.RandAugment(num_ops=1, magnitude=strength) for strength in range(31)])
     augment = v2.Compose([operation, operation, cutout])
-    with torch.random.fork_rng([images.device] if images.is_cuda else []):  # of this GPU alone, if there are several
-        torch.manual_seed(seed)
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):  # of this GPU only, if there are several
+        seed_torch(seed, images.device)
         return torch.stack([augment(image) for image in images])
 
 
 def cutout(image: Tensor) -> Tensor:
-    """A square painted over, of up to half the image's width: its centre lies anywhere, and what would reach over the
-    upper or left edge is moved inside, over the others is cut off, as in the authors' code."""
+    """Paint over a square of up to half the image's width, with its centre anywhere in the image.
+
+    A square that crosses the upper or left edge is moved inside; at the other edges it is cut off. This follows the
+    authors' code.
+    """
     height, width = image.shape[1:]
     side, y, x = (torch.rand(3, dtype=torch.float64) * torch.tensor([width / 2, height, width])).tolist()
     top, left = (int(max(0, centre - side / 2)) for centre in (y, x))
@@ -88,17 +93,17 @@ def cutout(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Draw:
-    """Which images one step sees, and from which views."""
+    """The images of one step, and their views."""
 
     step: int
     index: Tensor
     view: Tensor
-    number: Tensor  # of each view among all views of all images; on the CPU, where it is looked up without a wait
-    sizes: tuple[int, ...] = ()  # of the shares of all ranks, where this is one of several
+    number: Tensor  # of each view among all views of all images; on the CPU, so a lookup does not wait for the device
+    sizes: tuple[int, ...] = ()  # of the shares of all ranks; empty with a single rank
 
 
 def draws(train: Images, views: int, batch: int, *seed: int | str, start: int = 0) -> Iterator[Draw]:
-    """The steps of one epoch, from ``start`` on: every image once, the last partial batch kept."""
+    """The steps of one epoch, from ``start`` on; each image occurs once, and the last partial batch is kept."""
     generator = torch.Generator().manual_seed(stream("epoch", *seed))
     order = torch.randperm(len(train), generator=generator)
     view = torch.randint(views, (len(train),), generator=generator)

@@ -1,1 +1,1 @@
-"""Cell, grid, plan, run, record, store."""
+"""Experiments: cells, grids, plans, runs, records and the store."""

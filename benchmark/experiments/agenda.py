@@ -1,4 +1,4 @@
-"""Which cell may start now: none before its teacher's record is there, none whose teacher will never be."""
+"""Decides which cell may start now. A cell waits for its teacher's record, and is dropped if that will never exist."""
 
 import time
 from itertools import islice
@@ -6,12 +6,12 @@ from itertools import islice
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.plan import Plan, State
 
-ASK_AGAIN = 2.0  # seconds until a cell that another process runs is looked at again
+ASK_AGAIN = 2.0  # seconds until a cell that another process runs is checked again
 
 
 class Agenda:
-    """The cells of a plan that are still to be run: teachers, then seed by seed, so that a grid that is stopped halfway
-    has every method on the same seeds."""
+    """The cells of a plan that are still to be run: teachers first, then students seed by seed. A grid that is stopped
+    halfway then has every method on the same seeds."""
 
     def __init__(self, plan: Plan) -> None:
         teachers = {entry.cell.id for entry in plan.teachers}
@@ -27,7 +27,7 @@ class Agenda:
         return len(self.waiting) + len(self.running)
 
     def next(self, devices: int = 1) -> Cell | None:
-        """A cell that may start now, on so many devices; it counts as running from here on."""
+        """A cell that may start now on this many devices. It counts as running from then on."""
         for key, cell in self.waiting.items():
             taught = cell.teacher is None or cell.teacher.id not in self.unfinished
             if taught and cell.world <= devices and self._not_before.get(key, 0) <= time.monotonic():
@@ -36,8 +36,8 @@ class Agenda:
         return None
 
     def beside(self, cell: Cell, most: int) -> list[Cell]:
-        """Further cells that may start now and see what this one sees: the same teacher, the same images at each step.
-        Taking turns, they ask the teacher once."""
+        """Further cells that may start now and have the same teacher and the same images at each step as this one.
+        They take turns, and the teacher is queried once for all of them."""
         if cell.id in self._solitary:
             return []
         held = self._solitary | self._not_before.keys()
@@ -54,19 +54,20 @@ class Agenda:
         self.lost.add(cell.id)
 
     def elsewhere(self, cell: Cell) -> None:
-        """Another process runs it: it may finish it, or die and leave it to us."""
+        """Another process runs the cell. It may finish the cell, or die and leave it to us."""
         del self.running[cell.id]
         self.waiting[cell.id] = cell
         self._not_before[cell.id] = time.monotonic() + ASK_AGAIN
 
     def alone(self, cell: Cell) -> None:
-        """The process that it shared with others died, nobody knows by whose fault, or had not the memory for all."""
+        """Run the cell again without others. The process that it shared with others lacked the memory for all, or died,
+        and which cell was at fault is unknown."""
         self.waiting[cell.id] = self.running.pop(cell.id)
         self._solitary.add(cell.id)
 
     def blocked(self) -> list[Cell]:
-        """Cells whose teacher will not be there; they leave the agenda."""
-        if not self.lost:  # there may be many waiting
+        """Cells whose teacher failed or is invalid; they leave the agenda."""
+        if not self.lost:  # avoids a pass over many waiting cells
             return []
         without = [cell for cell in self.waiting.values() if cell.teacher and cell.teacher.id in self.lost]
         for cell in without:

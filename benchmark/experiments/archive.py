@@ -1,8 +1,8 @@
-"""Records that go from one person to another: a zip that holds one JSON line a record, in ``records.jsonl``, and, where
-they were asked for, teachers' weights under ``teachers/``.
+"""Archives with which people exchange records: a zip with one JSON line per record in ``records.jsonl`` and, on
+request, teachers' weights under ``teachers/``.
 
-The same records give the same bytes. What is in an archive is believed as little as what lies in a results folder: no
-name in it decides where anything is written, and a record must be what it says.
+The same records give the same bytes. An archive is trusted no more than a results folder: no name in it decides where
+anything is written, and a record's id must match its cell.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from kdbench.benchmark.experiments.legibility import believed
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
-from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.whole import write, written
+from kdbench.benchmark.words import counted
 from kdbench.refusal import Refusal
 
 RECORDS = "records.jsonl"
-LONGEST = 16 * 2**20  # bytes that one record may have; those that were seen have thousands
-LARGEST = 8 * 2**30  # and all of them together, or one teacher's weights, when they are unpacked
-# What zipfile has been seen to raise for archives that were tampered with.
+LONGEST = 16 * 2**20  # bytes that one record may have; real ones have thousands
+LARGEST = 8 * 2**30  # bytes that all records together, or one teacher's weights, may have when unpacked
+# Exceptions that zipfile was seen to raise for archives that were tampered with.
 BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OSError)
 
 
@@ -60,10 +60,10 @@ def export(store: Store, grid: Grid | None, file: Path, weights: bool) -> str:
 
 
 def _put(archive: zipfile.ZipFile, name: str, content: Iterable[bytes], compression: int) -> None:
-    """With no time of its own: the same content is the same bytes."""
+    """Write an entry without a timestamp: the same content gives the same bytes."""
     about = zipfile.ZipInfo(name)
     about.compress_type, about.external_attr = compression, 0o644 << 16
-    with archive.open(about, "w", force_zip64=True) as entry:  # how long it becomes is not known yet
+    with archive.open(about, "w", force_zip64=True) as entry:  # its size is not known yet
         for part in content:
             entry.write(part)
 
@@ -77,27 +77,27 @@ def _entry(cell_id: str) -> str:
 
 @dataclass
 class Intake:
-    """What an archive had to offer."""
+    """What an import finds in an archive."""
 
     new: int = 0
     same: int = 0
     weights: int = 0
     conflicts: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    unloaded: list[str] = field(default_factory=list)  # weights that cannot be looked at without somebody's file
+    unloaded: list[str] = field(default_factory=list)  # weights that cannot be checked without a user's file
 
     def text(self, dry_run: bool) -> str:
         verb = "would be imported" if dry_run else "imported"
-        parts = [f"{self.new} {verb}", f"{self.same} were here already", f"{len(self.conflicts)} in conflict"]
+        parts = [f"{self.new} {verb}", f"{self.same} already here", f"{len(self.conflicts)} in conflict"]
         parts += [f"{len(self.damaged)} damaged"] if self.damaged else []
         parts += [f"the weights of {counted(self.weights, 'teacher')} {verb}"] if self.weights else []
-        parts += [f"the weights of {counted(len(self.unloaded), 'teacher')} left out"] if self.unloaded else []
+        parts += [f"the weights of {counted(len(self.unloaded), 'teacher')} skipped"] if self.unloaded else []
         return "\n".join([*(f"conflict  {conflict}" for conflict in self.conflicts), ", ".join(parts)])
 
 
 @dataclass(frozen=True)
 class Known:
-    """As much of a record as tells whether another has the same bits, and how it is told of where it has not."""
+    """What comparing a record with another one needs: a digest of its result, and its description for a conflict."""
 
     digest: bytes
     told: str
@@ -108,15 +108,15 @@ class Known:
         return cls(hashlib.blake2b(msgspec.json.encode(record.result)).digest(), told)
 
 
-def take_in(store: Store, file: Path, dry_run: bool) -> Intake:
-    """What is not here yet is added; what is here stays as it is, whatever the archive says."""
-    store.only_reads = dry_run
+def take_in(store: Store, file: Path) -> Intake:
+    """Add the records that are missing here. Records that are here already are never changed."""
     with _opened(file) as archive:
-        return _take_in(store, archive, file, dry_run)
+        return _take_in(store, archive, file)
 
 
 def _opened(file: Path) -> zipfile.ZipFile:
-    """An archive whose records are whole: a wrong digit would be believed, and only a checksum over all sees it."""
+    """Open an archive and check that its records are intact. A wrong digit in a record would go unnoticed otherwise:
+    only the checksum over all records reveals it."""
     try:
         archive = zipfile.ZipFile(file)
         if RECORDS not in archive.namelist():
@@ -127,13 +127,13 @@ def _opened(file: Path) -> zipfile.ZipFile:
             while stream.read(2**20):
                 pass
     except BROKEN as error:
-        if isinstance(error, Refusal) or getattr(error, "filename", None):  # not there, or not to be read
+        if isinstance(error, Refusal) or getattr(error, "filename", None):  # missing or unreadable file
             raise
         raise Refusal(f"{file} must be an archive of records, got something damaged: {error}") from None
     return archive
 
 
-def _take_in(store: Store, archive: zipfile.ZipFile, file: Path, dry_run: bool) -> Intake:
+def _take_in(store: Store, archive: zipfile.ZipFile, file: Path) -> Intake:
     names, size = set(archive.namelist()), archive.getinfo(RECORDS).file_size
     intake, known = Intake(), {record.id: Known.of(record) for record in store.each()}
     teachers: list[Record] = []
@@ -143,34 +143,30 @@ def _take_in(store: Store, archive: zipfile.ZipFile, file: Path, dry_run: bool) 
             try:
                 record, content = _believed(line)
             except ValueError as error:
-                intake.damaged.append(f"{file}, record {number}, is not believed: {error}")
+                intake.damaged.append(f"{file}, record {number}, is skipped: {error}")
                 continue
             theirs = Known.of(record)
-            if record.id in store.newer:
-                told = f"here one of a newer kdbench, there {theirs.told}"
-                intake.conflicts.append(f"{record.id}: {told}; what is here stays")
-                continue
             mine = known.setdefault(record.id, theirs)
             if mine is theirs:
                 intake.new += 1
-                if not dry_run:
+                if not store.only_reads:
                     store.add(record, content)
             elif mine.digest == theirs.digest:
                 intake.same += 1
             else:
-                intake.conflicts.append(f"{record.id}: here {mine.told}, there {theirs.told}; what is here stays")
+                intake.conflicts.append(f"{record.id}: here {mine.told}, there {theirs.told}; the record here is kept")
                 continue
             if _entry(record.id) in names:
                 teachers.append(record)
     for record in teachers:
-        _take_weights(store, archive, record, intake, dry_run)
-    if not dry_run:
+        _take_weights(store, archive, record, intake)
+    if not store.only_reads:
         store.pack()
     return intake
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Never more of one in memory than a record may have."""
+    """The lines, without what exceeds ``LONGEST`` + 1 bytes: a longer line must not fill the memory."""
     while line := stream.readline(LONGEST + 1):
         rest = line
         while rest and not rest.endswith(b"\n"):
@@ -179,7 +175,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _believed(line: bytes) -> tuple[Record, bytes]:
-    """A record, and its JSON written as we write it, with what a newer version added."""
+    """A record, and its JSON in our own format, including fields that a newer version added."""
     if len(line) > LONGEST:
         raise ValueError(f"it is longer than {LONGEST:,} bytes")
     record = believed(line, Record)
@@ -189,8 +185,8 @@ def _believed(line: bytes) -> tuple[Record, bytes]:
         raise ValueError(f"it is damaged: {error}") from None
 
 
-def _take_weights(store: Store, archive: zipfile.ZipFile, record: Record, intake: Intake, dry_run: bool) -> None:
-    """A teacher's weights, if there are none here and they are those that its record names."""
+def _take_weights(store: Store, archive: zipfile.ZipFile, record: Record, intake: Intake) -> None:
+    """Import a teacher's weights, if there are none here and if they match its record."""
     place, entry = store.weights(record.cell), _entry(record.id)
     if place.exists():
         return
@@ -200,22 +196,22 @@ def _take_weights(store: Store, archive: zipfile.ZipFile, record: Record, intake
     try:
         extensions.needs(record.cell.files)
     except Refusal as refusal:
-        intake.unloaded.append(f"{record.id}: its weights are left out: {refusal}")
+        intake.unloaded.append(f"{record.id}: its weights are skipped: {refusal}")
         return
     try:
         content = archive.read(entry)
     except BROKEN:
         content = b""
     if not _fit(record, content):
-        intake.damaged.append(f"{record.id}: the weights are not its record's, or its network is not known here")
+        intake.damaged.append(f"{record.id}: the weights do not match its record, or its network is unknown here")
         return
     intake.weights += 1
-    if not dry_run:
+    if not store.only_reads:
         write(place, content)
 
 
 def _fit(record: Record, content: bytes) -> bool:
-    """Looked at as a cell does that wants to learn from them."""
+    """Whether a student could be trained with these weights."""
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch))
         store.finish(record, content)

@@ -1,15 +1,15 @@
-"""How far the cells that run here are, for whoever watches."""
+"""Shows the progress of the cells that run on this machine."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.words import duration
 from kdbench.benchmark.experiments.worker import Status
+from kdbench.benchmark.words import duration
 
 
 class Bars:
-    """A bar for the grid and one for every cell that runs; where nobody watches, a line a finished cell."""
+    """A bar for the grid and one for every running cell. Outside a terminal, only a line for every cell that ends."""
 
     def __init__(self, stderr: bool = False) -> None:
         self.console = Console(stderr=stderr)
@@ -47,5 +47,5 @@ class Bars:
         self._say(f"kdbench: {text}")
 
     def _say(self, line: str) -> None:
-        """As it is: a log's lines are as long as they are."""
+        """Print a line without markup or line breaks, as a log needs it."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The ranks of a cell that several processes train together: the first has the cell's lease, the others follow it."""
+"""The ranks of a cell that several processes train together. The first has the cell's lease; the others follow it."""
 
 import contextlib
 import multiprocessing
@@ -16,6 +16,7 @@ from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.engine import Engine, out_of_memory
 from kdbench.benchmark.training.loop import Live
 from kdbench.benchmark.training.ranks import ALONE, Ranks
+from kdbench.refusal import in_a_line, in_a_sentence
 
 
 class Interrupted(BaseException):
@@ -23,12 +24,12 @@ class Interrupted(BaseException):
 
 
 class Told(Exception):
-    """What went wrong in this rank; the first one knows, and leaves the failure."""
+    """An error in this rank. The first rank has been told, and writes the failure."""
 
 
 def follow(ranks: Ranks, store: Store, engine: Engine, data_folder: Path) -> None:
-    """Run every cell that the first rank runs, until it has no other. What comes of it is the first one's business."""
-    for sign in (signal.SIGTERM, signal.SIGUSR2):  # it stops when the first one says so, with its checkpoint written
+    """Run every cell that the first rank runs, until there is none left. The first rank takes care of the results."""
+    for sign in (signal.SIGTERM, signal.SIGUSR2):  # the first rank writes its checkpoint, then tells this one to stop
         signal.signal(sign, signal.SIG_IGN)
 
     def watch(_: Live) -> None:
@@ -45,18 +46,15 @@ def follow(ranks: Ranks, store: Store, engine: Engine, data_folder: Path) -> Non
 
 
 def describe(error: BaseException) -> str:
-    """One line that says what went wrong."""
-    text = " ".join(str(error).split())
-    if out_of_memory(error):
-        return f"ran out of memory: {text[:300]}"
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    """An error in one line."""
+    return f"ran out of memory: {in_a_line(error)}" if out_of_memory(error) else in_a_sentence(error)
 
 
 @contextlib.contextmanager
 def crew(
     first: Engine, others: Sequence[Engine], results: Path, data_folder: Path, files: Sequence[Path]
 ) -> Iterator[Ranks]:
-    """This process as the first of several ranks on this machine, and a process more for each of the others."""
+    """Make this process the first of several ranks on this machine, and start a process for each of the others."""
     if not others:
         yield ALONE
         return
@@ -78,7 +76,7 @@ def crew(
                 process.kill()
                 process.join()
             if dist.is_initialized():
-                dist.destroy_process_group()  # the next crew of this process meets anew
+                dist.destroy_process_group()  # this process may lead another crew later
 
 
 def _member(

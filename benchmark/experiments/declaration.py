@@ -1,4 +1,4 @@
-"""What a grid and a cell's own file have in common: nothing that a cell's numbers hang on is left open."""
+"""Completes a cell, whether from a grid or from its own file: everything that its numbers depend on is filled in."""
 
 import msgspec
 
@@ -9,13 +9,13 @@ from kdbench.methods import involved, taught
 
 
 def learns(cell: Cell) -> bool:
-    """Whether it has a teacher: in the incremental setting the network as it was is one, and no cell."""
+    """Whether the cell has a teacher that is a cell. In the incremental setting the teacher is the earlier network."""
     return taught(cell.method) and not cell.incremental
 
 
 def declared(cell: Cell) -> Cell:
-    """``cell`` with all hyper-parameters, its network's own learning rate and the files that it needs; its teacher too,
-    where it learns from one."""
+    """The cell with all hyper-parameters, its network's learning rate and the files that it needs. The same is done for
+    its teacher, if it has one."""
     if cell.method == IMPORT:
         return cell
     params = complete(cell.method, cell.params)

@@ -1,4 +1,4 @@
-"""Where a cell runs: what its record says of the machine and the code."""
+"""The environment in which a cell runs: the machine and the code, for its record."""
 
 import contextlib
 import hashlib
@@ -18,11 +18,11 @@ import kdbench
 from kdbench.benchmark.experiments.record import Environment
 from kdbench.benchmark.training.engine import Engine, processor
 
-COMMIT = "kdbench.commit"  # the file beside the package that tells it where the code is a copy of a checkout
+COMMIT = "kdbench.commit"  # the file beside the package that holds the commit, if the code is a copy of a checkout
 
 
 def environment(engine: Engine, precision: str, **facts: Any) -> Environment:
-    """``facts`` are what else may change the last bits of this one run."""
+    """The environment of this process. ``facts`` are further things that may change the last bits of this run."""
     arithmetic = engine.arithmetic(precision) | facts
     key = hashlib.blake2b(msgspec.json.encode(arithmetic, order="sorted"), digest_size=4).hexdigest()
     return Environment(
@@ -51,7 +51,7 @@ def machine() -> dict[str, Any]:
 
 @cache
 def commit() -> str:
-    """The commit of the code that runs, marked where files were changed since; empty where nothing tells it."""
+    """The commit of the running code, marked if files have changed since; empty if unknown."""
     with contextlib.suppress(FileNotFoundError):
         return (Path(kdbench.__file__).parents[1] / COMMIT).read_text()
     here = Path(__file__).resolve().parent
@@ -60,7 +60,7 @@ def commit() -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie inside another's checkout
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # a venv may be inside another project's checkout
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../methods", "../../src")
         return git("rev-parse", "HEAD") + ("+changed" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""How long a cell will take, from records of its like."""
+"""Estimates how long a cell takes, from the records of similar cells."""
 
 import statistics
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from kdbench.benchmark.experiments.outline import Outline, likes
 
 
 class Expectation:
-    """The median of the nearest likes, on whatever machines they ran."""
+    """The median time of the most similar cells, on all the machines on which they ran."""
 
     def __init__(self, records: Iterable[Outline]) -> None:
         timed: dict[tuple[str, ...], list[Outline]] = {}

@@ -13,12 +13,12 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from kdbench.benchmark import extensions, networks
+from kdbench.benchmark.conversion import Misfit, convert, shown
 from kdbench.benchmark.data import source
+from kdbench.benchmark.document import Document, find, read
 from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.cell import Cell, Seed
-from kdbench.benchmark.experiments.conversion import Misfit, convert, shown
 from kdbench.benchmark.experiments.declaration import declared, learns
-from kdbench.benchmark.experiments.document import Document, find, read
 from kdbench.benchmark.experiments.parameters import complete
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.training.recipe import RECIPES, WARMUP, Recipe
@@ -35,7 +35,7 @@ Seeds = Annotated[int, Meta(ge=1)] | Annotated[list[Seed], Meta(min_length=1)]
 
 
 class Sheet(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a grid's file may say; where a list is expected, a single one will do."""
+    """The keys of a grid's file. Where a list is expected, a single value is enough."""
 
     about: str = ""
     include: OneOrMore | None = None  # other grids, whose cells are added
@@ -43,23 +43,23 @@ class Sheet(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     setting: Literal["compression", "incremental"] = "compression"
     tasks: Tasks | Annotated[list[Tasks], Meta(min_length=1)] | None = None  # incremental: 5, or {count: 5, memory: 20}
     datasets: OneOrMore | None = None
-    pairs: OneOrMore | None = None  # "teacher -> student"; NETWORK@DIGEST is a teacher that was imported
+    pairs: OneOrMore | None = None  # "teacher -> student"; NETWORK@DIGEST is an imported teacher
     teachers: OneOrMore | None = None  # or every teacher with every student
     students: OneOrMore | None = None
     methods: str | Annotated[list[str | WithParameters], Meta(min_length=1)] | None = None
     recipe: str | dict[str, Any] | None = None  # a name, or {base: NAME, epochs: 20, ...}
-    teacher_recipe: str | dict[str, Any] | None = None  # the student's, unless another is named
+    teacher_recipe: str | dict[str, Any] | None = None  # default: the student's
     seeds: Seeds = 1  # a number of them, or a list
     teacher_seeds: Seeds = 1
-    world: Annotated[int, Meta(ge=1)] = 1  # processes that train a cell together, a GPU each; teachers too
+    world: Annotated[int, Meta(ge=1)] = 1  # processes that train each cell together, teachers included; one GPU each
 
 
-Placed = tuple[str, str]  # a place in the file, and the name that stands there
+Placed = tuple[str, str]  # a place in the file, and the name at this place
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A set of cells, teachers among them, in the order in which they were declared."""
+    """A set of cells, which may include teachers, in the order of their declaration."""
 
     name: str
     about: str
@@ -96,8 +96,8 @@ def _cells(document: Document, above: tuple[Path, ...]) -> Iterator[Cell]:
     if sheet.include is None or sheet.methods is not None:
         yield from _product(document, sheet)
     elif idle := [key for key in document.values if key not in ("about", "files", "include")]:
-        advice = "name 'methods' to declare cells of this grid's own, or leave it out"
-        raise document.refusal(f"$.{idle[0]}", f"changes nothing of what is included: {advice}")
+        advice = "add 'methods' to declare cells in this grid, or leave it out"
+        raise document.refusal(f"$.{idle[0]}", f"has no effect on the included grids: {advice}")
 
 
 def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
@@ -146,7 +146,7 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
             )
             if learns(cell):
                 if teacher is None:
-                    raise document.refusal("$.students", f"'{name}' needs a teacher: name teachers, or pairs")
+                    raise document.refusal("$.students", f"'{name}' needs a teacher: add 'teachers' or 'pairs'")
                 trained_here = Cell(
                     dataset=dataset,
                     student=teacher[1],
@@ -162,16 +162,16 @@ def _product(document: Document, sheet: Sheet) -> Iterator[Cell]:
 
 
 def _settings(document: Document, sheet: Sheet) -> Iterator[tuple[str, Incremental | None]]:
-    """How classes arrive, where they do not all come at once; ``sweep`` works here as in a method's parameters."""
+    """How classes arrive in the incremental setting. ``sweep`` works here as in a method's parameters."""
     if sheet.setting == "compression":
         if sheet.tasks is not None:
-            raise document.refusal("$.tasks", "classes arrive in tasks in 'setting: incremental' alone")
+            raise document.refusal("$.tasks", "classes arrive in tasks only in 'setting: incremental'")
         yield "$.setting", None
         return
     for key in ("pairs", "teachers", "teacher_recipe", "teacher_seeds"):
         if key in document.values:
             raise document.refusal(
-                f"$.{key}", "in the incremental setting the network before a task is the teacher: name students alone"
+                f"$.{key}", "in the incremental setting the network before a task is the teacher: name only students"
             )
     for place, item in _items(document, _required(document, sheet, "tasks"), "$.tasks"):
         for chosen in _swept(document, {"count": item} if isinstance(item, int) else item, place):
@@ -194,7 +194,7 @@ def _pairs(document: Document, sheet: Sheet) -> Iterator[tuple[Placed | None, Pl
 
 
 def _methods(document: Document, sheet: Sheet) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each method with all its parameters; ``{sweep: [1, 2]}`` in a parameter's place makes one method of each."""
+    """Each method with all its parameters. ``{sweep: [1, 2]}`` as a parameter's value gives one method per value."""
     for place, item in _items(document, _required(document, sheet, "methods"), "$.methods"):
         entries = {item: None} if isinstance(item, str) else item
         for name, params in entries.items():
@@ -214,7 +214,7 @@ def _swept(document: Document, params: dict[str, Any], place: str) -> Iterator[d
                     f"{spot}.sweep", f"a sweep must be a list of values, got {shown(value['sweep'])}"
                 )
             values = [one for _, one in _items(document, value["sweep"], f"{spot}.sweep")]
-        else:  # the members of a combination have parameters of their own
+        else:  # each member of a combination has its own parameters
             values = list(_swept(document, value, spot)) if isinstance(value, dict) else [value]
         choices.append([(key, one) for one in values])
     return (dict(choice) for choice in itertools.product(*choices))
@@ -223,9 +223,9 @@ def _swept(document: Document, params: dict[str, Any], place: str) -> Iterator[d
 def _recipe(
     document: Document, value: str | dict[str, Any], place: str, world: int
 ) -> tuple[Recipe, Callable[[str], str]]:
-    """A recipe, and what a network calls it: one that is known, with what is changed of it; or a custom one, with all
-    that is not usual. Of one name is what may be compared: it tells how many processes there are, whose batches are
-    smaller."""
+    """A recipe, and a function that gives its name for a network: a known recipe with its changes, or ``custom`` with
+    everything that is not a default. Only cells with the same name are compared. The name therefore includes the number
+    of processes, as each has a smaller batch."""
     settings = {"base": value} if isinstance(value, str) else value
     changes = {key: setting for key, setting in settings.items() if key != "base"}
     keys = ["base", *(field.name for field in msgspec.structs.fields(Recipe))]
@@ -236,11 +236,11 @@ def _recipe(
             name = convert(settings["base"], str)
             base = RECIPES[name]
             known = msgspec.to_builtins(base)
-        if "lr" in changes and known["lr_of"]:  # a rate that is asked for is every network's
+        if "lr" in changes and known["lr_of"]:  # a given rate is for every network
             known |= {"lr": None, "lr_of": {}}
         if isinstance(changes.get("lr_of"), dict):
             changes["lr_of"] = known["lr_of"] | changes["lr_of"]
-        if changes.get("schedule") != known["schedule"] and "schedule" in changes:  # nothing reads them any more
+        if changes.get("schedule") != known["schedule"] and "schedule" in changes:  # the new schedule ignores them
             known |= {"milestones": (), "warmup": WARMUP}
     else:
         name, known, base = "custom", {}, Recipe(epochs=1)
@@ -257,7 +257,7 @@ def _recipe(
 
 
 def _known_networks(document: Document, recipe: Recipe, place: str) -> Recipe:
-    """The recipe, if the networks that it has rates of their own for are known."""
+    """The recipe, after a check that the networks in its ``lr_of`` are known."""
     for name in recipe.lr_of:
         with _placed(document, f"{place}.lr_of.{name}"):
             networks.family_of(name)
@@ -271,14 +271,14 @@ def _dataset(document: Document, place: str, name: str) -> str:
 
 
 def _network(document: Document, place: str, name: str, dataset: str) -> None:
-    """A network that is unknown, or cannot take the data set's images, is refused before anything runs."""
+    """Refuse a network that is unknown or cannot take the data set's images, before anything runs."""
     known = source(dataset)
     with _placed(document, place):
         networks.form(name, known.classes, known.image)
 
 
 def _teacher(document: Document, place: str, name: str, dataset: str) -> None:
-    """One that was imported must be named as its import said, too."""
+    """The same for a teacher. An imported one must also have the name that its import printed."""
     _network(document, place, name.partition(imported.MARK)[0], dataset)
     with _placed(document, place):
         imported.cell(dataset, name)
@@ -296,20 +296,20 @@ def _required(document: Document, sheet: Sheet, key: str, wanted: str = "") -> A
 
 
 def _items(document: Document, value: Any, place: str) -> list[tuple[str, Any]]:
-    """One or more, each with its place in the file; none may stand twice."""
+    """One or more values, each with its place in the file. Duplicates are refused."""
     if value is None:
         return []
     if not isinstance(value, list):
         return [(place, value)]
     for i, item in enumerate(value):
         if item in value[:i]:
-            raise document.refusal(f"{place}[{i}]", f"{shown(item)} stands twice")
+            raise document.refusal(f"{place}[{i}]", f"{shown(item)} is listed twice")
     return [(f"{place}[{i}]", item) for i, item in enumerate(value)]
 
 
 @contextmanager
 def _placed(document: Document, place: str) -> Iterator[None]:
-    """Prefixes a refusal with the file, the line and the place that it is about."""
+    """Prefix a refusal with its file, line and place."""
     try:
         yield
     except Misfit as misfit:

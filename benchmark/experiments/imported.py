@@ -1,7 +1,7 @@
-"""Teachers that others have trained: a checkpoint becomes a teacher that is named by its content.
+"""Imported teachers: a checkpoint that others trained becomes a teacher that is named by its content.
 
-``kdbench teacher import`` stores the weights, and a record that says where they came from and how good they are here;
-in a grid the teacher is then called ``NETWORK@DIGEST``.
+``kdbench teacher import`` stores the weights, and a record with their origin and their accuracy on this machine. In a
+grid the teacher's name is ``NETWORK@DIGEST``.
 """
 
 import math
@@ -28,20 +28,18 @@ from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 from kdbench.refusal import Refusal
 
-MARK = "@"  # no network's own name has it
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")  # under which the field keeps a state
+MARK = "@"  # not in any network's name
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")  # usual keys of weights in a checkpoint
 
 
 def state_in(file: Path) -> dict[str, Tensor]:
-    """The weights in a file that the field passes around; nothing in it is run as code."""
+    """The weights in a checkpoint file. Nothing in the file is run as code."""
     try:
         content = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
     except FileNotFoundError:
         raise Refusal(f"{file}: no such file") from None
-    except Exception:  # torch, pickle and safetensors have many ways of saying so
-        raise Refusal(
-            f"{file} must hold weights alone, got something that is damaged or would be run as code"
-        ) from None
+    except Exception:  # torch, pickle and safetensors raise many kinds
+        raise Refusal(f"{file} must hold only weights, got something that is damaged or would be run as code") from None
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -61,11 +59,11 @@ def _unpickled(file: Path) -> Any:
 
 
 def fill(chain: Chain, state: dict[str, Tensor], name: str) -> None:
-    """Load weights, or say with the first key and shape that differ that they are another network's."""
+    """Load weights. Those of another network are refused with the first key or shape that differs."""
     own = chain.state_dict()
     for key, value in own.items():
-        if key not in state and not key.endswith("num_batches_tracked"):  # old files do not count batches
-            raise Refusal(f"{name} must have the weights '{key}' {_shape(value)}, which are not in the file")
+        if key not in state and not key.endswith("num_batches_tracked"):  # missing in old files
+            raise Refusal(f"{name} must have the weights '{key}' {_shape(value)}, which are missing in the file")
         if key in state and state[key].shape != value.shape:
             raise Refusal(f"{name}: '{key}' must be {_shape(value)}, got {_shape(state[key])}")
     for key in state:
@@ -79,20 +77,20 @@ def _shape(value: Tensor) -> str:
 
 
 def cell(dataset: str, name: str) -> Cell | None:
-    """The cell of a teacher that is named ``NETWORK@DIGEST``; None for one that is trained here."""
+    """The cell of a teacher with the name ``NETWORK@DIGEST``; None for a teacher that is trained here."""
     network, mark, weights = name.partition(MARK)
     if not mark:
         return None
     if not re.fullmatch(r"[0-9a-f]{12}", weights):
-        raise Refusal(f"an imported teacher must be named NETWORK{MARK}DIGEST as its import said, got '{name}'")
+        raise Refusal(f"an imported teacher must be named NETWORK{MARK}DIGEST as its import printed, got '{name}'")
     params, code = {"weights": weights}, extensions.needed(dataset, network)
     return Cell(dataset=dataset, student=network, method=IMPORT, params=params, protocol=IMPORT, seed=0, code=code)
 
 
 def take(file: Path, network: str, dataset: str, store: Store, data_folder: Path) -> tuple[str, Record]:
-    """Store a checkpoint's weights and how good they are on the test set; answers with the teacher's name."""
+    """Store a checkpoint's weights and their accuracy on the test set. Returns the teacher's name and its record."""
     known = data.source(dataset)
-    networks.form(network, known.classes, known.image)  # or a sentence about why it cannot take such images
+    networks.form(network, known.classes, known.image)  # refuses images that it cannot take
     chain = networks.build(network, known.classes, known.image)
     fill(chain, state_in(file), network)
     weights = digest(chain)

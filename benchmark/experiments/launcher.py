@@ -1,4 +1,4 @@
-"""Run a plan on this machine: one worker process a device, teachers first, nobody stopped by another's failure."""
+"""Runs a plan on this machine: one worker process per device, teachers first. A failed cell stops no other cell."""
 
 import contextlib
 import multiprocessing
@@ -25,13 +25,13 @@ from kdbench.benchmark.experiments.worker import GRACE, Status
 from kdbench.benchmark.training.engine import Engine
 from kdbench.refusal import Refusal
 
-# Cells of one pair that take turns in a process, and ask the teacher once. On a CPU: nobody has measured it on a GPU,
-# and what is compiled is compiled for one cell.
+# Cells of one pair that take turns in a process and query the teacher once. Only on a CPU: it was never measured on a
+# GPU, and a compiled step is compiled for one cell.
 TOGETHER = 4
 
 
 class Board(Protocol):
-    """Who is told how a run goes on."""
+    """Receives the progress of a run."""
 
     def total(self, cells: int) -> None: ...
     def live(self, cell: Cell, status: Status) -> None: ...
@@ -46,33 +46,34 @@ class Desk:
     process: BaseProcess
     pipe: Connection
     cells: list[Cell] = field(default_factory=list)
-    others: Sequence[int] = ()  # the places that it has taken for the other ranks of its cell
+    leaves: bool = False  # it cannot run another cell
+    others: Sequence[int] = ()  # the places that it occupies for the other ranks of its cell
 
     def give(self, cells: list[Cell], needs_weights: bool, others: Sequence[int], engines: Sequence[Engine]) -> None:
         self.cells, self.others = cells, others
-        with contextlib.suppress(OSError):  # it has just died: reading from its pipe will say so
+        with contextlib.suppress(OSError):  # it has just died: reading from its pipe will show that
             self.pipe.send((cells, needs_weights, [engines[place] for place in others]))
 
 
 class Launcher:
     def __init__(self, store: Store, data_folder: Path, workers: int, board: Board, **settings: Any) -> None:
-        """``settings`` are the engines'."""
+        """``settings`` are passed to the engines."""
         self.store, self.data_folder, self.board = store, data_folder, board
         self.context = multiprocessing.get_context("spawn")
         self.threads = max(1, torch.get_num_threads() // workers)
         self.engines = engines(workers, **settings)
-        self.desks: dict[int, Desk] = {}  # by the engine's place: a worker is started when there is a cell for it
+        self.desks: dict[int, Desk] = {}  # by the engine's place; a worker starts when there is a cell for it
         self.outcomes: Counter[str] = Counter()
 
     def launch(self, plan: Plan) -> Counter[str]:
-        """Run what is missing, and what other processes have begun and may yet leave undone."""
+        """Run the missing cells, and those that other processes have begun but may not finish."""
         agenda = Agenda(plan)
         self.teachers = set(plan.grid.teachers)
         self.board.total(len(agenda))
         try:
             while len(agenda):
                 for cell in agenda.blocked():
-                    self._over(cell, "blocked", "its teacher is not there")
+                    self._over(cell, "blocked", "its teacher is missing")
                 while (free := self._free()) and (fresh := agenda.next(len(free))):
                     place, *others = free[: fresh.world]
                     cells = [fresh, *agenda.beside(fresh, self._company(agenda))]
@@ -80,7 +81,7 @@ class Launcher:
                 for place, desk in self._heard():
                     for cell, outcome in self._listen(place, desk):
                         desk.cells.remove(cell)
-                        if desk.others:
+                        if (desk.others or desk.leaves) and not desk.cells:
                             self._dismiss(place)
                         self._settle(agenda, cell, outcome)
         finally:
@@ -89,7 +90,7 @@ class Launcher:
         return self.outcomes
 
     def _company(self, agenda: Agenda) -> int:
-        """How many more may sit at a desk; there is one for everyone first."""
+        """How many more cells a worker may get. Every worker gets one cell first."""
         alone = any(engine.device.type == "cuda" or engine.compile == "on" for engine in self.engines)
         return 0 if alone else min(TOGETHER - 1, len(agenda.waiting) // len(self.engines))
 
@@ -115,7 +116,7 @@ class Launcher:
         return [place for place in range(len(self.engines)) if place not in taken]
 
     def _dismiss(self, place: int) -> None:
-        """A process that was one of several ranks is none to go on with."""
+        """End a worker that was one of several ranks, or that has lost its GPU: it is not used again."""
         if desk := self.desks.pop(place, None):
             desk.pipe.close()
             desk.process.join(GRACE)
@@ -138,20 +139,22 @@ class Launcher:
         return [(place, desk) for place, desk in self.desks.items() if desk.pipe in pipes]
 
     def _listen(self, place: int, desk: Desk) -> list[tuple[Cell, str]]:
-        """One message: what became of a cell, or nothing while all go on."""
+        """Handle one message. Returns the outcome of a cell, or nothing while all cells continue."""
         try:
             kind, what = desk.pipe.recv()
-        except (EOFError, OSError):  # its end is closed, perhaps in the middle of a message
+        except (EOFError, OSError):  # the worker's end is closed, perhaps in the middle of a message
             del self.desks[place]
             return self._died(desk)
         if kind == "live":
             self.board.live(*what)
         elif kind == "warning":
             self.board.warn(what)
+        elif kind == "leaves":
+            desk.leaves = True
         return [what] if kind == "outcome" else []
 
     def _died(self, desk: Desk) -> list[tuple[Cell, str]]:
-        """A worker that was killed takes its cell with it, and nothing else: another one will take its place."""
+        """A worker that was killed loses its cell and nothing else. Another worker takes its place."""
         desk.pipe.close()
         desk.process.join()
         code = desk.process.exitcode or 0
@@ -164,7 +167,7 @@ class Launcher:
         return [(cell, "failed") for cell in desk.cells]
 
     def _close(self) -> None:
-        """Workers at rest see the end of their pipe; those at work write a checkpoint first."""
+        """Stop all workers. Idle ones see the end of their pipe; busy ones write a checkpoint first."""
         desks = list(self.desks.values())
         for desk in desks:
             if desk.cells and desk.process.is_alive():
@@ -174,7 +177,7 @@ class Launcher:
         deadline = time.monotonic() + GRACE
         for desk in desks:
             while desk.process.is_alive() and time.monotonic() < deadline:
-                if not desk.pipe.closed and desk.pipe.poll(0.1):  # news that nobody reads must not block them
+                if not desk.pipe.closed and desk.pipe.poll(0.1):  # unread messages must not block the worker
                     try:
                         desk.pipe.recv()
                     except (EOFError, OSError):
@@ -187,8 +190,8 @@ class Launcher:
 
 @contextlib.contextmanager
 def deaf() -> Iterator[None]:
-    """What is started here never hears Ctrl-C, which reaches the whole group: the launcher decides."""
-    resource_tracker.ensure_running()  # by itself it would start in here, and unblock what is blocked
+    """Processes that start in this block ignore Ctrl-C, which reaches the whole process group: the launcher decides."""
+    resource_tracker.ensure_running()  # otherwise it would start in this block, and unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -203,7 +206,7 @@ def engines(workers: int, **settings: Any) -> list[Engine]:
 
 
 def places(name: str, workers: int | None, world: int) -> int:
-    """How many processes may train at once: a GPU each; without GPUs as many as a cell needs."""
+    """How many processes may train at once: one per GPU; without GPUs, as many as a cell needs."""
     gpus = torch.cuda.device_count()
     count = workers or gpus or world
     if world > 1 and gpus:  # ranks of one cell never share a GPU

@@ -1,15 +1,15 @@
-"""A lease on a cell: at any time at most one process runs it, and a dead process holds nothing.
+"""A lease on a cell: at most one process runs the cell at any time, and a dead process holds no lease.
 
-The primitive is ``link``: it is atomic, on NFS too, and fails where the name exists. A lease is a file ``lease.N`` in
-the cell's working folder, N one above all that are there. Names come again once all are released, so whoever has linked
-looks a second time: it has the lease when its file is still there and no other holder is alive, and then removes what
-the dead have left. Of two that link under different numbers, the later look sees the other's link: never do both go on,
-and whoever gave way asks again. (A client's own link makes NFS read the folder anew: the second look is not a
-remembered one.)
+The primitive is ``link``. It is atomic, on NFS too, and fails if the name exists. A lease is a file ``lease.N`` in the
+cell's working folder. To take a lease: link a file numbered one above all present, then look again. It is yours if the
+file is still yours and no other holder is alive; then remove the files of dead holders. The second look is needed
+because numbers repeat once all leases are released. If two race with different numbers, the one that looks later sees
+the other and gives way. Two processes never both go on; both may give way, and then ask again. (A client's own link
+makes NFS read the folder again, so the second look is not a cached one.)
 
-A holder is dead when its process is gone, as its own machine can see, or when its heartbeat, the file's time by the
-file server's own clock, has stood still for ``PATIENCE`` seconds. One that was only believed dead, and comes back, sees
-that its file is gone; what a file says, not its name, tells whose it is.
+A holder is dead if its process is gone, which its own machine can see, or if its heartbeat has not changed for
+``PATIENCE`` seconds. The heartbeat is the file's time by the file server's clock. A holder that was wrongly believed
+dead and comes back sees that its file is gone. The owner of a file is in its content, not in its name.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ import psutil
 
 PATIENCE = 120.0
 BEAT = 10.0
-BOOT = Path("/proc/sys/kernel/random/boot_id")  # drawn by each machine when it starts
+BOOT = Path("/proc/sys/kernel/random/boot_id")  # random; new at each boot
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who holds a lease: a process, told from a later one with the same number by when it began."""
+    """The process that holds a lease. Its start time distinguishes it from a later process with the same pid."""
 
     host: str
     pid: int
     began: float
-    token: str  # no two leases are the same
+    token: str  # unique to each lease
 
     @classmethod
     def me(cls) -> "Holder":
@@ -45,13 +45,13 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Lease:
-    """Held from ``take`` to ``release``. Whoever may need it for longer than ``PATIENCE`` works ``with`` it: it beats
-    meanwhile, and is released in the end."""
+    """A lease, held from ``take`` to ``release``. If it may be needed for longer than ``PATIENCE``, use it in a
+    ``with`` block, which keeps its heartbeat going and releases it at the end."""
 
     def __init__(self, file: Path, holder: Holder) -> None:
         self.file = file
         self.content = msgspec.json.encode(holder)
-        self.lost = False  # as the last beat saw it
+        self.lost = False  # as of the last heartbeat
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, daemon=True)
 
@@ -66,7 +66,7 @@ class Lease:
 
     def _keep_alive(self) -> None:
         while not self._over.wait(BEAT):
-            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the beat
+            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the heartbeat
                 if self.holds():
                     self.beat()
                 else:
@@ -74,7 +74,7 @@ class Lease:
 
     @classmethod
     def take(cls, folder: Path) -> "Lease | None":
-        """The lease on what is worked on in this folder, or None where somebody alive holds it."""
+        """Take the lease on a working folder. Returns None if a live process holds it."""
         holder = Holder.me()
         draft = folder / f"draft.{holder.token}"
         try:
@@ -84,9 +84,9 @@ class Lease:
                 return None
             mine = cls(folder / f"lease.{_number(leases[-1]) + 1 if leases else 1}", holder)
             draft.write_bytes(mine.content)
-            with contextlib.suppress(FileExistsError):  # another was faster, or it is ours and NFS lost the answer
+            with contextlib.suppress(FileExistsError):  # another was faster; or it is ours, and NFS lost the reply
                 os.link(draft, mine.file)
-        except (FileNotFoundError, FileExistsError):  # the folder was just cleared away
+        except (FileNotFoundError, FileExistsError):  # the folder was just removed
             return None
         finally:
             draft.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class Lease:
         return mine
 
     def holds(self) -> bool:
-        """Where a holder was believed dead, its file is gone, or its name is another's by now."""
+        """Whether the lease is still ours. If we were believed dead, our file is gone or has another owner."""
         with contextlib.suppress(FileNotFoundError):
             return self.file.read_bytes() == self.content
         return False
@@ -112,12 +112,12 @@ class Lease:
     def release(self) -> None:
         if self.holds():
             self.file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others may have put something there
+        with contextlib.suppress(OSError):  # the folder may not be empty
             self.file.parent.rmdir()
 
 
 def held(folder: Path) -> bool:
-    """Does somebody alive hold the lease in this folder?"""
+    """Whether a live process holds the lease in this folder."""
     return any(alive(lease) for lease in _leases(folder))
 
 
@@ -130,14 +130,14 @@ def alive(lease: Path) -> bool:
 
 
 def _seen(content: bytes) -> bool | None:
-    """Is the holder's process there? None where that cannot be seen: on another machine, or on one that hides what
-    others run, or because another process has its number, or the clock was set and it only seems another."""
+    """Whether the holder's process exists. None if that is unknown: the process is on another machine, or this machine
+    hides it, or the pid's start time differs. Then the pid is another process's, or the clock was set."""
     try:
         holder = msgspec.json.decode(content, type=Holder)
         if holder.host != here():
             return None
         process = psutil.Process(holder.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:  # in a container nobody may come to reap it
+        if process.status() == psutil.STATUS_ZOMBIE:  # in a container it may never be reaped
             return False
         return True if abs(process.create_time() - holder.began) < 1 else None
     except psutil.NoSuchProcess:
@@ -147,7 +147,7 @@ def _seen(content: bytes) -> bool | None:
 
 
 def _unless_hidden(pid: int) -> bool | None:
-    """The same of a process that /proc does not show: mounted with hidepid, it hides those of other users."""
+    """The same for a process that /proc does not show. Mounted with hidepid, /proc hides other users' processes."""
     try:
         with contextlib.suppress(PermissionError):
             os.kill(pid, 0)
@@ -158,8 +158,8 @@ def _unless_hidden(pid: int) -> bool | None:
 
 @cache
 def here() -> str:
-    """This machine, as far as its processes see each other: containers on it may share its name, and so may other
-    machines, on all of which the first namespace has one number."""
+    """A name for the group of processes on this machine that see each other. The host name is not enough: containers
+    and other machines may share it. Nor is the number of the pid namespace: every machine's first one has the same."""
     facts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # not on Linux
         facts.append(BOOT.read_text().strip())
@@ -169,8 +169,8 @@ def here() -> str:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock of whoever keeps the files, as clocks of machines differ; by our own where we may only
-    read."""
+    """The time by the file server's clock, since clocks of machines differ; by our own clock if the folder is
+    read-only."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             return os.fstat(probe.fileno()).st_mtime
@@ -181,7 +181,7 @@ def _now(folder: Path) -> float:
 
 
 def _leases(folder: Path) -> list[Path]:
-    """The lowest number first."""
+    """The leases in a folder, lowest number first."""
     with contextlib.suppress(FileNotFoundError):
         return sorted((file for file in folder.glob("lease.*") if file.suffix[1:].isdigit()), key=_number)
     return []

@@ -1,4 +1,4 @@
-"""Records as bytes: what is believed of them, what is left to a newer version, and how they are written."""
+"""Records as bytes: which are valid, which need a newer version, and how they are written."""
 
 import re
 from typing import TypeVar
@@ -12,31 +12,30 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Named(msgspec.Struct):
-    """As much of a record as says whose it is."""
+    """The part of a record that names its cell."""
 
     id: str
 
 
 class Newer(ValueError):
-    """A record of a cell that asks for what only a newer version knows: nothing is wrong with it."""
+    """Written by a newer version, not damaged. A run that took it for missing would overwrite it."""
 
-    def __init__(self, id: str, why: str) -> None:
-        super().__init__(f"it is of a newer kdbench: {why}")
-        self.id = id
+    def __init__(self, why: str) -> None:
+        super().__init__(f"it must be read by a newer kdbench: {why}")
 
 
 def believed(content: bytes, kind: type[T]) -> T:
     try:
         found = decoded(content, kind)
     except ValueError as error:
-        # A field or a word that this version does not know: a cell's id could not be seen to be right.
         if "unknown field" in str(error) or "Invalid enum value" in str(error):
-            raise Newer(decoded(content, Named).id, str(error.__cause__)) from None
+            decoded(content, Named)  # a truncated record is damaged, whatever its fields
+            raise Newer(str(error.__cause__)) from None
         raise
     if not isinstance(found, Failure) and found.format > FORMAT:
-        raise Newer(found.id, f"its format is {found.format}")
+        raise Newer(f"its format is {found.format}")
     if found.id != found.cell.id:
-        raise ValueError(f"it is not what it says: its cell is {found.cell.id}")
+        raise ValueError(f"its id does not match its cell, which is {found.cell.id}")
     return found
 
 
@@ -48,8 +47,8 @@ def decoded(content: bytes, kind: type[S]) -> S:
 
 
 def pretty(value: msgspec.Struct) -> bytes:
-    """Indented, but with each list of numbers on a line of its own: curves are read across. (Strings cannot match:
-    a line break in them is escaped.)"""
+    """Indented JSON, with each list of numbers on a single line, which makes curves readable. (Strings cannot match:
+    line breaks in them are escaped.)"""
     return indented(msgspec.json.encode(value))
 
 

@@ -1,6 +1,5 @@
-"""The verb ``run``: a grid on this machine."""
+"""The command ``run``: a grid on this machine."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.summary import left_alone, plan_text, time_left
 from kdbench.benchmark.experiments.weights import trained
-from kdbench.benchmark.experiments.words import counted, warn
+from kdbench.benchmark.words import counted, warn
 from kdbench.portable import portable
 from kdbench.refusal import Refusal
 
@@ -22,8 +21,7 @@ def run_grid(
     grid: Grid, results: Path, data_folder: Path, workers: int | None = None, *, retry: str | None = None,
     **settings: Any,
 ) -> int:  # fmt: skip
-    """Run what is missing; the exit code is 1 where a cell failed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
+    """Run the missing cells. The exit code is 1 if a cell failed, or was skipped because its teacher failed."""
     store = Store(results)
     made = to_be_run(grid, store, retry)
     if _distrusts_teachers(made, store):
@@ -36,9 +34,9 @@ def run_grid(
         print("Nothing is left to run.")
         return int(_failed(made, store))
     workers = places(grid.name, workers, max(entry.cell.world for entry in todo))
-    (results / "work").mkdir(parents=True, exist_ok=True)  # what cannot be written ends here, and not in a worker
+    (results / "work").mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails here, not in a worker
     _load_data({entry.cell.dataset for entry in todo}, data_folder, done)
-    if retry:  # only now, when nothing is refused any more
+    if retry:  # only now, after everything that may refuse the run
         for entry in made.those(State.MISSING):
             store.forgive(entry.cell.id)
 
@@ -52,12 +50,12 @@ def run_grid(
     if outcomes["failed"]:
         print(f"Failures in full: {store.failures_folder}/; run them again with --retry {retry or State.FAILED}.")
     if any(entry.cell.id in grid.teachers for entry in todo) and (old := plan(grid, store).those(State.OUTDATED)):
-        print(f"{counted(len(old), 'cell')} outdated by now; run them again with --retry outdated.")
+        print(f"Outdated: {counted(len(old), 'cell')}; run again with --retry outdated.")
     return int(bool(outcomes["failed"] or outcomes["blocked"]) or _failed(made, store))
 
 
 def _distrusts_teachers(made: Plan, store: Store) -> bool:
-    """Weights that students wait for, and that are not what the teacher's record says, are set aside."""
+    """Set aside weights that students need but that do not match the teacher's record. Returns whether any were."""
     taught = {entry.cell.teacher.id for entry in made.those(State.MISSING) if entry.cell.teacher}
     distrusted = False
     for teacher in (entry.cell for entry in made.teachers if entry.state is State.FINISHED and entry.cell.id in taught):
@@ -70,26 +68,26 @@ def _distrusts_teachers(made: Plan, store: Store) -> bool:
 
 
 def _load_data(names: set[str], folder: Path, done: list[Brief]) -> None:
-    """Read, or downloaded, before any worker asks for it; and seen to be what it was."""
+    """Read or download data sets before a worker needs them, and warn if they have changed."""
     for name in sorted(names):
         dataset = data.load(name, folder)
         known = [record.data for record in done if record.cell.dataset == name and record.data]
-        now = dataset.digest() if known else ""  # of a million files it takes a while
+        now = dataset.digest() if known else ""  # slow for a million files
         if others := sum(before != now for before in known):
             cells = counted(others, "finished cell")
-            warn([f"{name} has become another: {cells} of this grid ran on what it was, and stay as they are"])
+            warn([f"{name} has changed: {cells} of this grid used the earlier data and will be kept"])
 
 
 def _say_what_is_not_portable(made: Plan, done: list[Brief]) -> None:
-    """A student has the same bits everywhere only where its teacher has."""
+    """Warn of finished cells that are not portable. A student's bits are portable only if its teacher's are."""
     ordinary = [record for record in done if not record.environment.arithmetic.get("portable")]
     if portable() and ordinary:
         teachers = sum(one.id in made.grid.teachers for one in ordinary)
         among = f", {counted(teachers, 'teacher')} among them," if teachers else ""
-        warn([f"{counted(len(ordinary), 'finished cell')}{among} ran without --portable, and stay as they are"])
+        warn([f"{counted(len(ordinary), 'finished cell')}{among} ran without --portable and will be kept"])
 
 
 def _failed(made: Plan, store: Store) -> bool:
-    """Whether a cell failed before; an outdated one perhaps when it was trained again."""
+    """Whether a cell failed before, including outdated cells that failed when they were retrained."""
     old = made.those(State.OUTDATED)
     return bool(made.those(State.FAILED)) or any(store.failure(entry.cell.id) for entry in old)

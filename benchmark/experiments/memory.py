@@ -1,4 +1,4 @@
-"""Which cells hear their teacher from memory, where that lies, and what it spares them."""
+"""Teachers' memories, which cache their answers: which cells use one, where it is kept, and what it saves."""
 
 from collections.abc import Iterable
 
@@ -20,10 +20,10 @@ def listening(
     cell: Cell, teacher: Chain | None, record: Record | None, needs: Needs, dataset: Dataset, store: Store,
     engine: Engine,
 ) -> RememberingTeacher | None:  # fmt: skip
-    """The memory that a cell's teacher is heard from, if it can be."""
+    """The memory of a cell's teacher, or None if the cell cannot use one."""
     if teacher is None or record is None or engine.live_teacher:
         return None
-    if cell.world > 1:  # each of its processes would have a part of the answers
+    if cell.world > 1:  # each of its processes would have only a part of the answers
         return None
     views = len(dataset.train) * views_of_an_image(dataset, cell.training.augment)
     if not affordable(needs, teacher, views):
@@ -40,19 +40,19 @@ def listening(
 
 
 class Outlook(msgspec.Struct, kw_only=True):
-    """What a plan says of one teacher's memory; asking it of every image once is an epoch."""
+    """A plan's estimates for one teacher's memory. An epoch is one query for every training image."""
 
     teacher: str
-    full: int  # bytes that it takes when nothing is missing
-    there: int  # bytes on disk
-    heard: int  # epochs of answers that the missing cells hear
-    asked: float  # epochs that they ask for, if nothing were remembered yet; the rest is seen twice
-    everything: int  # epochs that all views take
-    off: bool  # it would be too large
+    full: int  # bytes if every answer is cached
+    there: int  # bytes on disk now
+    heard: int  # epochs of answers that the missing cells use
+    asked: float  # epochs of these that the teacher computes, if nothing is cached yet; the rest are repeated views
+    everything: int  # epochs for all views
+    off: bool  # not used, as it would be too large
 
 
 def outlook(missing: Iterable[tuple[Cell, Needs]], store: Store) -> tuple[Outlook, ...]:
-    """The memories that cells which are to run would use, teacher by teacher."""
+    """The memories that the missing cells would use, teacher by teacher."""
     shared: dict[tuple[str, str], list[tuple[Cell, int, int]]] = {}
     for cell, needs in missing:
         known = data.source(cell.dataset)
@@ -84,16 +84,16 @@ def _of_one(store: Store, teacher: str, cells: list[tuple[Cell, int, int]]) -> O
 
 
 def in_words(memories: Iterable[Outlook]) -> list[str]:
-    """To ask for every view in advance never spares the teacher anything: who asks as it goes asks for no more."""
+    """The estimates in text. Querying every view in advance would never save anything: a run queries no more views."""
     lines, memories = [], list(memories)
     if on := [memory for memory in memories if not memory.off]:
         there, heard, asked, everything = (
             sum(getattr(memory, name) for memory in on) for name in ("there", "heard", "asked", "everything")
         )
-        full = sum(max(memory.full, memory.there) for memory in on)  # others have asked for more
+        full = sum(max(memory.full, memory.there) for memory in on)  # other grids may have cached more
         lines.append(
-            f"teachers' memory: {_shown(there)} so far, at most {_shown(full)}; teachers answer for about {asked:.0f} "
-            f"epochs of images instead of {heard} (every view in advance: {everything})"
+            f"teachers' memory: {_shown(there)} now, at most {_shown(full)}; teachers answer for about {asked:.0f} "
+            f"epochs of images instead of {heard} (all views: {everything})"
         )
     if off := [memory for memory in memories if memory.off]:
         largest = _shown(max(memory.full for memory in off))

@@ -1,5 +1,5 @@
-"""What a plan must know of a record. Of a pack it is kept, until the pack changes: a plan reads a few bytes of each
-record then, where it would have read all curves."""
+"""The part of a record that a plan needs. Outlines of a pack are cached until the pack changes: a plan then reads a few
+bytes of each record instead of all curves."""
 
 import contextlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Likes = list[tuple[str, ...]]
 
 
 class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Of a record that was believed."""
+    """The outline of a valid record."""
 
     id: str
     dataset: str
@@ -22,11 +22,11 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     method: str
     world: int
     seconds: float
-    epochs: int  # none of a teacher that was imported
-    tasks: str  # how classes arrived, where they did not all come at once
-    machine: str  # what it was timed on
+    epochs: int  # 0 for an imported teacher
+    tasks: str  # how classes arrived in the incremental setting; else empty
+    machine: str  # that it was timed on
     weights: str
-    teacher: str  # the id of whom it learned from
+    teacher: str  # its teacher's id
     teacher_weights: str | None
 
     @classmethod
@@ -42,39 +42,39 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def outdated(student: Outline, records: Mapping[str, Outline]) -> bool:
-    """Whether it learned from other weights than its teacher has by now."""
+    """Whether its teacher has been retrained since, and its weights have changed."""
     teacher = records.get(student.teacher)
     return teacher is not None and student.teacher_weights not in (None, teacher.weights)
 
 
 def _machine(where: BriefEnvironment | Environment) -> str:
-    """A GPU by its name; a processor with the instructions that torch found in it, for names are coarse."""
+    """A GPU's name; or a processor's name with the instructions that torch found, since names are coarse."""
     device, cpu = where.arithmetic.get("device", ""), where.machine.get("cpu", "")
     return str(device if "gpu" in where.machine or not cpu else f"{cpu} ({device})")
 
 
 class Kept(msgspec.Struct, array_like=True):
-    """The outlines of a pack, and which file it was: packs are never written to, only replaced."""
+    """The cached outlines of a pack, and the state of its file. Packs are never modified, only replaced."""
 
     pack: tuple[int, ...]
     outlines: list[Outline]
 
 
 def likes(of: Cell | Outline) -> Likes:
-    """What a cell's time may be judged by, the nearest first."""
+    """Keys of similar cells, by which a cell's time is estimated; the most similar first."""
     tasks = of.tasks if isinstance(of, Outline) else str(of.incremental or "")
     where = (of.dataset, of.pair, str(of.world), tasks)
     return [(*where, of.method), where]
 
 
 def state(pack: Path) -> tuple[int, ...]:
-    """Changes whenever the file does."""
+    """The state of a file, which changes whenever the file does."""
     seen = pack.stat()
     return seen.st_ino, seen.st_size, seen.st_mtime_ns
 
 
 def kept(file: Path, pack: tuple[int, ...]) -> list[Outline] | None:
-    """What was kept of just this pack; nothing where it is of another, damaged or not there."""
+    """The cached outlines of this pack; None if they are missing, damaged or those of another file."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         found = msgspec.msgpack.decode(file.read_bytes(), type=Kept)
         if found.pack == pack:

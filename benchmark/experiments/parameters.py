@@ -7,14 +7,14 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from kdbench.benchmark.experiments.conversion import Misfit, convert
+from kdbench.benchmark.conversion import Misfit, convert
 from kdbench.methods import members
 from kdbench.methods.method import METHODS, Method, hyper_parameters
 from kdbench.refusal import Refusal, nearest
 
 
 def complete(name: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Every hyper-parameter of a method, those that were given checked and the others at their defaults.
+    """All hyper-parameters of a method. Given values are checked; the others have their defaults.
 
     A combination takes ``ce_weight``, and a mapping of parameters under the name of each member.
     """
@@ -32,7 +32,7 @@ def complete(name: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(name: str, params: dict[str, Any]) -> str:
-    """A method's name with those of its parameters that are not at their defaults: ``kd(temperature=2.0)``,
+    """A method's name with the parameters that differ from their defaults: ``kd(temperature=2.0)``,
     ``crd+kd(kd.weight=1.0)``."""
     try:
         defaults = _plain(complete(name, {}))
@@ -52,14 +52,14 @@ def _unusual(params: dict[str, Any], defaults: dict[str, Any], member: str = "")
 
 
 def _plain(params: dict[str, Any]) -> dict[str, Any]:
-    """As a record has them: a tuple comes back as a list."""
+    """The parameters as a record has them: tuples become lists."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(params))
     return plain
 
 
 @cache
 def _declared(method: type[Method]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """A method's hyper-parameters and their types: they are asked for with every record that is shown."""
+    """A method's hyper-parameters and their types. Cached, since every record that is shown needs them."""
     return hyper_parameters(method), get_type_hints(method.__init__)
 
 
@@ -73,7 +73,7 @@ def _complete(name: str, method: type[Method], params: dict[str, Any], place: st
         if value is inspect.Parameter.empty:
             raise Misfit(f"{place}.{key}", f"{name} has no default for '{key}': it must be given")
     values = {key: convert(value, types.get(key, Any), f"{place}.{key}") for key, value in values.items()}
-    if "method" in values and values.get("params"):  # those of a method within this one: what is not given stays open
+    if "method" in values and values.get("params"):  # of a method inside this one: those not given stay open
         inner = _complete(values["method"], METHODS[values["method"]], values["params"], f"{place}.params")
         values["params"] = {key: inner[key] for key in values["params"]}
     return values

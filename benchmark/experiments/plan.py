@@ -1,4 +1,4 @@
-"""A grid held against the store: the state that each cell is in, and what the missing ones will take."""
+"""Compares a grid with the store: the state of each cell, and the time that the missing ones need."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from kdbench.benchmark.experiments.grid import Grid
 from kdbench.benchmark.experiments.memory import Outlook, outlook
 from kdbench.benchmark.experiments.outline import outdated
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.words import warn
 from kdbench.benchmark.training.checkpoint import Checkpoints
+from kdbench.benchmark.words import warn
 from kdbench.methods.method import Needs
 from kdbench.refusal import Refusal
 
-OTHER_WEIGHTS = "it learned from other weights than its teacher has by now"
+OTHER_WEIGHTS = "its teacher has been retrained since"
 
 
 class State(StrEnum):
     FINISHED = "finished"
-    OUTDATED = "outdated"  # finished, but its teacher has other weights by now
+    OUTDATED = "outdated"  # finished, but its teacher has been retrained since, and its weights have changed
     RUNNING = "running"
     FAILED = "failed"
     MISSING = "missing"
@@ -35,19 +35,19 @@ class Entry:
     state: State
     reason: str = ""
     seconds: float | None = None  # what it took, or is expected to take
-    needs: Needs | None = None  # what its method asks of the loop, if it is still to run
-    machines: frozenset[str] = frozenset()  # where its likes took the time that it is expected to take
-    begun: bool = False  # somebody stopped in the middle of it: it goes on from a checkpoint
+    needs: Needs | None = None  # what its method needs from the loop, if it is still to run
+    machines: frozenset[str] = frozenset()  # those on which its expected time was measured
+    begun: bool = False  # it was interrupted, and resumes from a checkpoint
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Teachers first: a student is never started before its teacher's record is there."""
+    """A grid's cells with their states, teachers first. A student never starts before its teacher's record exists."""
 
     grid: Grid
     teachers: tuple[Entry, ...]
     students: tuple[Entry, ...]
-    memories: tuple[Outlook, ...] = ()  # what the teachers of the missing cells remember
+    memories: tuple[Outlook, ...] = ()  # of the missing cells' teachers
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -61,14 +61,14 @@ class Plan:
         return [entry for entry in self.entries if entry.state in states]
 
     def hours(self) -> tuple[float, int]:
-        """Hours that the missing cells will take one after the other, and how many have no measured like."""
+        """Hours that the missing cells take one after the other, and how many cells have no estimate."""
         missing = self.those(State.MISSING)
         known = [entry.seconds for entry in missing if entry.seconds is not None]
         return sum(known) / 3600, len(missing) - len(known)
 
 
 def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
-    """``retry``: cells of this state, failed or outdated, are missing too."""
+    """The plan of a grid. ``retry``: cells in this state, failed or outdated, count as missing."""
     records, failures = store.outlines(), store.failures()
     expected = Expectation(records.values())
     tried: dict[bytes, str | Needs] = {}
@@ -79,7 +79,7 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
     over = records.keys() - (old if retry == State.OUTDATED else old & running)
     if retry == State.FAILED:
         failures = {}
-    if retry == State.OUTDATED:  # that they, or whoever is to teach them, failed at it once is no reason not to
+    if retry == State.OUTDATED:  # earlier failures of outdated cells and of their teachers do not count
         again = old | {cell.teacher.id for cell in grid.cells if cell.teacher and cell.id in old}
         failures = {key: failure for key, failure in failures.items() if key not in again}
 
@@ -88,10 +88,8 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
             seconds = records[cell.id].seconds
             if cell.id not in old:
                 return Entry(cell, State.FINISHED, seconds=seconds)
-            failed = f"; trained again, it failed: {failures[cell.id].error}" if cell.id in failures else ""
+            failed = f"; retraining this cell failed: {failures[cell.id].error}" if cell.id in failures else ""
             return Entry(cell, State.OUTDATED, OTHER_WEIGHTS + failed, seconds)
-        if cell.id in store.newer:
-            return Entry(cell, State.INVALID, f"{store.newer[cell.id]} holds its record, of a newer kdbench: use that")
         decides = decisive(cell)
         if decides not in tried:
             tried[decides] = attempt(cell)
@@ -110,9 +108,9 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
             return "its teacher failed"
         if cell.id in old:
             return OTHER_WEIGHTS
-        return "its weights are not here" if cell.id in records else ""
+        return "its weights are missing" if cell.id in records else ""
 
-    # A teacher is finished when its weights are there too, as long as somebody still has to learn from it, and can.
+    # While a student still has to be trained by a teacher, and can be, the teacher is finished only with its weights.
     learners = {cell.id: entry(cell, cell.id in over) for cell in grid.cells if cell.teacher}
     done = (State.FINISHED, State.OUTDATED, State.INVALID)
     pupils = {one.cell.teacher.id for one in learners.values() if one.cell.teacher and one.state not in done}
@@ -128,16 +126,16 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
 
 
 def _without(student: Entry, lost: dict[str, str]) -> Entry:
-    """A student whose teacher cannot be had is as invalid as its teacher."""
+    """A student whose teacher is invalid is invalid too."""
     teacher = student.cell.teacher
     if student.state in (State.FINISHED, State.OUTDATED) or teacher is None or teacher.id not in lost:
         return student
-    return Entry(student.cell, State.INVALID, f"its teacher cannot be had: {lost[teacher.id]}")
+    return Entry(student.cell, State.INVALID, f"its teacher is invalid: {lost[teacher.id]}")
 
 
 def to_be_run(grid: Grid, store: Store, retry: str | None = None) -> Plan:
-    """The plan of who is about to run it: records that cannot be believed are told of, once, and a grid of which no
-    cell can work is refused."""
+    """The plan for a command that is about to run it. Warns once of damaged records, and refuses a grid in which no
+    cell can work."""
     made = plan(grid, store, retry)
     warn(store.troubles)
     store.troubles.clear()

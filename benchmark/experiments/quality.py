@@ -1,4 +1,4 @@
-"""The verb ``quality``: how much knowledge lies in each layer of a trained teacher."""
+"""The command ``quality``: how much knowledge each layer of a trained teacher has."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from kdbench.benchmark.experiments import imported
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.experiments.weights import trained
-from kdbench.benchmark.experiments.words import columns
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.recipe import Recipe
+from kdbench.benchmark.words import columns
 from kdbench.methods.features.layers import PAIRS, layers
 from kdbench.methods.features.quality import Watch, best, qualities
 from kdbench.refusal import Refusal, nearest
@@ -28,7 +28,7 @@ def measure(name: str, dataset: str, store: Store, data_folder: Path, k0: float)
     """S, I, E and Q of every layer, and the layers that feature-only distillation would choose."""
     teacher, record = trained(find(name, dataset, store).cell, store)
     engine, images = Engine.best(), data.load(dataset, data_folder)
-    recipe = record.cell.recipe or Recipe(epochs=1)  # of which only the labels' and images' order is asked
+    recipe = record.cell.recipe or Recipe(epochs=1)  # only for the order of labels and images
     engine.prepare()
     engine.place(teacher, recipe)
     facts = replace(
@@ -72,8 +72,8 @@ def text(found: dict[str, Any]) -> str:
 
 
 def find(name: str, dataset: str, store: Store) -> Brief:
-    """The one trained teacher that is called so: by its network, its id or the beginning of it, or NETWORK@DIGEST."""
-    data.source(dataset)  # known at all?
+    """The trained teacher of this name: its network, its id or the start of its id, or NETWORK@DIGEST."""
+    data.source(dataset)  # refuses an unknown data set
     asked = imported.cell(dataset, name)
     teachers = [
         record for record in store.briefs() if record.cell.dataset == dataset and store.weights(record.cell).exists()
@@ -94,7 +94,7 @@ def find(name: str, dataset: str, store: Store) -> Brief:
 
 @contextmanager
 def _bar(about: str) -> Iterator[Watch]:
-    """A bar for whoever watches."""
+    """A progress bar, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

@@ -1,4 +1,4 @@
-"""What a finished cell leaves behind: one JSON document that a person can read."""
+"""The record of a finished cell: one JSON document that a person can read."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ FORMAT = 1
 
 
 class Curves(msgspec.Struct, kw_only=True):
-    """One value an epoch of the main phase; of tasks, one after the other, tested on the classes seen by then."""
+    """One value per epoch of the main phase. Tasks follow one another, each tested on the classes seen so far."""
 
     lr: list[float]
     terms: dict[str, list[float]]
@@ -20,19 +20,19 @@ class Curves(msgspec.Struct, kw_only=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """The numbers: the same bits whenever the same cell runs in the same environment."""
+    """The results: the same bits whenever the same cell runs in the same environment."""
 
-    top1: float  # after the last epoch, percent: the headline
+    top1: float  # after the last epoch, percent: the main result
     top5: float
     test_loss: float
-    best_top1: float  # a diagnostic: it was found by looking at the test set
+    best_top1: float  # only a diagnostic: it is selected on the test set
     best_epoch: int
     curves: Curves
     params: dict[str, Any]  # of the method, resolved
     weights: str  # digest of the deployed network's weights
     teacher_weights: str | None = None
     teacher_top1: float | None = None
-    incremental: Arrival | None = None  # then top1 is the final accuracy, on all classes
+    incremental: Arrival | None = None  # in this setting, top1 is the final accuracy on all classes
 
 
 def same_bits(one: Result, other: Result) -> bool:
@@ -40,22 +40,22 @@ def same_bits(one: Result, other: Result) -> bool:
 
 
 class Cost(msgspec.Struct, kw_only=True):
-    """What it took: differs from run to run."""
+    """Time and memory, which differ from run to run."""
 
     seconds: float  # of training, all phases
-    wall_seconds: float  # of the last sitting, with loading and evaluation
+    wall_seconds: float  # since the last start or resume, with loading and evaluation
     images_per_second: float  # the median over the main phase's epochs
     epoch_seconds: list[float]
     peak_memory_mb: float  # of the device; on a CPU, of the process
     student_parameters: int
-    method_parameters: int  # adapters and memory banks: thrown away after training
+    method_parameters: int  # adapters and memory banks: discarded after training
     deployed_parameters: int
-    together: int = 1  # cells that were trained in turns: speed and memory are then not this cell's own
-    remembered: float = 0.0  # share of the main phase's images whose answers were looked up; of the last sitting
+    together: int = 1  # cells that took turns in a process; if several, speed and memory are not this cell's own
+    remembered: float = 0.0  # share of the main phase's images answered from memory since the last start or resume
 
 
 class Environment(msgspec.Struct, kw_only=True):
-    """Where it ran; ``key`` is the digest of all that may change the last bits."""
+    """Where it ran. ``key`` is a digest of everything that may change the last bits."""
 
     key: str
     arithmetic: dict[str, Any]
@@ -66,7 +66,7 @@ class Environment(msgspec.Struct, kw_only=True):
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """Fields that a newer version adds have defaults, so that old records still read."""
+    """A finished cell's record. Fields that a newer version adds have defaults: old records can still be read."""
 
     format: int = FORMAT
     id: str
@@ -74,12 +74,12 @@ class Record(msgspec.Struct, kw_only=True):
     result: Result
     cost: Cost
     environment: Environment
-    data: str = ""  # digests of the images and labels that it was trained with and tested on
+    data: str = ""  # digests of the images and labels of training and test
     origin: str = ""  # the file that an imported teacher came from
 
 
 class Failure(msgspec.Struct, kw_only=True):
-    """Why a cell has no record: never a result."""
+    """Why a cell has no record. It is never a result."""
 
     id: str
     cell: Cell
@@ -89,7 +89,7 @@ class Failure(msgspec.Struct, kw_only=True):
     failed: str  # UTC
 
 
-# -- what plans and tables read of a record, of a hundred thousand at once: all but what is long ---------------------
+# -- the short parts of a record: what plans and tables read, of a hundred thousand records at once ------------------
 
 
 class BriefResult(msgspec.Struct, kw_only=True):

@@ -1,6 +1,5 @@
-"""One cell anew: whether a record's bits come out again."""
+"""Runs one cell again, and checks whether it gives the bits of its record."""
 
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +20,11 @@ from kdbench.benchmark.experiments.lease import Lease
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import Ran, run
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.words import duration
 from kdbench.benchmark.experiments.worker import News
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
 from kdbench.benchmark.training.loop import Diverged, Live
+from kdbench.benchmark.words import duration
 from kdbench.portable import can_be_portable, portable, start_again_portably
 from kdbench.refusal import Refusal
 
@@ -33,10 +32,9 @@ from kdbench.refusal import Refusal
 def run_again(
     name: str, results: Path, data_folder: Path, live_teacher: bool = False, compile: Compile = "auto"
 ) -> int:
-    """Run a record's cell anew, in its own manner unless another is asked for, and say whether it gives the same bits.
-    ``name`` is a record's id, as much of it as is no other's, or a file that holds a record or a cell as grids make it;
-    a cell that has no record here leaves one."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks politely is answered as Ctrl-C is
+    """Run a record's cell again, with the record's settings unless others are given, and report whether it gives the
+    same bits. ``name`` is a record's id, an unambiguous part of it, or a file with a record or with a cell as grids
+    make it. A cell that has no record here gets one."""
     store = Store(results)
     known = _known(name, store)
     record, cell = (known, known.cell) if known else _record_or_cell(Path(name))
@@ -48,7 +46,7 @@ def run_again(
         if why := unworkable(cell):
             raise Refusal(f"{cell.id} cannot work: {why}")
     if record and record.environment.arithmetic.get("portable") and not portable() and can_be_portable():
-        print(f"{cell.id} was run with --portable, and so is it now", flush=True)
+        print(f"{cell.id} was run with --portable, and is run with it again", flush=True)
         start_again_portably()
     fresh, weights = _anew(cell, record, store, data_folder, live_teacher, compile)
     print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
@@ -57,31 +55,31 @@ def run_again(
         return 0
     if same_bits(fresh.result, record.result):
         if known and same_bits(fresh.result, known.result):
-            store.finish(fresh, weights)  # a teacher's may be gone
+            store.finish(fresh, weights)  # a teacher's weights may be missing
         print("The same bits as the record.")
         return 0
     if record.data not in ("", fresh.data):
-        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its data were others.")
+        print(f"Different bits (record: {record.result.top1:.2f}), as expected: the data differ.")
         return 0
     if fresh.result.teacher_weights != record.result.teacher_weights:
-        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: its teacher has other weights.")
+        print(f"Different bits (record: {record.result.top1:.2f}), as expected: the teacher's weights differ.")
         return 0
     if fresh.environment.key != record.environment.key:
-        print(f"Other bits than the record ({record.result.top1:.2f}), as may be: it comes from another environment.")
+        print(f"Different bits (record: {record.result.top1:.2f}), as expected: the environment differs.")
         return 0
-    print(f"Other bits than the record ({record.result.top1:.2f}), in the same environment.")
+    print(f"Different bits (record: {record.result.top1:.2f}) in the same environment.")
     return 1
 
 
 def _known(name: str, store: Store) -> Record | None:
-    """The record that is meant, unless a file is."""
+    """The record that the name refers to; None if it refers to a file."""
     if Path(name).name != name:
         return None
-    found = called(name, store.outlines().keys() | store.newer.keys())
+    found = called(name, store.outlines())
     if found != [name] and Path(name).is_file():
         return None
     if len(found) > 1:
-        raise Refusal(f"--cell must name one finished cell, got '{name}': {len(found)} begin so")
+        raise Refusal(f"--cell must name one finished cell, got '{name}': {len(found)} start with it")
     return store.record(found[0]) if found else None
 
 
@@ -94,7 +92,7 @@ def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:
     try:
         record: Record = decode(content, type=Record)
         return record, record.cell
-    except (ValueError, RecursionError):  # ValueError: msgspec's, and those of text
+    except (ValueError, RecursionError):  # ValueError: msgspec's, and that of text that cannot be decoded
         try:
             return None, decode(content, type=Cell)
         except (ValueError, RecursionError) as error:
@@ -102,13 +100,13 @@ def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:
 
 
 def _as_declared(cell: Cell, name: str) -> None:
-    """Refuses a cell that no grid would make: its record would be found by none, or stand beside that of its twin."""
+    """Refuse a cell that no grid would make: no grid would find its record, or it would duplicate another cell's."""
     if cell.method == IMPORT:
         return
     if learns(cell) and cell.teacher is None:
         raise Refusal(f"{name} must name the teacher that '{cell.method}' learns from, got none")
     if declared(cell).id != cell.id or not cell.protocol:
-        raise Refusal(f"{name} must hold a record, or a cell as grids make it, got another cell: write a grid of it")
+        raise Refusal(f"{name} must hold a record, or a cell as grids make it, got another cell: declare it in a grid")
     if cell.teacher:
         _as_declared(cell.teacher, name)
 
@@ -116,7 +114,7 @@ def _as_declared(cell: Cell, name: str) -> None:
 def _anew(
     cell: Cell, record: Record | None, store: Store, data_folder: Path, live_teacher: bool, compile: Compile
 ) -> Ran:
-    """In the manner of ``record``: how sums are split over threads changes the last bits, and so does compilation."""
+    """Run a cell with the settings of ``record``: the number of threads and compilation change the last bits."""
     arithmetic = record.environment.arithmetic if record else {}
     if record:
         live_teacher |= arithmetic.get("teacher") != "remembered"
@@ -147,17 +145,18 @@ def _anew(
 
 @contextmanager
 def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) -> Iterator[Store]:
-    """Where the cell finds its teacher. One that is gone is trained anew, and stays if its weights are those that
-    records speak of, or if none do; else it teaches this once: the store is for those who learnt from the other."""
+    """The store in which the cell finds its teacher. A teacher whose weights are missing is retrained. It is kept if
+    its weights match the records, or if no record names any. Otherwise only this run uses it: students in the store
+    have learned from the other weights."""
     teacher = cell.teacher
     known = store.record(teacher.id) if teacher else None
     if teacher is None or teacher.method == IMPORT or (known and store.weights(teacher).exists()):
         yield store
         return
-    print(f"{teacher.id}, its teacher, comes first: no weights of it are here", flush=True)
+    print(f"{teacher.id}, its teacher, is trained first: its weights are missing", flush=True)
     lease = Lease.take(store.work(teacher.id))
     if lease is None:
-        raise Refusal(f"{teacher.id}, its teacher, must be left to this run, but is being trained by another")
+        raise Refusal(f"{teacher.id}, its teacher, must be free for this run, but another process is training it")
     with lease:
         fresh, weights = _anew(teacher, known or record, store, data_folder, False, "auto")
         wanted = known.result.weights if known else record.result.teacher_weights if record else fresh.result.weights
@@ -167,7 +166,7 @@ def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) 
     if stays:
         yield store
         return
-    with tempfile.TemporaryDirectory(dir=store.folder / "work") as scratch:  # what it says may take gigabytes
+    with tempfile.TemporaryDirectory(dir=store.folder / "work") as scratch:  # its memory may take gigabytes
         school = Store(Path(scratch))
         school.finish(fresh, weights)
         yield school
@@ -175,7 +174,7 @@ def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) 
 
 @contextmanager
 def _threads(asked: int | None) -> Iterator[None]:
-    """As many as were asked for, of those that there are."""
+    """Use as many threads as asked for, but no more than there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(asked or before, before))
     try:

@@ -1,4 +1,4 @@
-"""Run one cell: from what was asked for to a record."""
+"""Runs one cell: from its specification to its record."""
 
 import statistics
 import time
@@ -16,7 +16,6 @@ from kdbench.benchmark import data, extensions, networks
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import commit, environment
 from kdbench.benchmark.experiments.memory import listening
-from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
 from kdbench.benchmark.experiments.sequence import Sequence
 from kdbench.benchmark.experiments.store import Store
@@ -28,6 +27,7 @@ from kdbench.benchmark.training.compilation import Uncompilable
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Epoch, Live, drive, training
+from kdbench.benchmark.training.peak_memory import PeakMemory
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.benchmark.training.together import Together
@@ -35,7 +35,7 @@ from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
 load_data = lru_cache(maxsize=2)(data.load)
-Ran = tuple[Record, bytes | None]  # with the weights of one that may teach
+Ran = tuple[Record, bytes | None]  # with the weights, if it can be a teacher
 Running = Generator[Live, None, Ran]
 
 
@@ -48,7 +48,7 @@ def run(
     watch: Callable[[Live], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Ran:
-    """All of a ``running`` without a pause; ``watch`` is told of every step."""
+    """Run all steps of ``running`` without a pause. ``watch`` is called after every step."""
     return drive(running(cell, store, engine, data_folder, checkpoints, ranks=ranks), watch)
 
 
@@ -61,10 +61,10 @@ def running(
     together: Together | None = None,
     ranks: Ranks = ALONE,
 ) -> Running:
-    """Train the cell's student a step at a time, from its last checkpoint if there is one, and say what came of it.
-    ``together``: the cells that it takes turns with, and may share the teacher's answers with."""
-    commit()  # asked now and remembered: when the run ends, the files may be others
-    extensions.needs(cell.files)  # this process may have been started after one was changed
+    """Train the cell's student step by step, from its last checkpoint if there is one, and return its record.
+    ``together``: the cells that it takes turns with, and with which it may share the teacher's answers."""
+    commit()  # cached now: the files may change before the run ends
+    extensions.needs(cell.files)  # a file may have changed before this process started
     if cell.incremental:
         return (yield from running_tasks(cell, engine, data_folder, checkpoints)), None
     eager = replace(engine, compile="off")
@@ -77,7 +77,7 @@ def running(
             raise Refusal(f"compile must be auto or off for {cell.id}: torch cannot compile it: {error}") from error
         warnings.warn(f"{cell.id} begins anew, not compiled: {error}", stacklevel=2)
         if checkpoints:
-            checkpoints.clear()  # not half of it one way and half the other
+            checkpoints.clear()  # a run must not be compiled only in part
             write(checkpoints.eager, b"")
         return (yield from learning(cell, store, eager, data_folder, checkpoints, together, ranks))
 
@@ -94,10 +94,10 @@ def learning(
     started = time.perf_counter()
     known = data.source(cell.dataset)
     dataset = load_data(cell.dataset, data_folder)
-    trained_on = dataset.digest()  # before the first step: after hours files may be gone
+    trained_on = dataset.digest()  # before the first step: files may be gone hours later
 
     # The seed gives the same initial weights and the same batches to every method: comparisons are paired.
-    engine.prepare()  # before a teacher is asked for the first time, which may be by how layers are chosen
+    engine.prepare()  # before the teacher's first answer, which the choice of layers may need
     torch.manual_seed(stream("student", cell.seed))
     student = networks.build(cell.student, known.classes, known.image)
     teacher, teacher_record = trained(cell.teacher, store) if cell.teacher else (None, None)
@@ -108,7 +108,7 @@ def learning(
             facts, images=partial(shown, dataset, engine), remembered=partial(store.remembered, teacher_record)
         )
     torch.manual_seed(stream("method", cell.seed))
-    # A method without a teacher is given the student in its place, and never looks.
+    # A method without a teacher is given the student in its place, and never uses it.
     params = methods.resolve(cell.method, student, teacher or student, facts, **cell.params)
     method = methods.create(cell.method, student, teacher or student, facts, **params)
     engine = engine.settled(facts.steps * facts.epochs, method.needs(), ranks.world)
@@ -148,15 +148,15 @@ def learning(
         environment=_environment(engine, cell, checkpoints, **manner),
         data=trained_on,
     )
-    return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels alone
+    return record, weights_of(shipped) if cell.method == "ce" else None  # trained with labels only
 
 
 def running_tasks(
     cell: Cell, engine: Engine, data_folder: Path, checkpoints: Checkpoints | None
 ) -> Generator[Live, None, Record]:
-    """The same of a cell whose classes arrive task by task; it cannot teach others."""
+    """The same for a cell whose classes arrive task by task. Such a cell cannot be a teacher."""
     assert checkpoints
-    engine = replace(engine, compile="off")  # every task would have to be compiled anew
+    engine = replace(engine, compile="off")  # every task would need its own compilation
     checkpoints.here = _place(environment(engine, cell.training.precision))
     started = time.perf_counter()
     dataset = load_data(cell.dataset, data_folder)
@@ -170,7 +170,7 @@ def running_tasks(
     main = [epoch for epochs in tasks for epoch in epochs]
     result = _result(main, past.params, digest(student), None)
     seen = [epochs[-1].score.top1 for epochs in tasks if epochs[-1].score]
-    last = result.curves.top1[-len(tasks[-1]) :]  # before, fewer classes were told apart
+    last = result.curves.top1[-len(tasks[-1]) :]  # earlier tasks had fewer classes
     result.best_top1, result.best_epoch = max(last), len(main) - len(last) + last.index(max(last)) + 1
     result.incremental = arrival(sequence.classes, past.matrix, seen)
     return Record(
@@ -195,12 +195,12 @@ def running_tasks(
 
 
 def _place(where: Environment) -> str:
-    """By what code in what environment: a run that goes on by other code is that of neither."""
+    """The environment and the code. A run that is resumed by other code belongs to neither."""
     return f"{where.key} by {where.git or where.versions['kdbench']}"
 
 
 def _environment(engine: Engine, cell: Cell, checkpoints: Checkpoints | None, **manner: str) -> Environment:
-    """Where a run ended and, if that is another, where it was before: its bits are then those of neither."""
+    """The environment in which a run ended, with those that it was in before, if any: its bits then belong to none."""
     if checkpoints and checkpoints.elsewhere:
         manner["elsewhere"] = ", ".join(checkpoints.elsewhere)
     return environment(engine, cell.training.precision, **manner)

@@ -1,7 +1,7 @@
-"""A sequence of tasks: each is a run of the one training loop, taught by the network as it was before.
+"""A sequence of tasks. Each is a run of the one training loop, with the network before the task as its teacher.
 
-All that a task begins from (the weights, the images kept, what was measured) is in ``Past``, which a checkpoint holds
-beside the state of the task's own training: a sequence that was killed at any moment ends with the same bits.
+Everything that a task starts from (weights, kept images, measurements) is in ``Past``. A checkpoint holds it beside the
+state of the task's training. A sequence that was killed at any moment therefore ends with the same bits.
 """
 
 from collections.abc import Callable, Generator
@@ -33,25 +33,25 @@ from kdbench.methods.chain import Chain
 
 @dataclass
 class Past:
-    """What is left of the tasks that are over: all that the next one begins from."""
+    """The results of the finished tasks: everything that the next one starts from."""
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     exemplars: list[Tensor] = field(default_factory=list)  # rows of the training set, for each class seen
     epochs: list[list[Epoch]] = field(default_factory=list)  # of each task
-    images: list[int] = field(default_factory=list)  # that each task was trained on
+    images: list[int] = field(default_factory=list)  # how many each task was trained on
     matrix: list[list[float]] = field(default_factory=list)  # top-1 on each task's classes, a row after each task
     params: dict[str, Any] = field(default_factory=dict)  # of the last task's method, resolved
     method_parameters: int = 0
 
     @classmethod
     def of(cls, saved: State) -> "Past":
-        """As a checkpoint has it."""
+        """The past that a checkpoint holds."""
         return cls(**saved | {"epochs": [[Epoch.of(epoch) for epoch in task] for task in saved["epochs"]]})
 
 
 class Within(Checkpoints):
-    """A sequence's checkpoints as the training of one task knows them: what is past goes along with all that is saved,
-    and only the task that was left off finds anything."""
+    """A sequence's checkpoints, as the training of one task sees them. The past is saved with each of them, and only
+    the task that was interrupted finds one."""
 
     def __init__(self, whole: Checkpoints, past: Past, begun: State | None) -> None:
         super().__init__(whole.last.parent)
@@ -90,9 +90,9 @@ class Sequence:
         return past
 
     def learn(self, task: Task, past: Past, checkpoints: Checkpoints) -> Generator[Live, None, Past]:
-        """What is past once this task is over too."""
+        """Train one task. Returns the past, with this task included."""
 
-        # -- who learns from whom, and on what ------------------------------------------------------------------------
+        # -- student, teacher and data --------------------------------------------------------------------------------
         cell, engine, first = self.cell, self.engine, task.number == 0
         rows = torch.cat([task.new(self.data.train), *past.exemplars]).sort().values
         seen = self.data.test.labels < task.seen
@@ -125,7 +125,7 @@ class Sequence:
         )  # fmt: skip
         epochs = yield from self.told(task, steps)
 
-        # -- what is left of it ---------------------------------------------------------------------------------------
+        # -- its results ----------------------------------------------------------------------------------------------
         if self.asked.alignment and not first:
             align(network.classifier, task.old, task.seen)
         epochs[-1] = replace(epochs[-1], score=self.score(student, seen))
@@ -142,12 +142,12 @@ class Sequence:
         )
 
     def network(self, classes: int, past: Past) -> Chain:
-        """As it was left, with outputs for so many classes; what it did not have yet is freshly drawn."""
+        """The network with its past weights and with outputs for this many classes. New outputs are drawn at random."""
         return take_over(networks.build(self.cell.student, classes, self.known.image), past.weights)
 
     @property
     def classes(self) -> list[list[int]]:
-        """Those of each task, by their numbers in the data set."""
+        """The classes of each task, by their numbers in the data set."""
         return [self.order[task.old : task.seen].tolist() for task in self.tasks]
 
     def score(self, student: Chain, rows: Tensor) -> Score:
@@ -155,7 +155,7 @@ class Sequence:
         return evaluate(student, test, Normalise(self.data, self.engine.device))
 
     def told(self, task: Task, steps: Generator[Live, None, list[Epoch]]) -> Generator[Live, None, list[Epoch]]:
-        """The steps of one task, its epochs counted over all tasks."""
+        """The steps of one task, with epochs counted over all tasks."""
         name, epochs = f"task {task.number + 1} of {len(self.tasks)}", self.cell.training.epochs
         while True:
             try:

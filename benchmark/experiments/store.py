@@ -1,17 +1,16 @@
 """A results folder: records, failures, teachers' weights, and the work in progress.
 
-    records/    one JSON file a finished cell; many are packed, one JSON line each, into a file a pair
+    records/    one JSON file per finished cell; if there are many, one pack per pair with a JSON line per cell
     failures/   why a cell has no record
-    teachers/   weights, named by cell id, what was found out about them, and what they have said
-    work/       checkpoints and leases of what is running, and how far it is; what plans remember of packs
-    damaged/    what was found and could not be believed
+    teachers/   weights by cell id, findings about them, and the teachers' memories
+    work/       checkpoints, leases and progress of running cells; the outlines of packs, cached for plans
+    damaged/    files that were found damaged
 
-A cell is finished when its own record, written beside its place and renamed into it, parses and says that it is this
-cell's. Nothing else is believed: no log, no pickle, no scheduler.
+A cell is finished if its record parses and names this cell. A record is written beside its place and renamed into it.
+Nothing else counts: no log, no pickle, no scheduler.
 """
 
 import contextlib
-import errno
 import hashlib
 import re
 import shutil
@@ -30,33 +29,32 @@ from kdbench.benchmark.experiments.record import Brief, Failure, Record, same_bi
 from kdbench.benchmark.whole import write
 from kdbench.refusal import Refusal
 
-PACK_FROM = 200  # single files that may lie about before they are packed
-READ_AT_ONCE = 2**20  # bytes; with Python's own few thousand, reading a pack takes three times as long
-LONGEST = 200  # letters of a pack's name: with what is added while it is written, a file's may have 255
-ABANDONED = 3600.0  # seconds after which a file that was begun has no writer any more
+PACK_FROM = 200  # single files; from this number on they are packed
+READ_AT_ONCE = 2**20  # bytes; with Python's default of a few thousand, reading a pack takes three times as long
+LONGEST = 200  # characters of a pack's name; a file's name may have 255, and is longer while the file is written
+ABANDONED = 3600.0  # seconds after which an unfinished file no longer has a writer
 
 R = TypeVar("R", Record, Brief)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What was found out about a teacher."""
+    """A finding about a teacher."""
 
-    weights: str  # digest of those that it was found with
+    weights: str  # digest of the teacher's weights at the time
     found: Any
 
 
 class Store:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, only_reads: bool = False) -> None:
         if folder.exists() and not folder.is_dir():
             raise Refusal(f"the results must go to a folder, got the file {folder}")
         self.folder = folder
         self.records_folder = folder / "records"
         self.failures_folder = folder / "failures"
         self.damaged_folder = folder / "damaged"
-        self.troubles: list[str] = []  # one sentence for everything that was found damaged
-        self.newer: dict[str, Path] = {}  # by id, where records were found that only a newer version can read
-        self.only_reads = False  # then what is damaged is told of, and stays
-        self._known: dict[Path, tuple[tuple[int, ...], frozenset[str]]] = {}  # ids by pack, and which file it was
+        self.troubles: list[str] = []  # a sentence for each damaged file or line
+        self.only_reads = only_reads  # damaged files are then reported but not moved
+        self._known: dict[Path, tuple[tuple[int, ...], frozenset[str]]] = {}  # by pack: the state of its file, its ids
 
     # -- records ------------------------------------------------------------------------------------------------------
 
@@ -65,15 +63,15 @@ class Store:
         return {record.id: record for record in self.each(only)}
 
     def each(self, only: Set[str] | None = None) -> Iterator[Record]:
-        """The same one after the other."""
+        """The same, one by one."""
         return self._all(Record, only)
 
     def briefs(self, only: Set[str] | None = None) -> Iterator[Brief]:
-        """All records without their curves, one after the other: a hundred thousand need no memory."""
+        """All records without their curves, one by one: a hundred thousand need no memory."""
         return self._all(Brief, only)
 
     def _all(self, kind: type[R], only: Set[str] | None = None) -> Iterator[R]:
-        """Single files come before packs: one that is just being packed is seen at least once."""
+        """Single files first, then packs: a record that is just being packed is seen at least once."""
         self._sweep(self.records_folder)
         single, packed = set(), set()
         for file in self._singles(only):
@@ -83,13 +81,13 @@ class Store:
         for pack in self._packs():
             for record, _ in self._unpack(pack, kind, only):
                 if record.id in packed:
-                    self._report(f"{pack}: {record.id} is in a pack twice, and the first is believed")
+                    self._report(f"{pack}: {record.id} is in a pack twice, and the first is used")
                 elif record.id not in single:
                     yield record
                 packed.add(record.id)
 
     def outlines(self) -> dict[str, Outline]:
-        """All records by id, as much of them as a plan must know."""
+        """The outlines of all records by id."""
         self._sweep(self.records_folder)
         singles = [record for file in self._singles() if (record := self._read(file, Brief))]
         found = {record.id: Outline.of(record) for record in singles}
@@ -99,21 +97,21 @@ class Store:
         return found
 
     def _outlined(self, pack: Path) -> list[Outline]:
-        """Kept, so that a pack is read once; but not while a line in it is to be reported."""
+        """The outlines of a pack. They are cached, so a pack is read once; but not if one of its lines is damaged."""
         file, now = self.folder / "work" / "outlines" / f"{pack.stem}.msgpack", state(pack)
         if (known := kept(file, now)) is not None:
             return known
         outlines = [Outline.of(record) for record, _ in self._unpack(pack, Brief)]
         if not self.only_reads and not any(trouble.startswith(f"{pack}, ") for trouble in self.troubles):
-            with contextlib.suppress(OSError):  # who may only read can plan too
+            with contextlib.suppress(OSError):  # a plan works in a read-only folder too
                 write(file, msgspec.msgpack.encode(Kept(now, outlines)))
         return outlines
 
     def lines(self, only: Set[str] | None = None) -> dict[str, bytes]:
-        """Each record's JSON on one line, by id: what a newer version added stays."""
+        """Each record's JSON on one line, by id, including fields that a newer version added."""
         found: dict[str, bytes] = {}
         for file in self._singles(only):
-            with contextlib.suppress(FileNotFoundError):  # just packed by another process: it comes below
+            with contextlib.suppress(FileNotFoundError):  # just packed by another process: found below
                 content = file.read_bytes()
                 if record := self._read(file, Record):
                     found[record.id] = msgspec.json.format(content, indent=-1)
@@ -123,22 +121,17 @@ class Store:
         return found
 
     def add(self, record: Record, line: bytes) -> None:
-        """A record from somewhere else, as it was written there."""
+        """Add a record from elsewhere, with all fields of its JSON line."""
         write(self.records_folder / f"{record.id}.json", indented(line))
         self.forgive(record.id)
 
     def record(self, cell_id: str) -> Record | None:
-        """A newer version's is refused: whoever took it for missing would train the cell, and write over it."""
         if record := self._read(self.records_folder / f"{cell_id}.json", Record):
             return record
-        packs = self._packs()
-        found = next((record for pack in packs for record, _ in self._unpack(pack, Record, {cell_id})), None)
-        if place := self.newer.get(cell_id):
-            raise FileExistsError(errno.EEXIST, f"the record of {cell_id} is of a newer kdbench, and stays", str(place))
-        return found
+        return next((record for pack in self._packs() for record, _ in self._unpack(pack, Record, {cell_id})), None)
 
     def _ids(self, pack: Path) -> frozenset[str]:
-        """Of the records in a pack, which is looked into anew only when it has changed."""
+        """The ids of the records in a pack, which is read again only after it has changed."""
         now = state(pack)
         if pack not in self._known or self._known[pack][0] != now:
             self._known[pack] = now, frozenset(outline.id for outline in self._outlined(pack))
@@ -151,9 +144,9 @@ class Store:
         return sorted(self.records_folder.glob("*.jsonl"))
 
     def finish(self, record: Record, weights: bytes | None = None) -> None:
-        """A record that is here and has the same bits stays: others speak of it. Where it has not, old weights go first
-        and the new ones come last: none ever lie beside the record of others."""
-        before = self.record(record.id)  # refused where a newer version's is
+        """Store a finished cell. A record that is here and has the same bits is kept, since other records refer to it.
+        Otherwise old weights are removed first and new ones written last: weights are never beside another record."""
+        before = self.record(record.id)
         file = self.weights(record.cell)
         if before is None or not same_bits(before.result, record.result):
             if weights is not None:
@@ -165,13 +158,13 @@ class Store:
         self.forgive(record.id)
 
     def pack(self) -> None:
-        """Many single records become one file a pair; a kill in the middle leaves a record twice, never not at all."""
+        """Pack many single records into one file per pair. A kill may leave a record twice, but never loses one."""
         singles, folder = self._singles(), self.folder / "work" / "pack"
-        begun = folder.exists()  # one that was killed at it, perhaps at the very end, leaves its lease
+        begun = folder.exists()  # a process that was killed while packing, even at the very end, leaves its lease
         if not (begun or len(singles) >= PACK_FROM) or not (lease := Lease.take(folder)):
             return
         with lease:
-            packs: dict[Path, dict[tuple[str, bool], bytes]] = {}  # lines by id, and whether they can be read here
+            packs: dict[Path, dict[str, bytes]] = {}  # lines by id
             seen: dict[str, tuple[int, ...]] = {}
             for file in singles:
                 with contextlib.suppress(FileNotFoundError):  # just packed by another process
@@ -179,23 +172,22 @@ class Store:
                     if record := self._read(file, Record):
                         name = f"{record.cell.dataset} {record.cell.pair}"
                         name = re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[:LONGEST]
-                        line = msgspec.json.format(file.read_bytes(), indent=-1)  # what a newer version added stays
-                        packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id, True] = line
+                        line = msgspec.json.format(file.read_bytes(), indent=-1)  # keeps fields of newer versions
+                        packs.setdefault(self.records_folder / f"{name}.jsonl", {})[record.id] = line
                         seen[record.id] = now
             for pack, fresh in packs.items():
-                lines = self._lines(pack, Record) if pack.exists() else ()
-                there: dict[tuple[str, bool], bytes] = {}
-                for cell_id, record, line in lines:  # of two lines of one cell the first is believed
-                    there.setdefault((cell_id, record is not None), line)
-                if not lease.holds():  # what another has packed since would be lost
+                there: dict[str, bytes] = {}
+                for record, line in self._unpack(pack, Record) if pack.exists() else ():
+                    there.setdefault(record.id, line)  # if a cell has two lines, the first is used
+                if not lease.holds():  # records that another process has packed since would be lost
                     return
                 write(pack, b"".join(line + b"\n" for _, line in sorted((there | fresh).items())))
-                for cell_id, _ in fresh:
+                for cell_id in fresh:
                     if not lease.holds():
                         return
                     file = self.records_folder / f"{cell_id}.json"
                     with contextlib.suppress(FileNotFoundError):
-                        if state(file) == seen[cell_id]:  # else it was finished anew, and comes before the pack's
+                        if state(file) == seen[cell_id]:  # else it was just rewritten, and overrides the pack's
                             file.unlink()
 
     # -- failures -----------------------------------------------------------------------------------------------------
@@ -211,7 +203,7 @@ class Store:
         write(self.failures_folder / f"{failure.id}.json", pretty(failure))
 
     def forgive(self, cell_id: str) -> None:
-        """Forget a failure, so that the cell is run again."""
+        """Delete a failure, so that the cell is run again."""
         (self.failures_folder / f"{cell_id}.json").unlink(missing_ok=True)
 
     # -- weights and work ---------------------------------------------------------------------------------------------
@@ -220,24 +212,25 @@ class Store:
         return self.folder / "teachers" / f"{cell.id}.safetensors"
 
     def distrust(self, teacher: Cell, why: str) -> None:
-        """Its weights are set aside, so that it is trained again."""
+        """Set a teacher's weights aside, so that it is retrained."""
         file = self.weights(teacher)
         self._set_aside(file, file.read_bytes(), why)
 
     def remembered(self, teacher: Record, name: str, find: Callable[[], Any]) -> Any:
-        """What was found out about a teacher before, kept beside its weights; else it is found out now."""
+        """A finding about a teacher, cached beside its weights; ``find`` is called if it is missing."""
         file = self.folder / "teachers" / f"{teacher.id}.{name}.json"
         try:
             known = msgspec.json.decode(file.read_bytes(), type=Finding)
         except (FileNotFoundError, ValueError):
             known = None
-        if known is None or known.weights != teacher.result.weights:  # never seen, damaged, or of an earlier training
+        if known is None or known.weights != teacher.result.weights:  # missing, damaged, or of other weights
             write(file, msgspec.json.encode(Finding(teacher.result.weights, find())))
-            return self.remembered(teacher, name, find)  # as it will be read the next time
+            return self.remembered(teacher, name, find)  # as it is read the next time
         return known.found
 
     def memory(self, teacher: Record, **about: Any) -> Path:
-        """The folder of a teacher's answers: another one for all that changes them, told in a file beside them."""
+        """The folder of a teacher's memory. Everything that changes the answers gives another folder, and is described
+        in a file beside them."""
         told = {"what": "a teacher's answers: rows of fp16, one a view of a training image; zero: not asked yet"}
         told |= {"teacher": teacher.id, "weights": teacher.result.weights} | about
         content = msgspec.json.format(msgspec.json.encode(told, order="sorted"), indent=2)
@@ -249,7 +242,7 @@ class Store:
         return self.folder / "teachers" / f"{teacher_id}.memory"
 
     def _forget(self, teacher: Record) -> None:
-        """What a teacher said before it was trained anew; whoever still reads that may go on."""
+        """Remove the memories of a teacher's earlier weights. Processes that still read them can go on."""
         for about in self.memories(teacher.id).glob("*/about.json"):
             if teacher.result.weights.encode() not in about.read_bytes():
                 shutil.rmtree(about.parent, ignore_errors=True)
@@ -258,14 +251,14 @@ class Store:
         return self.folder / "work" / cell_id
 
     def clear(self, cell_id: str) -> None:
-        """A finished cell needs no checkpoints any more, nor the drafts of those who were killed taking it; who calls
-        this holds its lease."""
+        """Remove a finished cell's checkpoints, and drafts of leases by processes that were killed. The caller must
+        hold the cell's lease."""
         for file in self.work(cell_id).glob("*"):
             if not file.name.startswith("lease."):
                 file.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Pack, and clear up behind those that were killed with all that they leave just written."""
+        """Pack records, and clean up after processes that were killed after their results were written."""
         self.pack()
         for folder in (self.failures_folder, self.folder / "teachers"):
             self._sweep(folder)
@@ -277,61 +270,51 @@ class Store:
                 lease.release()
 
     def _to_be_run_again(self, record: Outline, records: Mapping[str, Outline]) -> bool:
-        """Perhaps, for the weights of one that may teach, or with its teacher's new ones: its checkpoint stays."""
+        """Whether a cell may be run again, which needs its checkpoint: it is outdated, or a teacher without weights."""
         teaches = record.method == "ce" and not record.tasks
         return outdated(record, records) or (teaches and not self.weights(record).exists())
 
-    # -- what is believed ---------------------------------------------------------------------------------------------
+    # -- reading and damage -------------------------------------------------------------------------------------------
 
     def _read(self, file: Path, kind: type[T]) -> T | None:
-        """A record, if it parses and is what its name says; else it is set aside and reported."""
+        """Read a record. A file that does not parse or does not match its name is set aside and reported."""
         try:
             content = file.read_bytes()
-        except FileNotFoundError:  # not there, or just packed or set aside by another process
+        except FileNotFoundError:  # missing, or just packed or set aside by another process
             return None
         try:
             found = believed(content, kind)
             if found.id != file.stem:
                 raise ValueError(f"it holds the cell {found.id}")
         except Newer as newer:
-            if kind is not Failure:
-                self.newer[file.stem] = file
-            self._report(f"{file} is left where it is: {newer}")
-            return None
+            raise Refusal(f"{file}: {newer}") from None
         except ValueError as error:
             self._set_aside(file, content, str(error))
             return None
         return found
 
     def _unpack(self, pack: Path, kind: type[R], only: Set[str] | None = None) -> Iterator[tuple[R, bytes]]:
-        return ((record, line) for _, record, line in self._lines(pack, kind, only) if record)
-
-    def _lines(self, pack: Path, kind: type[R], only: Set[str] | None = None) -> Iterator[tuple[str, R | None, bytes]]:
-        """Each line with its id and its record, or with none where that is a newer version's; a line that is not
-        believed is copied aside, and packing leaves it out."""
+        """Each record with its line. A damaged line is copied aside, and is dropped by the next packing."""
         if only is not None and self._ids(pack).isdisjoint(only):
             return
         with pack.open("rb", buffering=READ_AT_ONCE) as lines:  # one line at a time: packs are large
             for number, line in enumerate(map(bytes.rstrip, lines), start=1):
                 try:
                     if only is None or decoded(line, Named).id in only:
-                        record = believed(line, kind)
-                        yield record.id, record, line
+                        yield believed(line, kind), line
                 except Newer as newer:
-                    self.newer[newer.id] = pack
-                    self._report(f"{pack}, line {number}, is left where it is: {newer}")
-                    yield newer.id, None, line
+                    raise Refusal(f"{pack}, line {number}: {newer}") from None
                 except ValueError as error:
                     if not self.only_reads:
                         write(self._aside(pack, line), line + b"\n")
                     self._report(f"{pack}, line {number}, is not believed: {error}")
 
     def _sweep(self, folder: Path) -> None:
-        """A writer that was killed leaves a part behind."""
+        """Set aside the unfinished files of writers that were killed."""
         for part in folder.glob(".*.part"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - part.stat().st_mtime > ABANDONED:
-                    self._set_aside(part, part.read_bytes(), "its writer did not come to an end")
+                    self._set_aside(part, part.read_bytes(), "its writer did not finish")
 
     def _set_aside(self, file: Path, content: bytes, why: str) -> None:
         if self.only_reads:
@@ -343,7 +326,7 @@ class Store:
         self._report(f"{file} is set aside as {place}: {why}")
 
     def _aside(self, file: Path, content: bytes) -> Path:
-        """Named by its content: nothing that was set aside before is written over."""
+        """A name by content: files that were set aside before are never overwritten."""
         self.damaged_folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.blake2b(content, digest_size=4).hexdigest()
         return self.damaged_folder / f"{file.stem.lstrip('.')}.{digest}{file.suffix}"

@@ -1,4 +1,4 @@
-"""A plan in words: before a run, and while one goes on."""
+"""Describes a plan in words: before a run and during one."""
 
 import contextlib
 from collections import Counter
@@ -15,10 +15,10 @@ from kdbench.benchmark.experiments.memory import in_words
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.plan import Entry, Plan, State
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.words import counted, duration
 from kdbench.benchmark.experiments.worker import Status
+from kdbench.benchmark.words import counted, duration
 
-TOLD = (State.INVALID, State.FAILED, State.OUTDATED)  # with the reason why
+TOLD = (State.INVALID, State.FAILED, State.OUTDATED)  # shown with the reason
 
 
 def of_plan(plan: Plan) -> dict[str, Any]:
@@ -46,18 +46,18 @@ def plan_text(plan: Plan) -> str:
 
 
 def absent(plan: Plan, folder: Path) -> list[str]:
-    """The data sets of missing cells that are not there yet: some of them a run downloads."""
+    """The missing data sets of missing cells. A run downloads some of them."""
     wanted = sorted({entry.cell.dataset.removesuffix(HELD_OUT) for entry in plan.those(State.MISSING)})
     known = {name: source(name) for name in wanted}
     return [
-        f"{name} is not there yet: no {' or '.join(one.files)} in {folder}"
+        f"{name} is missing: no {' or '.join(one.files)} in {folder}"
         for name, one in known.items()
         if one.files and not one.found(folder)
     ]
 
 
 def left_alone(plan: Plan) -> list[str]:
-    """What a run does not touch, and why."""
+    """The cells that a run does not touch, and why."""
     advice = ["Failed cells are run again with --retry failed."] if plan.those(State.FAILED) else []
     return _told(plan.those(*TOLD)) + advice
 
@@ -69,7 +69,7 @@ def _told(entries: Sequence[Entry]) -> list[str]:
 
 
 def _named(cell: Cell) -> str:
-    """Its id, and what that only has in its digest: of a sweep one line would read like the other."""
+    """A cell's id, with what only the digest shows otherwise: the lines of a sweep would look alike."""
     method = shown(cell.method, cell.params)
     words = [cell.id] if method == cell.method else [cell.id, method]
     words += [str(cell.incremental)] if cell.incremental else []
@@ -78,7 +78,7 @@ def _named(cell: Cell) -> str:
 
 
 def _reasons(entries: Sequence[Entry], state: State) -> list[str]:
-    """Why cells are in this state; of those that a method has the same reason for, the first and how many."""
+    """Why cells are in this state. For cells with the same method and reason: the first, and how many more."""
     alike: dict[tuple[str, str, str], list[Cell]] = {}
     for entry in entries:
         alike.setdefault((entry.cell.method, str(entry.cell.params), entry.reason), []).append(entry.cell)
@@ -92,15 +92,15 @@ def _reasons(entries: Sequence[Entry], state: State) -> list[str]:
 
 
 def _first(lines: list[str], kind: str = "") -> list[str]:
-    """As many lines as a person reads."""
+    """At most twenty lines, and how many more there are."""
     return [*lines[:20], f"  … and {len(lines) - 20} more{kind}"] if len(lines) > 20 else lines
 
 
 class Sent(NamedTuple):
-    """What became of the missing cells that were sent to a cluster, and of outdated ones that were sent again."""
+    """The state of the missing cells that were submitted to a cluster, and of outdated ones that were resubmitted."""
 
-    pending: dict[str, str]  # in the scheduler's queue, and what it says of them
-    lost: dict[str, str]  # no longer there, and without a record
+    pending: dict[str, str]  # in the scheduler's queue, with their state there
+    lost: dict[str, str]  # no longer in the queue, and without a record
 
 
 NOWHERE = Sent({}, {})
@@ -141,7 +141,7 @@ def _place(status: Status) -> str:
 
 
 def _left(plan: Plan, sent: Sent) -> list[Entry]:
-    """Those that are told of with the reason why: not if a job will run them again."""
+    """The cells that are shown with the reason, except those that a job will run again."""
     return [entry for entry in plan.those(*TOLD) if entry.cell.id not in sent.pending]
 
 
@@ -164,14 +164,14 @@ def time_left(plan: Plan) -> str:
 
 
 def _as_on(plan: Plan) -> str:
-    """Whose times these are: who plans is often on another machine."""
+    """The machine of the measured times: a plan is often made on another one."""
     machines = _timed_on(plan)
     others = f" and {counted(len(machines) - 1, 'other machine')}" if machines[1:] else ""
     return f", as on {machines[0]}{others}" if machines else ""
 
 
 def _timed_on(plan: Plan) -> list[str]:
-    """Those of most cells first."""
+    """The machines of the measured times, those of most cells first."""
     counts = Counter(machine for entry in plan.those(State.MISSING) for machine in sorted(entry.machines) if machine)
     return [machine for machine, _ in counts.most_common()]
 
@@ -194,7 +194,7 @@ def _expected(entry: Entry) -> str:
 
 
 def _why(entry: Entry) -> str:
-    begun = "begun, and goes on from its checkpoint" if entry.begun else ""
+    begun = "resumes from its checkpoint" if entry.begun else ""
     words = "; ".join(filter(None, (entry.reason, begun)))
     return f": {words}" if words else ""
 

@@ -1,17 +1,17 @@
-"""The verbs about records and teachers that are there. What they need is imported inside them."""
+"""The commands ``records`` and ``teacher``. They import what they need when they run."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from kdbench.benchmark.experiments.words import warn
 from kdbench.benchmark.options import A_PATH, data, files, grid, load_files, results
+from kdbench.benchmark.words import warn
 
 
 @click.group()
 def records() -> None:
-    """Records that go from one person to another, in one file.
+    """Exchange records with others, as one file.
 
     \b
     Examples:
@@ -22,12 +22,12 @@ def records() -> None:
 
 @records.command("export")
 @grid(required=False)
-@click.option("--to", "file", type=A_PATH, required=True, metavar="FILE", help="The archive to be written, a zip.")
-@click.option("--weights", is_flag=True, help="With the weights of teachers.")
+@click.option("--to", "file", type=A_PATH, required=True, metavar="FILE", help="Archive to write, a zip.")
+@click.option("--weights", is_flag=True, help="Include teachers' weights.")
 @results
 @files
 def export_records(grid: str | None, file: Path, weights: bool, results: Path, files: tuple[Path, ...]) -> None:
-    """Write records, all or those of a grid, into one archive; the same records give the same bytes.
+    """Write all records, or those of a grid, to one archive. The same records give the same bytes.
 
     \b
     Examples:
@@ -46,16 +46,16 @@ def export_records(grid: str | None, file: Path, weights: bool, results: Path, f
 
 @records.command("import")
 @click.argument("file", type=A_PATH)
-@click.option("--dry-run", is_flag=True, help="Say what would come of it; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be imported, without importing it.")
 @results
 @files
 def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, ...]) -> None:
-    """Add the records of an archive to those that are here.
+    """Add the records of an archive to the results.
 
-    What is here already stays as it is: a record of the same cell with another result is a conflict, which is shown. A
-    record needs no code to be imported; weights of a network of one's own need --with.
+    Existing records are never changed: a record of the same cell with another result is a conflict, and is shown.
+    Records need no code to be imported; weights of a custom network need --with.
 
-    Exit code 1 says that something was left out: in conflict, damaged, or weights without --with.
+    Exit code 1: something was skipped, because of a conflict, damage, or weights without --with.
 
     \b
     Examples:
@@ -66,8 +66,8 @@ def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, 
     from kdbench.benchmark.experiments.store import Store
 
     load_files(files)
-    store = Store(results)
-    intake = archive.take_in(store, file, dry_run)
+    store = Store(results, only_reads=dry_run)
+    intake = archive.take_in(store, file)
     print(intake.text(dry_run))
     warn([*store.troubles, *intake.damaged, *intake.unloaded])
     sys.exit(int(bool(intake.conflicts or intake.damaged or intake.unloaded)))
@@ -75,7 +75,7 @@ def import_records(file: Path, dry_run: bool, results: Path, files: tuple[Path, 
 
 @click.group()
 def teacher() -> None:
-    """Teachers that others have trained.
+    """Use teachers that others have trained.
 
     \b
     Examples:
@@ -85,15 +85,15 @@ def teacher() -> None:
 
 @teacher.command("import")
 @click.argument("file", type=A_PATH)
-@click.option("--network", required=True, help="The network that the weights are of.")
-@click.option("--dataset", required=True, help="The data set that it was trained on.")
+@click.option("--network", required=True, help="Network of the weights.")
+@click.option("--dataset", required=True, help="Data set that it was trained on.")
 @data
 @results
 @files
 def import_teacher(file: Path, network: str, dataset: str, data: Path, results: Path, files: tuple[Path, ...]) -> None:
-    """Store a checkpoint as a teacher, and say how good it is on the test set.
+    """Store a checkpoint as a teacher, and print its accuracy on the test set.
 
-    FILE is a .pth of the field's toolkits, a plain state dict or a .safetensors; nothing in it is run as code.
+    FILE is a .pth file of a common toolkit, a plain state dict or a .safetensors file. Nothing in it is run as code.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The weights of networks that were trained: their bytes, their digest, and a teacher that is what its record says."""
+"""The weights of trained networks: their bytes, their digest, and teachers checked against their records."""
 
 import hashlib
 
@@ -17,8 +17,8 @@ from kdbench.refusal import Refusal
 
 
 def trained(cell: Cell, store: Store) -> tuple[Chain, Record]:
-    """A teacher's network with its weights, seen to be those that its record speaks of; frozen, as a method may run it
-    itself before anybody asks it."""
+    """A teacher's network with its weights, which must match its record. It is frozen, since a method may run it
+    before the training loop does."""
     record = store.record(cell.id)
     file = store.weights(cell)
     if record is None or not file.exists():
@@ -41,7 +41,7 @@ def weights_of(network: nn.Module) -> bytes:
 
 
 def digest(network: nn.Module) -> str:
-    """Of all weights and buffers, bit for bit."""
+    """A digest of all weights and buffers, bit for bit."""
     total = hashlib.blake2b(digest_size=16)
     for key, value in network.state_dict().items():
         total.update(key.encode())
@@ -54,5 +54,5 @@ def parameters(module: nn.Module) -> int:
 
 
 def size(method: nn.Module) -> int:
-    """Of all that it holds beside the networks: its parameters, and buffers such as memory banks."""
+    """How many values a method has besides the networks: its parameters, and buffers such as memory banks."""
     return parameters(method) + sum(buffer.numel() for buffer in method.buffers())

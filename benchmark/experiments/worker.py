@@ -1,4 +1,4 @@
-"""A process that runs cells, one after the other, and tells its launcher what becomes of them."""
+"""A process that runs cells, one after the other, and reports their outcomes to its launcher."""
 
 import contextlib
 import multiprocessing
@@ -28,23 +28,23 @@ from kdbench.benchmark.experiments.record import Failure
 from kdbench.benchmark.experiments.run import Ran, Running, running
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.training.checkpoint import Checkpoints
-from kdbench.benchmark.training.engine import Engine, out_of_memory
+from kdbench.benchmark.training.engine import Engine, out_of_memory, usable
 from kdbench.benchmark.training.loop import Live
 from kdbench.benchmark.training.ranks import ALONE
 from kdbench.benchmark.training.together import Together
 from kdbench.benchmark.whole import write
 
 GRACE = 60.0  # seconds that a worker is given to write a last checkpoint
-Outcome = Literal["finished", "failed", "elsewhere", "alone"]  # alone: it cannot be run beside others
+Outcome = Literal["finished", "failed", "elsewhere", "alone"]  # alone: it must be run without others
 Tell = Callable[[Cell, "Status"], None]
 
 
 class Lost(Exception):
-    """This process was believed dead, and another has taken over."""
+    """This process was believed dead, and another has taken over its cell."""
 
 
 class Status(msgspec.Struct):
-    """What other processes are told of a cell that runs; one small file in its working folder."""
+    """The progress of a running cell, for other processes: one small file in its working folder."""
 
     phase: str
     epoch: int
@@ -54,12 +54,13 @@ class Status(msgspec.Struct):
 
 
 class Worker:
-    """Takes a cell's lease, runs it, and leaves a record or a failure; nothing that a cell does stops the worker."""
+    """Takes a cell's lease, runs it, and writes a record or a failure. Nothing that a cell does stops the worker."""
 
     def __init__(self, store: Store, engine: Engine, data_folder: Path) -> None:
         self.store, self.engine, self.data_folder = store, engine, data_folder
         self.stop = threading.Event()
-        self.ranks = ALONE  # or this is the first of several
+        self.ranks = ALONE  # or several, of which this process is the first
+        self.broken = False  # its GPU works no longer: only a new process can go on
 
     def work(self, cell: Cell, needs_weights: bool = False) -> Outcome:
         """``needs_weights``: a finished teacher whose weights are gone is run again."""
@@ -69,7 +70,7 @@ class Worker:
     def work_on(
         self, cells: Sequence[Cell], needs_weights: bool = False, tell: Tell | None = None
     ) -> Iterator[tuple[Cell, Outcome]]:
-        """The cells take turns, a step each; what becomes of each is told as soon as it is known."""
+        """Run cells in turns, one step each. The outcome of each is yielded as soon as it is known."""
         together = Together(len(cells)) if len(cells) > 1 else None
         turns = [(cell, self._working(cell, needs_weights, tell, together)) for cell in cells]
         interrupted = False
@@ -96,13 +97,13 @@ class Worker:
             if lease is None:
                 return "elsewhere"
             with lease, News(folder, partial(tell, cell) if tell else None) as news:
-                # Another may have finished it between the plan and the lease, or failed.
+                # Another process may have finished it between the plan and the lease, or failed.
                 if self._finished(cell) and not (needs_weights and not self.store.weights(cell).exists()):
                     return "finished"
                 if self.store.failure(cell.id):
                     return "failed"
                 return (yield from self._run(cell, lease, news, together))
-        except OSError as error:  # of the store, as when its disk is full: the cell's own is caught before
+        except OSError as error:  # of the store, such as a full disk; the cell's own errors are caught in _run
             self.store.fail(failure(cell, describe(error), traceback.format_exc(), self.engine))
             return "failed"
 
@@ -122,11 +123,12 @@ class Worker:
         except Exception as error:
             if together and out_of_memory(error):
                 return "alone"
-            if self.ranks.world > 1 and self.stop.is_set():  # others were ended before they could be told
+            if self.ranks.world > 1 and self.stop.is_set():  # other ranks ended before they could be told to stop
                 raise Interrupted from error
             why = self.ranks.trouble() or describe(error)
+            self.broken = not usable(self.engine.device)
             result = failure(cell, why, traceback.format_exc(), self.engine)
-        if not lease.holds():  # whoever has taken over will write the same
+        if not lease.holds():  # the process that has taken over writes the same
             return "elsewhere"
         if isinstance(result, Failure):
             self.store.fail(result)
@@ -135,9 +137,10 @@ class Worker:
         before = self.store.record(cell.id)
         if before and before.result.weights != record.result.weights and cell.teacher is None:
             again = (
-                f"{cell.id} was trained anew, and has other weights than before: gains are not taken across students"
+                f"{cell.id} was retrained and its weights changed: students of the old and the new teacher are not "
+                "compared"
             )
-            warnings.warn(f"{again} of the two; '--retry outdated' trains the earlier ones again", stacklevel=2)
+            warnings.warn(f"{again}. '--retry outdated' retrains the old ones", stacklevel=2)
         self.store.finish(record, weights)
         self.store.clear(cell.id)
         return "finished"
@@ -150,22 +153,22 @@ class Worker:
                 news.live = next(steps)
             except StopIteration as end:
                 return end.value
-            lost = lease.lost  # asked once: the beat goes on beside this
+            lost = lease.lost  # read once: the heartbeat's thread may change it
             written = self.stop.is_set() and checkpoints.every == 0
             if self.ranks.told(lost or written):
                 raise Lost if lost else Interrupted
             if self.stop.is_set():
-                checkpoints.every = 0.0  # one is due after the next step
+                checkpoints.every = 0.0  # a checkpoint is due after the next step
             yield
 
 
 class News:
-    """While a cell runs: tells the launcher and other processes how far it is."""
+    """Reports the progress of a running cell to the launcher and to other processes."""
 
     def __init__(self, folder: Path, tell: Callable[[Status], None] | None) -> None:
         self.file, self.tell = folder / "status.json", tell
         self.live: Live | None = None
-        self.phase, self.began, self.first = "", 0.0, 0.0  # and the share that was done when it was first seen
+        self.phase, self.began, self.first = "", 0.0, 0.0  # since when, and the share done at that time
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._spread, daemon=True)
 
@@ -175,12 +178,12 @@ class News:
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
-        self._thread.join()  # the file stays, and tells how far a cell is that was stopped
+        self._thread.join()  # the file stays: it has the progress of a stopped cell
 
     def _spread(self) -> None:
         written = time.monotonic()
         while not self._over.wait(0.5):
-            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the news
+            with contextlib.suppress(OSError):  # a file server that is away for a while must not end the reports
                 if status := self.status():
                     if self.tell:
                         self.tell(status)
@@ -194,7 +197,7 @@ class News:
             return None
         share = (live.epoch - 1 + live.step / live.steps) / live.epochs
         now = time.monotonic()
-        if live.phase != self.phase:  # each has a pace of its own; a resumed cell's counts from where it was left off
+        if live.phase != self.phase:  # each phase has its own pace; a resumed cell's is measured from its checkpoint
             self.phase, self.began, self.first = live.phase, now, share
         gained = share - self.first
         left = (1 - share) * (now - self.began) / gained if gained > 0 else None
@@ -219,7 +222,7 @@ def main(
     lock = threading.Lock()
 
     def say(kind: str, what: object) -> None:
-        with lock, contextlib.suppress(OSError):  # a launcher that was killed is no trouble of the cell's
+        with lock, contextlib.suppress(OSError):  # a killed launcher is no failure of the cell
             launcher.send((kind, what))
 
     warnings.showwarning = lambda message, *_, **__: say("warning", str(message))
@@ -229,15 +232,19 @@ def main(
                 cells, needs_weights, others = launcher.recv()
                 with crew(engine, others, results, data_folder, files) as worker.ranks:
                     for cell, outcome in worker.work_on(cells, needs_weights, lambda *news: say("live", news)):
+                        if worker.broken:
+                            say("leaves", None)
                         say("outcome", (cell, outcome))
+                if worker.broken:
+                    return
     except (EOFError, ConnectionResetError, Interrupted):
         pass
-    except OSError as error:  # the disk is so full that not even the failure could be written
+    except OSError as error:  # the disk is full, and even the failure could not be written
         sys.exit(f"kdbench: {describe(error)}")
 
 
 def _outlive(stop: threading.Event) -> None:
-    """Nobody is left to be told when the launcher was killed: stop like it would have asked, or else at once."""
+    """If the launcher is killed, stop as it would have asked, or at once after a grace period."""
     if launcher := multiprocessing.parent_process():
         launcher.join()
         stop.set()

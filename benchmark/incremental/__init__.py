@@ -1,1 +1,1 @@
-"""The second setting: classes arrive task by task, and the network as it was before a task is the teacher in it."""
+"""The second setting: classes arrive task by task, and the network before a task is the teacher for the task."""

@@ -1,4 +1,4 @@
-"""A classifier whose classes become more."""
+"""A classifier with a growing number of classes."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,7 +11,7 @@ from kdbench.methods.chain import Chain
 
 @torch.no_grad()
 def take_over(chain: Chain, weights: Mapping[str, Tensor]) -> Chain:
-    """The weights of the same network with fewer classes or with more: for the classes that both know, and all else."""
+    """Copy the weights of the same network with fewer or more classes: those of shared classes and all other layers."""
     own = chain.state_dict()
     for key, theirs in weights.items():
         mine = own[key]
@@ -25,16 +25,21 @@ def take_over(chain: Chain, weights: Mapping[str, Tensor]) -> Chain:
 
 @torch.no_grad()
 def align(classifier: nn.Module, old: int, seen: int) -> None:
-    """Scale new classes' weights so that they are as long, on average, as the old ones' (Zhao et al. 2020, "Maintaining
-    Discrimination and Fairness in Class Incremental Learning"): the most recent classes are no longer preferred."""
+    """Scale new classes' weights to the mean norm of the old classes' weights.
+
+    The most recent classes are then no longer preferred (Zhao et al. 2020, "Maintaining Discrimination and Fairness in
+    Class Incremental Learning").
+    """
     assert isinstance(classifier, nn.Linear)
     length = classifier.weight.norm(dim=1)
     classifier.weight[old:seen] *= length[:old].mean() / length[old:seen].mean()
 
 
 def balanced(labels: Tensor, classes: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy behind a softmax in which each class counts as often as the task has images of it (Ren et al. 2020,
-    "Balanced Meta-Softmax"). A class without any is left out: without exemplars, new classes compete among themselves.
+    """Cross-entropy with a softmax that weights each class by its number of images in the task.
+
+    This is "Balanced Meta-Softmax" (Ren et al. 2020). A class without images is left out, so without exemplars only the
+    new classes compete.
     """
     share = labels.bincount(minlength=classes).log().to(device)
     return lambda logits, labels: F.cross_entropy(logits + share, labels)

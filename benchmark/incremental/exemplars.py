@@ -1,4 +1,4 @@
-"""The images that are kept of classes once their task is over."""
+"""Exemplars: the images of a class that are kept after its task."""
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,10 @@ from kdbench.methods.chain import Chain
 def kept(
     before: list[Tensor], asked: Incremental, task: Task, student: Chain, data: Dataset, engine: Engine, seed: int
 ) -> list[Tensor]:
-    """For each class seen so far the rows of its images in the training set, those that will stay longest first: as
-    the classes become more, the ends of the lists are dropped."""
+    """The rows of the kept images in the training set, one tensor for each class seen so far.
+
+    The images to keep longest come first: as the number of classes grows, the ends are dropped.
+    """
     count = asked.of_each(task.seen)
     fresh = []
     for label in range(task.old, task.seen):
@@ -34,14 +36,16 @@ def kept(
 
 @torch.no_grad()
 def embeddings(student: Chain, data: Dataset, engine: Engine, rows: Tensor) -> Tensor:
-    """Of training images as a network is tested on them: not augmented."""
+    """The embeddings of training images without augmentation, as for evaluation."""
     student.eval()
     return torch.cat([student.trace(images).embedding.double().cpu() for images in shown(data, engine, rows)])
 
 
 def herded(features: Tensor, count: int) -> Tensor:
-    """Which images to keep, one after the other: each brings the mean of those chosen as near as can be to the mean of
-    all (Rebuffi et al. 2017, iCaRL)."""
+    """Choose the images to keep one by one, as in iCaRL (Rebuffi et al. 2017).
+
+    Each choice brings the mean of the chosen images as close as possible to the mean of all images.
+    """
     features = F.normalize(features, dim=1)
     mean, total = features.mean(0), torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool)

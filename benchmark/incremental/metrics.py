@@ -1,4 +1,4 @@
-"""How well old classes are still known when new ones have come."""
+"""Accuracy on old classes after new classes have arrived."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import msgspec
 
 
 class Arrival(msgspec.Struct, kw_only=True):
-    """The accuracies of a sequence of tasks, in percent; no image is ever tested with its task told."""
+    """The accuracies of a sequence of tasks, in percent; the network is never given the task of a test image."""
 
-    classes: list[list[int]]  # of each task, by their numbers in the data set
-    matrix: list[list[float]]  # row i, column j: on the classes of task j after task i, among all classes seen by then
-    seen: list[float]  # after each task, on all classes seen by then
+    classes: list[list[int]]  # of each task, as numbered in the data set
+    matrix: list[list[float]]  # row i, column j: on the classes of task j after task i, among all classes seen so far
+    seen: list[float]  # after each task, on all classes seen so far
     average: float  # the mean of ``seen``: average incremental accuracy
-    final: float  # the last of it
-    forgetting: float  # the mean over old tasks of the best accuracy before the last task, less the last
-    backward_transfer: float  # the mean over old tasks of the last accuracy, less that when the task was just learned
+    final: float  # the last value of ``seen``
+    forgetting: float  # the mean over old tasks of the best accuracy before the last task, minus the last accuracy
+    backward_transfer: float  # the mean over old tasks of the last accuracy, minus that right after the task
 
 
 def arrival(classes: list[list[int]], matrix: list[list[float]], seen: list[float]) -> Arrival:
@@ -30,14 +30,14 @@ def arrival(classes: list[list[int]], matrix: list[list[float]], seen: list[floa
 
 
 def forgetting(matrix: Sequence[Sequence[float]]) -> float:
-    """Chaudhry et al. 2018; nothing is forgotten where no task came after the first."""
+    """Forgetting (Chaudhry et al. 2018); it is 0 with a single task."""
     *before, last = matrix
     lost = [max(row[task] for row in before[task:]) - last[task] for task in range(len(before))]
     return sum(lost) / max(len(lost), 1)
 
 
 def backward_transfer(matrix: Sequence[Sequence[float]]) -> float:
-    """Lopez-Paz and Ranzato 2017."""
+    """Backward transfer (Lopez-Paz and Ranzato 2017)."""
     *before, last = matrix
     gained = [last[task] - row[task] for task, row in enumerate(before)]
     return sum(gained) / max(len(gained), 1)

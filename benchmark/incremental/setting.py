@@ -1,4 +1,4 @@
-"""What a cell of the incremental setting asks for: how classes arrive, and what is kept of those that came before."""
+"""The options of the incremental setting: how classes arrive, and what is kept of earlier classes."""
 
 from typing import Annotated, Literal
 
@@ -12,34 +12,34 @@ Kept = Annotated[int, Meta(ge=0)]
 
 
 class Incremental(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """In every task the method carries the knowledge of the network before it; in the first there is none to carry."""
+    """In each task, the method transfers knowledge from the network before the task; the first task has no teacher."""
 
-    count: Count  # of tasks, equally many classes in each; one task is ordinary training
-    base: Count | None = None  # the classes of the first task, if it has more than the others
-    memory: Kept | Literal["all"] = 0  # images kept in all, shared evenly by the classes seen; all: joint training
-    exemplars: Kept = 0  # or images kept of each class
-    choice: Literal["herding", "random"] = "herding"  # herding: those whose mean embedding is nearest to the class's
-    classifier: Literal["growing", "full"] = "growing"  # full: outputs for all classes from the start, silent till then
+    count: Count  # of tasks, with equally many classes in each; one task is ordinary training
+    base: Count | None = None  # the number of classes in the first task, if it differs from the others
+    memory: Kept | Literal["all"] = 0  # images kept in total, shared evenly by the classes seen; all: joint training
+    exemplars: Kept = 0  # or images kept per class
+    choice: Literal["herding", "random"] = "herding"  # herding: those whose mean embedding is closest to the class mean
+    classifier: Literal["growing", "full"] = "growing"  # full: has all outputs from the start, unused until their task
     task_loss: Literal["cross_entropy", "balanced"] = "cross_entropy"  # balanced: softmax weighted by class sizes
-    alignment: bool = False  # after each task, new classes' weights are scaled to the length of the old ones'
+    alignment: bool = False  # after each task, new classes' weights are scaled to the norm of the old ones
 
     def __post_init__(self) -> None:
         if self.memory and self.exemplars:
-            raise ValueError("memory is counted in all and exemplars a class: one of them must be 0")
+            raise ValueError("memory counts images in total and exemplars images per class: one of them must be 0")
 
     def sizes(self, classes: int) -> tuple[int, ...]:
-        """How many classes arrive with each task."""
+        """The number of classes that arrive with each task."""
         base = self.base or classes // self.count
         later = (classes - base) // max(self.count - 1, 1) if self.base else base
         if base + later * (self.count - 1) != classes or base < 2 or later < 1 < self.count:
             asked = f"{self.count} equal tasks" if self.base is None else f"{base} and {self.count - 1} equal tasks"
-            raise Refusal(f"{classes} classes must come in {asked}, at least two of them first: that cannot be")
+            raise Refusal(f"{classes} classes must split into {asked}, at least two of them in the first: impossible")
         if isinstance(self.memory, int) and 0 < self.memory < classes:
             raise Refusal(f"memory must hold an image of each of the {classes} classes, got {self.memory}")
         return base, *[later] * (self.count - 1)
 
     def of_each(self, seen: int) -> int | None:
-        """How many images of a class are kept once so many classes were seen; None is all of them."""
+        """The number of images kept per class after this many classes; None means all."""
         if self.memory == "all":
             return None
         return self.exemplars or self.memory // seen

@@ -1,4 +1,4 @@
-"""The classes of a data set in the order in which they arrive."""
+"""The classes of a data set in their order of arrival."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from kdbench.benchmark.randomness import stream
 
 @dataclass(frozen=True)
 class Task:
-    """Classes are numbered as they arrive: those before ``old`` were there before the task, those before ``seen`` are
-    there after it."""
+    """A task. Classes are numbered in order of arrival: those below ``old`` are there before the task, those below
+    ``seen`` after it."""
 
     number: int
     old: int
@@ -32,12 +32,12 @@ def tasks(sizes: Sequence[int]) -> Iterator[Task]:
 
 
 def order(classes: int, seed: int) -> Tensor:
-    """The classes as a seed lets them arrive; the same for every method and every number of tasks."""
+    """The order of arrival for a seed; it is the same for every method and every number of tasks."""
     return torch.randperm(classes, generator=torch.Generator().manual_seed(stream("classes", seed)))
 
 
 def arriving(data: Dataset, order: Tensor) -> Dataset:
-    """The same images, with each class's place in the order as its label."""
+    """The same images; each class's label is its place in the order."""
     place = order.argsort()
     train, test = (images.labelled(place[images.labels]) for images in (data.train, data.test))
     return replace(data, train=train, test=test)

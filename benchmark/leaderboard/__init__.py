@@ -1,1 +1,1 @@
-"""Views over records, regenerated from nothing else."""
+"""Tables, pictures and pages that are computed from records only."""

@@ -1,4 +1,4 @@
-"""All pictures that a board has, with what is to be said about each."""
+"""All pictures of a board, with their captions."""
 
 import math
 import re
@@ -22,29 +22,31 @@ from kdbench.benchmark.leaderboard.table import Board
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import K0
 
-FIELDS = 12  # data sets and recipes that are drawn
+FIELDS = 12  # data sets and recipes with pictures
 PAINTERS = 2  # processes
 Kind = Literal["sources", "gains", "pair", "throughput", "curves", "width", "quality", "tasks"]
-KINDS: tuple[Kind, ...] = get_args(Kind)  # a picture's name begins with its own, and a dash
-BIRTH = "fork" if sys.platform == "linux" else "spawn"  # a copy has nothing to import anew, where it can be had
+KINDS: tuple[Kind, ...] = get_args(Kind)  # a picture's name starts with its kind and a dash
+BIRTH = "fork" if sys.platform == "linux" else "spawn"  # a forked process does not repeat the imports
 
 
 @dataclass(frozen=True)
 class Picture:
-    name: str  # of its files
+    name: str  # of its files, without the suffix
     title: str
     caption: str
     svg: str
     png: bytes
-    inches: float  # wide
+    inches: float  # width
 
 
 Draw = Callable[[], Figure | None]
 
 
 def album(board: Board, records: Mapping[str, Record], store: Store) -> Iterator[Picture]:
-    """For each data set and recipe, those pictures for which there is something to show. They are drawn beside this
-    process, which can go on."""
+    """The pictures of each data set and recipe, without empty ones.
+
+    Worker processes draw them, so this process can go on meanwhile.
+    """
     found: list[tuple[str, str, str, Draw]] = []
     for number, (names, cells, series) in enumerate(evidence.fields(board)[:FIELDS]):
         words = names[1:] if names[0] == "compression" else names
@@ -53,10 +55,10 @@ def album(board: Board, records: Mapping[str, Record], store: Store) -> Iterator
             place = f"{place}-{number}"
         for kind, title, caption, draw in _sketched(cells, series, records, store):
             found.append((f"{kind}-{place}", title, f"{where}. {caption}", draw))
-    deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # who interrupts this process hears from it alone
+    deaf = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C only this process answers
     painters = ProcessPoolExecutor(PAINTERS, get_context(BIRTH), *deaf)
     drawn = painters.map(_painted, found)
-    painters.shutdown(wait=False)  # they end when all is drawn
+    painters.shutdown(wait=False)  # the workers end when everything is drawn
     return (picture for picture in drawn if picture)
 
 
@@ -69,7 +71,7 @@ def _painted(sketch: tuple[str, str, str, Draw]) -> Picture | None:
 
 
 def of_a_teacher(found: Mapping[str, Any], form: str) -> bytes:
-    """The picture of what ``kdbench quality`` has found, as ``svg``, ``png`` or ``pdf``."""
+    """The picture of the findings of ``kdbench quality``, as ``svg``, ``png`` or ``pdf``."""
     figure = pictures.knowledge_quality(pd.DataFrame(found["layers"]).assign(teacher=found["teacher"]))
     assert figure is not None  # a teacher has layers
     about = f"{found['teacher']}, top-1 {found['top1']:.2f}, k₀ = {found['k0']:g}"
@@ -80,28 +82,28 @@ def of_a_teacher(found: Mapping[str, Any], form: str) -> bytes:
 def _sketched(
     cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record], store: Store
 ) -> Iterator[tuple[Kind, str, str, Draw]]:
-    """What each picture is called, what is to be said of it, and how it is drawn."""
-    # Where classes arrive task by task no speed is measured, and epochs begin anew with every task.
+    """Kind, title, caption and drawing function of each picture."""
+    # The incremental setting has no measured speed, and its epochs start again with every task.
     whole = cells["setting"].iloc[0] != "incremental"
     gained, pairs = evidence.gains(cells, series), series["pair"].nunique()
     unit = "pair" if pairs > 1 else "seed"
     of_sources = evidence.matched(gained)
-    apart = "; some runs are left out for that" if len(of_sources) < len(gained) else ""
-    scope = "" if pairs > 1 else " One pair: this says nothing of others."
-    interval = f"the line is the {LEVEL:.0%} t interval of the mean over {unit}s"
+    apart = ", so some runs are left out" if len(of_sources) < len(gained) else ""
+    scope = "" if pairs > 1 else " One pair says nothing about other pairs."
+    interval = f"The line is the {LEVEL:.0%} t interval of the mean over {unit}s."
     yield (
         "sources",
         "Gains by source",
-        "Gain in top-1 over ce, the same student trained on labels alone with the same seed, "
-        f"{_units(of_sources, 'source', unit)}. A bar is the mean of a source's methods on one {unit}, the same "
-        f"methods on each{apart}; {interval}.{scope}",
+        "Gain in top-1 over ce (the same student and seed, trained on labels only) on "
+        f"{_units(of_sources, 'source', unit)}. A bar is the mean over a source's methods on one {unit}. The methods "
+        f"are the same on each {unit}{apart}. {interval}{scope}",
         partial(pictures.gains_by_source, gained, unit),
     )
     yield (
         "gains",
         f"Gains over {unit}s",
-        f"Gain in top-1 over ce, {_units(gained, 'method', unit)}. A bar is one {unit}; {interval}. ◂: too far off to "
-        f"be drawn to scale.{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
+        f"Gain in top-1 over ce on {_units(gained, 'method', unit)}. A bar is one {unit}. {interval} ◂: too far "
+        f"away to draw to scale.{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
         partial(pictures.gains, gained, unit),
     )
     if one := evidence.of_one_pair(cells, series):
@@ -109,39 +111,39 @@ def _sketched(
         yield (
             "pair",
             "Gains on one pair",
-            f"{pair}, on which most methods ran: gain in top-1 over ce, {_units(own, 'method', 'seed')}. A bar is one "
-            f"seed; the line is the table's {LEVEL:.0%} interval. ◂: too far off to be drawn to scale."
-            f"{_more(own['method'].nunique(), pictures.ROWS, 'methods')} This says nothing of other pairs.",
+            f"Gain in top-1 over ce on {pair}, the pair with the most methods, over {_units(own, 'method', 'seed')}. A "
+            f"bar is one seed. The line is the {LEVEL:.0%} interval of the table. ◂: too far away to draw to scale."
+            f"{_more(own['method'].nunique(), pictures.ROWS, 'methods')} One pair says nothing about other pairs.",
             partial(pictures.gains, own, "seed", halves),
         )
     yield (
         "throughput",
         "Accuracy against throughput",
-        "Top-1 after the last epoch, mean over seeds, against the speed of training, the teacher asked anew, beside "
-        "that of ce. The line joins the methods that no other beats in both. ↓: too far off to be drawn to scale."
+        "Top-1 after the last epoch, mean over seeds, against the training speed relative to ce, with the teacher run "
+        "at every step. The line joins the methods that no other beats in both. ↓: too far away to draw to scale."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
         partial(pictures.accuracy_throughput, series.assign(speed=1 / series["relative_cost"] if whole else math.nan)),
     )
     yield (
         "curves",
         "Learning curves",
-        "Top-1 on the test set after every epoch: ce, and of each source the method that gains most; mean over seeds, "
-        f"the band is ± one standard deviation. The first epochs may lie below the picture."
+        "Top-1 on the test set after every epoch, mean over seeds: ce, and the method of each source that gains most. "
+        f"The band is ± one standard deviation. The first epochs may be below the picture."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
         partial(pictures.learning_curves, evidence.curves(cells, series, records if whole else {})),
     )
     yield (
         "width",
         "Width study",
-        f"Gain in top-1 over ce of students of one depth and growing width; bars are the tables' {LEVEL:.0%} t "
-        "intervals over seeds. ↓: too far off to be drawn to scale.",
+        f"Gain in top-1 over ce for students of one depth and growing width. Bars are the tables' {LEVEL:.0%} t "
+        "intervals over seeds. ↓: too far away to draw to scale.",
         partial(pictures.width_study, evidence.widths(series)),
     )
     yield (
         "quality",
         "Knowledge in a teacher's layers",
-        f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {K0:g}); points mark the "
-        f"{PAIRS} layers with the highest Q, those that feature_only distils.",
+        f"Q = S + √(I·E), measured on training images before any distillation (k₀ = {K0:g}). Points mark the "
+        f"{PAIRS} layers with the highest Q, which feature_only distils.",
         partial(
             pictures.knowledge_quality,
             evidence.qualities(sorted({name.partition(" #")[0] for name in cells["teacher"]} - {""}), store),
@@ -150,14 +152,14 @@ def _sketched(
     yield (
         "tasks",
         "Accuracy task by task",
-        "Top-1 over all classes that were seen so far, after each task, mean over seeds: ce, and of each source the "
-        f"method that gains most.{_more(pairs, drawing.PANELS, 'students')}",
+        "Top-1 over all classes seen so far, after each task, mean over seeds: ce, and the method of each source that "
+        f"gains most.{_more(pairs, drawing.PANELS, 'students')}",
         partial(pictures.accuracy_by_task, evidence.tasks(cells, series, records)),
     )
 
 
 def _units(gains: pd.DataFrame, of: str, unit: str) -> str:
-    """How many the rungs of a ladder are over."""
+    """The number of units of the rows of a ladder, as text."""
     counts = sorted(set(gains.groupby(of)["unit"].nunique())) or [1]
     if counts == [1]:
         return f"one {unit}, so without an interval"

@@ -1,4 +1,4 @@
-"""What papers say without a number, held against the records: which method comes out ahead, and where."""
+"""Statements that papers make without a number, tested on the records."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,25 +13,25 @@ from scipy import stats
 
 from kdbench.benchmark import networks
 from kdbench.benchmark.data import source
-from kdbench.benchmark.experiments.document import read
+from kdbench.benchmark.document import read
 from kdbench.benchmark.experiments.parameters import complete, shown
 from kdbench.benchmark.experiments.record import Brief
-from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE, holm
 from kdbench.benchmark.leaderboard.task import Tasks
+from kdbench.benchmark.words import counted
 
 Form = str | dict[str, dict[str, Any]]
-Seed = tuple[str, int]  # a training of the teacher, and the seed
+Seed = tuple[str, int]  # a training of the teacher, and the student's seed
 
 
 class Pair(NamedTuple):
-    """All that may be compared shares it."""
+    """Shared by all runs that may be compared."""
 
     dataset: str
     student: str
-    lineage: str  # the teacher's, whatever its seed
+    lineage: str  # the teacher's id, without its seed
     task: str
 
 
@@ -39,14 +39,14 @@ Gains = dict[Pair, dict[Seed, float]]
 
 
 class Run(NamedTuple):
-    """As much of a record as claims are weighed by."""
+    """The part of a record that claims need."""
 
     setting: str
     recipe: str
     pair: Pair
     seed: Seed
-    method: str  # as a table calls it
-    alone: bool  # by labels
+    method: str  # its name in tables
+    alone: bool  # trained on labels only
     top1: float
     teacher_top1: float | None
 
@@ -60,7 +60,7 @@ class Run(NamedTuple):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``better`` comes out ahead of ``worse``; with ``grows_with``, it does so more and more."""
+    """The claim that ``better`` gains over ``worse``; with ``grows_with``, that the gain grows."""
 
     says: str
     paper: str
@@ -77,7 +77,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @dataclass(frozen=True)
 class Row:
-    """A claim by the evidence of one recipe on one data set."""
+    """The test of a claim with one recipe on one data set."""
 
     claim: str
     paper: str
@@ -90,10 +90,10 @@ class Row:
     note: str
     pairs: int = 0
     runs: int = 0  # gains on the same seeds, over all pairs
-    unit: str = ""  # what the interval is over
+    unit: str = ""  # of the interval: pairs or seeds
     gain: float | None = None
     half: float | None = None
-    p: float | None = None  # that chance alone makes a gain as far from zero
+    p: float | None = None  # that chance makes a gain as far from zero
 
 
 def claims() -> list[Claim]:
@@ -101,7 +101,7 @@ def claims() -> list[Claim]:
 
 
 def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
-    """A row a data set and recipe by which both sides were run; one that says what is missing where there is none."""
+    """One row for each data set and recipe with runs of both sides; without any, one row that says what is missing."""
     about: dict[str, Any] = {"claim": claim.says, "paper": claim.paper, "setting": claim.setting}
     sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
     evidence = {} if claim.lacks else _gains(claim, sides, runs)
@@ -111,12 +111,12 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
             unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
             gain, half, p = interval(values)
             notes = [claim.mind] if claim.mind else []
-            notes += [f"another recipe than {claim.recipe}"] if claim.recipe not in ("", recipe) else []
+            notes += [f"the paper's recipe is {claim.recipe}"] if claim.recipe not in ("", recipe) else []
             notes += [note] if note else []
             if claim.setting == "incremental":
-                notes.append("a pair is a sequence of tasks")
+                notes.append("here a pair is a sequence of tasks")
             if weak := _weak(gains, runs):
-                notes.append(f"of {weak} the teacher is no better than the student by labels alone")
+                notes.append(f"on {weak} the teacher is no better than the student trained on labels only")
             count = sum(len(of_pair) for of_pair in gains.values())
             rows.append(
                 Row(
@@ -135,13 +135,13 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
                     p=p,
                 )
             )
-    missing = claim.lacks or "no seed on which both were run" + (f": run the grid {claim.grid}" if claim.grid else "")
+    missing = claim.lacks or "no seed has runs of both" + (f": run the grid {claim.grid}" if claim.grid else "")
     either: dict[str, Any] = {side: " or ".join(names) for side, names in sides.items()}
     return rows or [Row(**about, **either, dataset="", recipe=claim.recipe, verdict="not tested", note=missing)]
 
 
 def runs_of(records: Iterable[Brief]) -> list[Run]:
-    """Found out once for all claims."""
+    """The records as runs, computed once for all claims."""
     records = sorted(records, key=lambda record: record.id)
     tasks = Tasks(records)
     return [Run.of(record, tasks) for record in records]
@@ -162,9 +162,10 @@ def _place(record: Brief, tasks: Tasks) -> tuple[Pair, Seed]:
 def _gains(
     claim: Claim, sides: dict[str, list[str]], runs: Sequence[Run]
 ) -> dict[tuple[str, str], tuple[str, str, Gains]]:
-    """By data set and recipe: how far the better is ahead on each pair, of the same teacher and on the same seed. Of
-    several forms of a method the one that ran on most pairs is taken, and no other beside it: a row is of two
-    methods."""
+    """By data set and recipe: the gains on each pair, with the same teacher and seed.
+
+    If a method has several forms, only the form that ran on most pairs is used: a row compares two methods.
+    """
     found: dict[tuple[str, Pair, Seed], dict[str, float]] = {}
     for run in runs:
         if run.setting == claim.setting and (not claim.students or run.pair.student in claim.students):
@@ -186,7 +187,7 @@ def _gains(
 
 
 def _over_widths(gains: Gains) -> Gains:
-    """Those runs alone that were made at three widths or more."""
+    """The gains whose seed ran at three widths or more."""
     widths: dict[Seed, set[int]] = {}
     for pair, runs in gains.items():
         for seed in runs:
@@ -201,7 +202,7 @@ def _width(pair: Pair) -> int:
 
 
 def _weak(pairs: Iterable[Pair], runs: Sequence[Run]) -> str:
-    """How many of the pairs have a teacher that says little of how to listen; nothing where none has."""
+    """The number of pairs with a weak teacher, as text; empty if there is none."""
     alone: dict[str, list[float]] = {}
     teachers: dict[Pair, dict[str, float]] = {pair: {} for pair in pairs}
     for run in runs:
@@ -215,11 +216,14 @@ def _weak(pairs: Iterable[Pair], runs: Sequence[Run]) -> str:
 
 
 def _by_pair(gains: Gains) -> tuple[str, list[float], str]:
-    """Pairs, each with its mean gain; the seeds of one where there is one alone, and those that all have where the same
-    mean has a wider interval by them: what a seed does to all pairs alike does not show in how far pairs lie apart."""
+    """Unit, values and note of a mean gain.
+
+    The unit is the pair, each with its mean gain. It is the seed if there is one pair, or if the interval over the
+    seeds that all pairs have is wider: what a seed does to all pairs alike does not show in the scatter of pairs.
+    """
     if len(gains) == 1:
         (runs,) = gains.values()
-        return "seeds", list(_by_seed(runs).values()), "one pair speaks for no other"
+        return "seeds", list(_by_seed(runs).values()), "one pair says nothing about other pairs"
     teachers = len({pair.lineage for pair in gains})
     note = "pairs that share a teacher are not independent" if teachers < len(gains) else ""
     by_pair = [fmean(runs.values()) for runs in gains.values()]
@@ -227,13 +231,13 @@ def _by_pair(gains: Gains) -> tuple[str, list[float], str]:
     common = set.intersection(*(set(seeds) for seeds in of_pairs))
     by_seed = [fmean(seeds[seed] for seeds in of_pairs) for seed in sorted(common)]
     if by_seed and (interval(by_seed)[1] or 0.0) > (interval(by_pair)[1] or 0.0):
-        moved = fmean(by_pair) - fmean(by_seed)  # not of all seeds, where some are of some pairs alone
+        moved = fmean(by_pair) - fmean(by_seed)  # not 0 if some seeds ran on some pairs only
         return "seeds", [gain + moved for gain in by_seed], note
     return "pairs", by_pair, note
 
 
 def _slopes(gains: Gains) -> tuple[str, list[float], str]:
-    """Of each seed, how many points the gain grows by when the student's embedding becomes twice as wide."""
+    """For each seed, the points that the gain grows by when the student's embedding becomes twice as wide."""
     of_seeds: dict[Seed, list[tuple[float, float]]] = {}
     for pair, runs in gains.items():
         for seed, gain in runs.items():
@@ -243,24 +247,26 @@ def _slopes(gains: Gains) -> tuple[str, list[float], str]:
     return (
         "seeds",
         list(_by_seed(slopes).values()),
-        f"points for each doubling of the width, over three widths or more; {teachers}",
+        f"points per doubling of the width, over three widths or more; {teachers}",
     )
 
 
 def _by_seed(found: dict[Seed, float]) -> dict[int, float]:
-    """As in the tables, a student's seed counts once, by its mean over teachers."""
+    """The value of each student seed: its mean over teachers, as in the tables."""
     seeds: dict[int, list[float]] = {}
     for (_, seed), value in found.items():
         seeds.setdefault(seed, []).append(value)
     return {seed: fmean(values) for seed, values in seeds.items()}
 
 
-# -- what it says -----------------------------------------------------------------------------------------------------
+# -- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Their mean, half of its t interval, and the p-value of its t test. A single value has neither, nor have values
-    that agree by chance: nothing tells how they scatter."""
+    """Mean, half of its t interval, and the p-value of its t test.
+
+    A single value and equal values have only a mean: their scatter is unknown.
+    """
     n = len(values)
     deviation = stdev(values) if n > 1 else 0.0
     if deviation < NOISE:
@@ -270,7 +276,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None, float | None
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
-    """The verdicts of all claims together: among so many tests some intervals leave out zero by chance."""
+    """Correct p and verdicts over all claims: among many tests, some intervals exclude zero by chance."""
     among = holm(pd.Series([row.p for row in rows], dtype=float)).astype(object)
     return [
         row if row.p is None else replace(row, p=p, verdict=_verdict(row.gain or 0.0, row.p, p))
@@ -279,7 +285,7 @@ def corrected(rows: Sequence[Row]) -> list[Row]:
 
 
 def _verdict(gain: float, p: float | None, among: float | None = None) -> str:
-    """``among``: corrected for the tests of all claims."""
+    """``among`` is p corrected over the tests of all claims."""
     if p is None or p >= 1 - LEVEL:
         return "undecided"
     if among is not None and among >= 1 - LEVEL:
@@ -288,7 +294,7 @@ def _verdict(gain: float, p: float | None, among: float | None = None) -> str:
 
 
 def _names(forms: Form | list[Form]) -> list[str]:
-    """As a table calls them; a form that is nowhere registered has no name, and no evidence."""
+    """Their names in tables. A form that is not registered has no name, and so no evidence."""
     listed = forms if isinstance(forms, list) else [forms]
     entries = [(form, {}) if isinstance(form, str) else next(iter(form.items())) for form in listed]
     return [shown(name, complete(name, params)) for name, params in entries]
@@ -297,12 +303,13 @@ def _names(forms: Form | list[Form]) -> list[str]:
 # -- report -----------------------------------------------------------------------------------------------------------
 
 ABOUT = (
-    "What papers say, held against our records. A gain is that of the better method over the worse, of the same "
-    f"teacher on the same seed, in points of top-1 after the last epoch; ± is half of its {LEVEL:.0%} t interval, "
-    "over pairs where there are two or more, or over the seeds that all of them have if that is wider; over the seeds "
-    "of one pair, each by its mean over teachers; that of a slope is over seeds, and speaks of these pairs alone. "
-    "p is that of its t test, corrected by Holm over all rows. *supported*, *contradicted*: it is below "
-    f"{1 - LEVEL:.2f}; *leans*: the interval alone lies on one side of zero, which among so many rows is too little."
+    "Statements from papers, tested on our records. A gain is the better method minus the worse, with the same teacher "
+    f"and the same seed, in points of top-1 after the last epoch. ± is half of its {LEVEL:.0%} t interval. With two "
+    "pairs or more, its unit is the pair, or the seed (over the seeds that all pairs have) if that interval is wider. "
+    "With one pair, its unit is the seed. A seed counts once, by its mean over teachers. For a slope, the unit is the "
+    "seed, and the interval is for these pairs only. p is that of the t test, corrected by Holm over all rows. "
+    f"*supported*, *contradicted*: p is below {1 - LEVEL:.2f}. *leans*: only the interval, which is not corrected, "
+    "excludes zero. Among so many rows, that is too little."
 )
 
 
@@ -321,8 +328,8 @@ COLUMNS: dict[str, Column] = {
     "pairs": lambda row: str(row["pairs"]),
     "runs": lambda row: str(row["runs"]),
     "gain": lambda row: spread(row["gain"], row["half"], "+"),
-    "± over": lambda row: row["unit"] or "–",
+    "unit": lambda row: row["unit"] or "–",
     "p": lambda row: "–" if row["p"] is None else chance(row["p"]),
     "verdict": lambda row: row["verdict"],
-    "mind": lambda row: row["note"],
+    "note": lambda row: row["note"],
 }

@@ -1,4 +1,4 @@
-"""The columns of the board's tables, as people read them: Markdown, LaTeX and the page are made of these."""
+"""The columns of the board's tables, as text for Markdown, LaTeX and the page."""
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.experiments.words import duration
 from kdbench.benchmark.leaderboard.report import chance
 from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.benchmark.words import duration
 
 NONE = "–"
 WHOLE, TENTHS, HUNDREDTHS, SIGNED = "{:,.0f}".format, "{:.1f}".format, "{:.2f}".format, "{:+z.2f}".format
-Aside = Callable[[pd.DataFrame], pd.Series]  # what stands behind each word, by other columns of the table
+Aside = Callable[[pd.DataFrame], pd.Series]  # text after each value, computed from other columns
 
 
 @dataclass(frozen=True)
 class Column:
     name: str
-    key: str  # the table's column that it shows
+    key: str  # of the table's column that it shows
     word: Callable[[Any], str] = str
     about: str = ""
     aside: Aside | None = None
-    telling: Callable[[pd.Series], pd.Series] = pd.Series.notna  # whether a value is worth a column
+    telling: Callable[[pd.Series], pd.Series] = pd.Series.notna  # which values justify the column
 
     def words(self, table: pd.DataFrame) -> pd.Series:
         words = table[self.key].map(lambda value: NONE if pd.isna(value) else self.word(value))
@@ -30,7 +30,7 @@ class Column:
 
 
 def telling(columns: Iterable[Column], table: pd.DataFrame) -> list[Column]:
-    """Without those that have nothing to say."""
+    """The columns with something to show."""
     return [column for column in columns if column.telling(table[column.key]).any()]
 
 
@@ -44,7 +44,7 @@ def _surely(gain: str) -> Aside:
 
 
 def _runs(table: pd.DataFrame) -> pd.Series:
-    """Where seeds do not have all teachers."""
+    """The number of runs, if not every seed has every teacher."""
     some = table["runs"] < table["n"] * table["teachers"]
     return (" (" + table["runs"].map(str) + " runs)").where(some, "")
 
@@ -55,19 +55,19 @@ def _thousands(count: float) -> str:
 
 def _gain(name: str) -> Column:
     key = f"over_{name}"
-    return Column(f"over {name}", key, SIGNED, "on the same seeds, points of top-1", _surely(key))
+    return Column(f"over {name}", key, SIGNED, "on the same seeds, in points of top-1", _surely(key))
 
 
 def _by_seed(name: str) -> Column:
-    about = "half of the interval of the mean over the seeds that all pairs have, with the seed as the unit"
+    about = "half of the interval with the seed as the unit, over the seeds that all pairs have"
     return Column(f"± by seed({name})", f"over_{name}_half_seeds", HUNDREDTHS, about)
 
 
 def _p(name: str) -> Column:
-    return Column(f"p({name})", f"over_{name}_p", chance, "exact test over pairs, Holm-corrected over both columns")
+    return Column(f"p({name})", f"over_{name}_p", chance, "exact test over pairs, Holm-corrected over both p columns")
 
 
-SOURCE = Column("source", "source", about="of the knowledge")
+SOURCE = Column("source", "source", about="source of the knowledge")
 METHOD = Column("method", "method")
 SEEDS = Column("n", "n", WHOLE, "seeds")
 GAINS = [_gain("ce"), _gain("kd")]
@@ -75,7 +75,7 @@ TIME = Column(
     "time × ce",
     "relative_cost",
     HUNDREDTHS,
-    "a step's time over ce's, phases before the main one shared out; of cells, a training's",
+    "time of a step relative to ce, phases before the main one spread over it; from cells: time of a whole training",
 )
 OVER_PAIRS = [
     SOURCE,
@@ -87,16 +87,16 @@ OVER_PAIRS = [
     _gain("kd"),
     _by_seed("kd"),
     _p("kd"),
-    Column("rank", "rank", TENTHS, "mean over pairs, by top-1; 1 is the best"),
+    Column("rank", "rank", TENTHS, "mean over pairs of the rank by top-1; 1 is the best"),
     TIME,
 ]
 ON_A_PAIR = [
     SOURCE,
     METHOD,
     SEEDS,
-    Column("top-1", "top1", HUNDREDTHS, "% after the last epoch, mean ± deviation over seeds", _within("std")),
-    Column("teachers", "teachers", WHOLE, "trainings of the teacher", _runs, lambda count: count > 1),
-    Column("± teachers", "std_teachers", HUNDREDTHS, "standard deviation that comes from the teacher's seed"),
+    Column("top-1", "top1", HUNDREDTHS, "% after the last epoch, mean ± standard deviation over seeds", _within("std")),
+    Column("teachers", "teachers", WHOLE, "number of trained teachers", _runs, lambda count: count > 1),
+    Column("± teachers", "std_teachers", HUNDREDTHS, "standard deviation due to the teacher's seed"),
     *GAINS,
     Column("best epoch", "best", HUNDREDTHS, "%; a diagnostic, found by looking at the test set"),
 ]
@@ -104,22 +104,22 @@ TASK_BY_TASK = [
     SOURCE,
     METHOD,
     SEEDS,
-    Column("average", "average", HUNDREDTHS, "top-1 over the classes so far, %, mean over tasks"),
-    Column("final", "top1", HUNDREDTHS, "top-1 after the last task, %, mean ± deviation over seeds", _within("std")),
+    Column("average", "average", HUNDREDTHS, "top-1 on the classes seen so far, %, mean over tasks"),
+    Column("final", "top1", HUNDREDTHS, "% after the last task, mean ± standard deviation over seeds", _within("std")),
     *GAINS,
     Column("forgetting", "forgetting", HUNDREDTHS, "points lost on older tasks"),
-    Column("backward transfer", "backward", SIGNED, "what later tasks did to older ones, points"),
+    Column("backward transfer", "backward", SIGNED, "change of older tasks by later ones, points"),
 ]
 OF_A_SETTING: dict[Hashable, list[Column]] = {"compression": ON_A_PAIR, "incremental": TASK_BY_TASK}
 COSTS = [
     METHOD,
-    Column("images/s", "images_per_second", WHOLE, "in training"),
+    Column("images/s", "images_per_second", WHOLE, "during training"),
     TIME,
-    Column("remembered", "remembered_cost", HUNDREDTHS, "time × ce when the teacher's answers are known"),
-    Column("training", "seconds", duration, "time of one seed"),
-    Column("memory MB", "peak_memory_mb", WHOLE, "peak, in training"),
-    Column("deployed k", "deployed_parameters", _thousands, "parameters of the network that is used in the end"),
-    Column("thrown away k", "discarded_parameters", _thousands, "parameters of the method, discarded after training"),
+    Column("remembered", "remembered_cost", HUNDREDTHS, "time × ce with the teacher's answers from memory"),
+    Column("training", "seconds", duration, "training time of one seed"),
+    Column("memory MB", "peak_memory_mb", WHOLE, "peak during training"),
+    Column("deployed k", "deployed_parameters", _thousands, "thousands of parameters of the deployed network"),
+    Column("discarded k", "discarded_parameters", _thousands, "thousands of the method's, discarded after training"),
 ]
 OF_A_SEED = [
     Column("seed", "seed", WHOLE),

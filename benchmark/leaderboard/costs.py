@@ -1,4 +1,4 @@
-"""What a method costs, each section's inside one environment: speeds of two have nothing to say to one another."""
+"""The costs of methods, each section's from one environment: speeds of two environments do not compare."""
 
 from collections.abc import Iterable
 
@@ -9,15 +9,15 @@ from kdbench.benchmark.leaderboard.frame import SECTION, SERIES, environment
 from kdbench.benchmark.throughput.record import Throughput
 
 PACES = ["images_per_second", "relative_cost", "peak_memory_mb", "paced_in", "remembered_cost", "paced_alone"]
-ASKED = ["dataset", "recipe", "networks", "method"]  # what a throughput record was measured for
+ASKED = ["dataset", "recipe", "networks", "method"]  # identifies what a throughput record measured
 
 
 def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFrame:
-    """Of each series: time of training, images a second, a step's time against ce's, memory and parameters.
+    """For each series: training time, images a second, time of a step relative to ce, memory and parameters.
 
-    Where a section's methods were measured by themselves, with nothing else on the machine, those speeds stand; where
-    none was, those of its cells. Both are with the teacher asked anew; ``remembered_cost`` is with its answers
-    remembered. Images a second are the main phase's; ``relative_cost`` counts the phases before it too.
+    A section with throughput records, which are measured with nothing else on the machine, uses their speeds. Without
+    any, it uses those of its cells. Both run the teacher at every step; ``remembered_cost`` reads its answers from
+    memory. Images a second are those of the main phase; ``relative_cost`` also counts the phases before it.
     """
     parameters = cells.groupby(SERIES)[["deployed", "discarded"]].max()
     table = parameters.rename(columns={"deployed": "deployed_parameters", "discarded": "discarded_parameters"})
@@ -36,7 +36,7 @@ def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFr
 
 
 def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFrame:
-    """The paces of series that were measured by themselves."""
+    """The paces of series with throughput records."""
     rows = [
         {
             "dataset": one.dataset,
@@ -54,9 +54,9 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
     if not rows:
         return pd.DataFrame()
     paces = pd.DataFrame(rows)
-    paces = paces[~paces.duplicated([*ASKED, "environment"], keep=False)]  # which would be meant?
+    paces = paces[~paces.duplicated([*ASKED, "environment"], keep=False)]  # ambiguous
     series = cells.drop_duplicates(SERIES)[[*SERIES, "teacher"]]
-    # How a teacher was trained changes no speed; who has no teacher was measured alone.
+    # How a teacher was trained changes no speed. A method without a teacher was measured without one.
     pair = series["pair"].str.replace(r" #\w{6}$", "", regex=True)
     series["networks"] = pair.where(series["teacher"] != "", pair.str.rpartition(" → ")[2])
     found = series.merge(paces, on=ASKED)
@@ -65,7 +65,7 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
 
 
 def _common(rows: pd.DataFrame) -> pd.Series:
-    """For each row the environment in which most of its section's methods ran; of two with as many, where ce did."""
+    """For each row, the environment in which most methods of its section ran; in a tie, one in which ce ran."""
     there = rows.assign(ce=rows["method"] == "ce").groupby([*SECTION, "environment"])
     counts = there.agg(count=("method", "nunique"), ce=("ce", "any")).reset_index()
     counts = counts.sort_values(["count", "ce", "environment"], ascending=[False, False, True])

@@ -1,5 +1,7 @@
-"""How all pictures look: sizes for print, and one colour, marker and line for each source of knowledge, so that it is
-known without its colour too. The same picture is always the same bytes."""
+"""The style of all pictures: sizes for print, and one colour, marker and line for each source of knowledge.
+
+Sources can be told apart without colour. The same picture is always the same bytes.
+"""
 
 import io
 import re
@@ -18,16 +20,16 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 COLUMN, PAGE = 3.5, 7.2  # inches: the width of one column of a paper, and of both
-PANELS = 6  # drawn beside one another
-NAMES = 20  # of points, beyond which they only cover one another
-LONGEST = 28  # letters of them
+PANELS = 6  # in one picture
+NAMES = 20  # of points; more would only overlap
+LONGEST = 28  # characters of such a name
 
 BESIDE = [(6, 0, "left"), (-6, 0, "right"), (5, 7, "left"), (5, -7, "left"), (-5, 7, "right"), (-5, -7, "right")]
 AFAR = [(across, up, side) for up in (-16, 16, -26, 26) for across, side in ((12, "left"), (-12, "right"))]
 
 INK, FAINT, RULE, PAPER = "#1f1f1f", "#767676", "#d9d9d9", "#ffffff"
 PLAIN = {"ink": INK, "faint": FAINT, "rule": RULE, "paper": PAPER}
-# Okabe and Ito's colours, which the colour-blind tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {
     "labels": "#6b6b6b",
     "logits": "#0072b2",
@@ -49,7 +51,7 @@ DASHES = {
 }
 LOOK = sns.axes_style("ticks") | {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # the first comes with matplotlib: the same everywhere
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # the first ships with matplotlib: always the same
     **dict.fromkeys(["font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"], 8),
     **dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 8),
     **dict.fromkeys(["text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], INK),
@@ -64,19 +66,19 @@ LOOK = sns.axes_style("ticks") | {
     "lines.linewidth": 1.2,
     "lines.markersize": 6,
     "lines.markeredgewidth": 0.6,
-    "text.parse_math": False,  # a dollar in a method's name is a dollar
+    "text.parse_math": False,  # show dollar signs in names as they are
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "kdbench",  # ids that do not change
+    "svg.hashsalt": "kdbench",  # stable ids
 }
 
-in_print = mpl.rc_context(LOOK)  # decorates whatever draws
+in_print = mpl.rc_context(LOOK)  # decorates every function that draws
 
 
 @in_print
 def saved(figure: Figure, form: str) -> bytes:
-    """As ``svg``, ``png`` or ``pdf``."""
+    """The figure as ``svg``, ``png`` or ``pdf``."""
     file = io.BytesIO()
-    nothing = {  # of who made it, and when
+    nothing = {  # metadata about the program and the time
         "svg": ["Date", "Creator", "Format", "Type"],
         "png": ["Software"],
         "pdf": ["CreationDate", "Creator", "Producer"],
@@ -84,12 +86,12 @@ def saved(figure: Figure, form: str) -> bytes:
     figure.savefig(file, format=form, metadata=dict.fromkeys(nothing), dpi=300, facecolor=PAPER)
     if form != "svg":
         return file.getvalue()
-    # A hundredth of a point is enough for a path.
+    # Paths need no more than hundredths of a point.
     return re.sub(rb' d="[^"]+', lambda d: re.sub(rb"(\.\d\d)\d+", rb"\1", d[0]), file.getvalue())
 
 
 def kind(source: str) -> str:
-    """What a source is drawn as; a combination draws on several."""
+    """The kind that sets the look of a source; combinations share one."""
     return "combined" if "+" in source else source if source in COLOURS else "other"
 
 
@@ -102,27 +104,29 @@ def short(name: str, most: int = 40) -> str:
 
 
 def within(values: pd.Series, alike: float = 0.125) -> tuple[float, float]:
-    """The range in which most values lie; one far outside must not press all others together. Such as are no further
-    apart than ``alike`` say nothing of what is far."""
+    """The range of most values, so that one far outside does not squeeze all others together.
+
+    Values within ``alike`` of each other count as close.
+    """
     middle = values.median()
     room = 8 * max((values - middle).abs().median(), alike)
     return max(values.min(), middle - room), min(values.max(), middle + room)
 
 
 def each(rows: pd.DataFrame, name: str) -> dict[str, pd.DataFrame]:
-    """The rows of each value, in the order of their first ones."""
+    """The rows of each value, in order of first appearance."""
     return {str(value): own for value, own in rows.groupby(name, sort=False)}
 
 
 def blank(width: float, height: float) -> Figure:
-    """On a canvas that is asked a thousand times how wide a text is, and need not be made each time."""
+    """An empty figure with a canvas, which is reused for every measurement of a text's width."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def side_by_side(rows: pd.DataFrame, x: str, y: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A panel for each of the first pairs, with its rows; one alone is as wide as a column."""
+    """A panel for each of the first pairs, with its rows. A single panel is as wide as a column."""
     pairs = list(each(rows, "pair").items())[:PANELS]
     across = min(len(pairs), 3)
     down = -(-len(pairs) // across)
@@ -136,7 +140,7 @@ def side_by_side(rows: pd.DataFrame, x: str, y: str) -> tuple[Figure, list[tuple
 
 
 def ladder(rungs: Iterable[str]) -> tuple[Figure, Axes]:
-    """One panel with a rung a name, the first on top; long names take a page's width."""
+    """One panel with a row for each name, the first on top. Long names take the width of a page."""
     rungs = list(rungs)
     width = COLUMN if max(map(len, rungs)) < 20 else PAGE
     figure = blank(width, 1.1 + 0.2 * len(rungs))
@@ -157,7 +161,7 @@ def legend(
     others: Sequence[Line2D] = (),
     names: dict[str, str] | None = None,
 ) -> None:
-    """Below everything: the kinds that occur, as points (``"o"``), as lines (``"-"``) or as both (``"-o"``)."""
+    """Add a legend at the bottom: the kinds that occur, as points (``"o"``), lines (``"-"``) or both (``"-o"``)."""
     handles = [
         Line2D(
             [], [], color=COLOURS[one], marker=MARKERS[one] if "o" in form else "", markersize=6,
@@ -174,8 +178,10 @@ def legend(
 
 
 def name_points(panel: Axes, places: Sequence[tuple[float, float, str]], lines: Iterable[Line2D] = ()) -> None:
-    """A name beside each point wherever it covers no other and no line, or farther away, at the end of a stroke; who
-    comes first has the choice, and who finds no place goes without. The figure must have been laid out."""
+    """Write a name next to each point, or farther away at the end of a stroke, without covering others or lines.
+
+    Earlier points choose first. Points without room get no name. The figure must have been laid out.
+    """
     corners = [panel.transData.transform((x, y)) for x, y, _ in places]
     points = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in corners]
     names: list[Bbox] = []

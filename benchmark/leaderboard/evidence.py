@@ -1,4 +1,4 @@
-"""What the pictures are drawn from: a DataFrame each, of the board's rows and the records behind them."""
+"""The data of the pictures: one DataFrame each, from the board's rows and the records behind them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,13 +14,15 @@ from kdbench.benchmark.leaderboard.table import FIELD, Board, paired
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import REMEMBERED, against, best
 
-WIDTHS = 3  # of one family, from which on they are a study
+WIDTHS = 3  # of one family that a study needs
 
 
 def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
-    """Each setting, data set and recipe, with its cells and its series; ways for classes to arrive are no sample of
-    anything, and each is a field by itself. Where some students ran by several methods, those that ran by one alone
-    tell nothing: a teacher is one."""
+    """Each setting, data set and recipe, with its cells and its series.
+
+    Ways for classes to arrive are not a sample of anything, so each is its own field. If some students ran with several
+    methods, students with one method only, such as teachers, are left out.
+    """
     cells, found = dict(iter(board.cells.groupby(FIELD))), []
     for key, series in board.series.groupby(FIELD):
         names, own = [str(name) for name in key], cells[key]
@@ -36,8 +38,10 @@ def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
 
 
 def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """``source method unit gain`` of one field: a pair is the unit, and of who ran on one nothing is said; where there
-    is one pair alone, its seeds are."""
+    """``source method unit gain`` of one field.
+
+    The unit is the pair, without methods that ran on one pair only. In a field with one pair, it is the seed.
+    """
     if series["pair"].nunique() > 1:
         on_several = series.groupby("method")["pair"].transform("nunique") > 1
         rows = series[on_several].rename(columns={"pair": "unit", "over_ce": "gain"})
@@ -48,7 +52,7 @@ def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains_by_seed(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """The same where there are several pairs, but with the seed as the unit: each that all of a method's pairs have."""
+    """The same over several pairs, with the seed as the unit: the seeds that all pairs of a method have."""
     on_several = series.groupby("method")["pair"].transform("nunique") > 1
     own = cells[cells["method"].isin(series.loc[on_several, "method"]) & cells["over ce"].notna()]
     runs = own.groupby(["source", "method", "pair", "seed"])["over ce"].mean()
@@ -60,8 +64,10 @@ def gains_by_seed(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_one_pair(cells: pd.DataFrame, series: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.Series] | None:
-    """The pair on which most methods ran, their gains on it, a seed each, and halves of the table's intervals; where
-    some ran on it alone, for of these the gains over pairs say nothing."""
+    """The pair on which most methods ran, their gains by seed, and halves of the table's intervals.
+
+    None unless some methods ran on this pair only: those are not in the gains over pairs.
+    """
     ran = series.groupby("pair")["method"].nunique()
     pair = str(ran.idxmax())
     own = series[series["pair"] == pair]
@@ -72,13 +78,15 @@ def of_one_pair(cells: pd.DataFrame, series: pd.DataFrame) -> tuple[str, pd.Data
 
 
 def by_source(gains: pd.DataFrame) -> pd.DataFrame:
-    """``source unit gain``: what a source's methods gain on a unit, in the mean, the same methods on each."""
+    """``source unit gain``: the mean gain of a source's methods on a unit, with the same methods on each unit."""
     return matched(gains).groupby(["source", "unit"], as_index=False).agg(gain=("gain", "mean"))
 
 
 def matched(gains: pd.DataFrame) -> pd.DataFrame:
-    """The gains on the units on which all of a source's methods ran, so that its mean is of the same ones on each.
-    Where there is no such unit: those of the method that ran on most units, and of whoever ran on all of these."""
+    """The gains on the units on which all of a source's methods ran, so each unit has the same methods.
+
+    If there is no such unit: the gains of the method that ran on most units, and of those that ran on all of these.
+    """
     kept = []
     for _, own in gains.groupby("source"):
         ran = [set(units) for _, units in own.groupby("method")["unit"]]
@@ -89,14 +97,14 @@ def matched(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def intervals(gains: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean gains, the best first, how many units they are of, and half of their t intervals."""
+    """Mean gains, the best first, with their number of units and half of their t intervals."""
     means = gains.groupby(by)["gain"].agg(["mean", "std", "count"]).reset_index()
     means["half"] = half_width(means["std"], means["count"], means["count"] - 1)
     return means.sort_values(["mean", *by], ascending=[False, *[True] * len(by)], ignore_index=True)
 
 
 def curves(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
-    """``pair source method epoch mean std`` of ce, and of each source's best method, over seeds."""
+    """``pair source method epoch mean std`` of ce and of the best method of each source, over seeds."""
     rows = [
         {"pair": row["pair"], "source": row["source"], "method": row["method"], "epoch": epoch, "top1": top1}
         for row in cells[cells["method"].isin(leaders(series))].to_dict("records")
@@ -119,8 +127,10 @@ def leaders(series: pd.DataFrame) -> list[str]:
 
 
 def widths(series: pd.DataFrame) -> pd.DataFrame:
-    """``study family width source method mean half``: a teacher's students of one family, and the methods that were run
-    on three widths of them or more."""
+    """``study family width source method mean half`` of a teacher's students of one family.
+
+    It contains the methods that ran on three widths or more.
+    """
     parts = series["pair"].str.extract(r"^(?P<teacher>.+) → (?P<family>resnet\d+|wrn_\d+)(?:[x_](?P<width>[\d.]+))?$")
     rows = parts.assign(width=parts["width"].fillna("1")).join(series).dropna(subset=["teacher", "over_ce"])
     rows = rows.assign(
@@ -136,7 +146,7 @@ def widths(series: pd.DataFrame) -> pd.DataFrame:
 
 
 def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
-    """``teacher layer S I E Q chosen`` of all teachers whose layers were measured, as they are now."""
+    """``teacher layer S I E Q chosen`` of teachers whose layers were measured with their current weights."""
     rows = []
     for teacher in teachers:
         for file in sorted((store.folder / "teachers").glob(f"{teacher}.{REMEMBERED}-*.json")):
@@ -165,7 +175,7 @@ def qualities(teachers: Iterable[str], store: Store) -> pd.DataFrame:
 
 
 def tasks(cells: pd.DataFrame, series: pd.DataFrame, records: Mapping[str, Record]) -> pd.DataFrame:
-    """``pair source method task mean``: accuracy over all tasks so far, after each, over seeds."""
+    """``pair source method task mean``: accuracy over all tasks so far, after each task, over seeds."""
     rows = [
         {"pair": row["pair"], "source": row["source"], "method": row["method"], "task": task, "top1": top1}
         for row in cells[cells["method"].isin(leaders(series))].to_dict("records")

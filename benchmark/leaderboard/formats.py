@@ -1,4 +1,4 @@
-"""The board as Markdown, LaTeX and JSON: the same tables, the same numbers, no date, no locale."""
+"""The board as Markdown, LaTeX and JSON, with the same tables and numbers, and no date or locale."""
 
 import json
 import re
@@ -8,21 +8,22 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.experiments.words import markdown_table
 from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.columns import COSTS, FAILED, OF_A_SETTING, OVER_PAIRS, WHERE, Column, telling
 from kdbench.benchmark.leaderboard.frame import SECTION
 from kdbench.benchmark.leaderboard.table import FIELD, Board, too_few
 from kdbench.benchmark.leaderboard.teachers import teachers
+from kdbench.benchmark.words import markdown_table
 
 ABOUT = (
-    "Top-1 after the last epoch, mean ± standard deviation over n seeds. Gains are on the same seeds, in points, ± "
-    f"half their {statistics.LEVEL:.0%} t interval, which on a pair borrows from the scatter on other pairs of its "
-    "data set and recipe, as far as that is alike. ★: other than chance after Holm's correction over all gains of the "
-    "table: over pairs by an exact test of signs, on one pair by a t test over "
-    f"{statistics.ENOUGH} seeds or more. Over pairs, ± by seed is half of the interval of the mean over the seeds that "
-    "all pairs have, with the seed as the unit: the wider one is to be believed. One pair speaks for no other. Best "
-    "epoch: a diagnostic, found by looking at the test set. What steps cost is of one environment."
+    "Top-1 is measured after the last epoch: mean ± standard deviation over n seeds. Gains are on the same seeds, in "
+    f"points, ± half of their {statistics.LEVEL:.0%} t interval. On a pair, this interval also uses the scatter of "
+    "other pairs of its data set and recipe, as far as that is alike. ★: p is below "
+    f"{1 - statistics.LEVEL:.2f} after Holm's correction over all gains of the table. On one pair, p is that of a t "
+    f"test over {statistics.ENOUGH} seeds or more. Over pairs, p is that of an exact test over signs. Over pairs, ± by "
+    "seed is half of the interval with the seed as the unit, over the seeds that all pairs have: trust the wider "
+    "interval. One pair says nothing about other pairs. The best epoch is a diagnostic, found by looking at the test "
+    "set. The costs of a section are from one environment."
 )
 LATEX = str.maketrans(
     {
@@ -35,7 +36,7 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Part:
-    """A title, and tables of words as people read them."""
+    """A section: a title, tables of formatted values, and notes."""
 
     title: str
     tables: list[pd.DataFrame]
@@ -53,7 +54,7 @@ def markdown(board: Board) -> str:
         for note in part.notes:
             lines += ["", note]
     if not board.failed.empty:
-        lines += ["", "## runs that failed", "", markdown_table(_words(board.failed, [*WHERE, *FAILED]))]
+        lines += ["", "## failed runs", "", markdown_table(_words(board.failed, [*WHERE, *FAILED]))]
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +71,7 @@ def latex(board: Board) -> str:
 
 
 def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For scripts; null where there is no number."""
+    """The rows for scripts; null if there is no number."""
     found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=6))
     return found
 
@@ -103,21 +104,24 @@ def _words(table: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
 
 
 def _correlated(table: pd.DataFrame) -> list[str]:
-    """What pairing by seed is worth here is said, not assumed."""
+    """How much pairing by seed gains here, as a note."""
     r = table["correlation"].dropna()
     if r.empty:
         return []
     said = f"{r.iloc[0]:+.2f}" if len(r) == 1 else f"median {r.median():+.2f}, from {r.min():+.2f} to {r.max():+.2f}"
-    return [f"Correlation of a method's runs with ce's of the same seeds: {said}."]
+    return [f"Correlation of a method's runs with those of ce on the same seeds: {said}."]
 
 
 def places(table: pd.DataFrame) -> list[str]:
-    """Where costs were taken; those of a section are of one place and manner."""
+    """Where the costs of a section were measured, as notes: in one environment, and all in the same way."""
     paced, trained = table["paced_in"].dropna().unique(), table["environment"].dropna().unique()
     if not table["paced_alone"].isin([True]).any():
-        return [f"Costs: of cells, beside whatever else ran on {place}." for place in trained]
-    ran = [f"Training: of cells, beside whatever else ran on {place}: no measure of a method." for place in trained]
-    return [*(f"Speeds and memory: measured on {place}." for place in paced), *ran]
+        return [f"Costs come from cells on {place}, next to whatever else ran there." for place in trained]
+    ran = [
+        f"Training times come from cells on {place}, next to whatever else ran there: they do not compare methods."
+        for place in trained
+    ]
+    return [*(f"Speed and memory were measured on {place}." for place in paced), *ran]
 
 
 def _latex(text: str) -> str:

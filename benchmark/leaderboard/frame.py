@@ -1,4 +1,4 @@
-"""From records to rows: one a cell, beside the references on the same seeds. Tables and pictures are made of these."""
+"""Records as rows, one for each cell, with the references on the same seeds: the basis of tables and pictures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,17 +12,17 @@ from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Brief, Failure
 from kdbench.benchmark.leaderboard.task import REFERENCES, Tasks
 
-SECTION = ["setting", "dataset", "recipe", "pair"]  # what stands in one section may be compared
+SECTION = ["setting", "dataset", "recipe", "pair"]  # runs in one section may be compared
 SERIES = [*SECTION, "source", "method"]
 NOTHING = float("nan")
 
 
 def frame(records: Iterable[Brief]) -> pd.DataFrame:
-    """A row a cell, teachers aside; a student without a teacher stands beside every teacher that the same student has
-    had. ``over ce`` and ``over kd`` are gains on the same seed, in points.
+    """One row for each cell, without teachers. ``over ce`` and ``over kd`` are gains on the same seed, in points.
 
-    ``series`` is shared by cells that differ in nothing but seeds, ``task`` by all that may be compared, ``lineage`` by
-    teachers that differ in nothing but their seeds.
+    A student without a teacher is repeated for every teacher that the same student has had. Cells that differ only in
+    seeds share ``series``. Cells that may be compared share ``task``. Teachers that differ only in seeds share
+    ``lineage``.
     """
     cells = _rows(list(records))
     if cells.empty:
@@ -30,10 +30,10 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
     alone, taught = cells[cells["teacher"] == ""], cells[cells["teacher"] != ""]
     pairs = taught[["task", "lineage", "pair"]].drop_duplicates()
     beside = pairs.merge(alone.drop(columns=["lineage", "pair"]), on="task")
-    # Who teaches is not a result of its own; who has no teacher at all stands under its own name.
+    # A teacher is not a result of its own. A student without any teacher has its own section.
     others = alone[~alone["task"].isin(pairs["task"]) & ~alone["id"].isin(taught["teacher"])]
     cells = pd.concat([taught, beside[cells.columns], others], ignore_index=True)
-    # A cell that was trained in two environments is two teachers: no gain is taken from one to the other.
+    # A teacher cell trained in two environments is two teachers: no gain crosses them.
     cells["teacher"] = _distinct(cells, "teacher", "teacher_weights", within=["task"])
 
     for reference in REFERENCES:
@@ -45,7 +45,7 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
 
 
 def failures(found: Iterable[Failure]) -> pd.DataFrame:
-    """A row a run that failed, and has no record since."""
+    """One row for each failed run that still has no record."""
     rows = [_shared(one.cell) | {"id": one.id, "seed": one.cell.seed, "error": one.error} for one in found]
     rows.sort(key=lambda row: str(row["id"]))
     return pd.DataFrame(rows)
@@ -53,12 +53,12 @@ def failures(found: Iterable[Failure]) -> pd.DataFrame:
 
 def _rows(records: Sequence[Brief]) -> pd.DataFrame:
     tasks = Tasks(records)
-    known: dict[bytes, dict[str, str]] = {}  # of the few series that many cells are of
+    known: dict[bytes, dict[str, str]] = {}  # by series, which many cells share
     teachers: dict[bytes, str] = {}  # their ids
     rows: list[dict[str, Any]] = []
     for record in records:
         cell, result, cost, where = record.cell, record.result, record.cost, record.environment
-        if cell.method == IMPORT:  # nothing was learned here
+        if cell.method == IMPORT:  # nothing was trained here
             continue
         lineage = cell.teacher and msgspec.structs.replace(cell.teacher, seed=0)
         series = msgspec.structs.replace(cell, seed=0, teacher=lineage)
@@ -67,7 +67,7 @@ def _rows(records: Sequence[Brief]) -> pd.DataFrame:
         if (asked := msgspec.json.encode(cell.teacher)) not in teachers:
             teachers[asked] = cell.teacher.id if cell.teacher else ""
         learned = result.incremental or {}
-        # Of cells that took turns, or heard their teacher from memory, time and space do not say what a method costs.
+        # Time and memory of cells that took turns, or read their teacher from memory, are not the cost of a method.
         own = cost.together == 1 and where.arithmetic.get("teacher") != "remembered"
         rows.append(
             {
@@ -91,12 +91,12 @@ def _rows(records: Sequence[Brief]) -> pd.DataFrame:
                 "key": where.key,
             }
         )
-    rows.sort(key=lambda row: str(row["id"]))  # in whatever order the records came
+    rows.sort(key=lambda row: str(row["id"]))  # independent of the order of records
     return pd.DataFrame(rows)
 
 
 def _shared(series: Cell) -> dict[str, str]:
-    """What is the same for all cells that differ in nothing but seeds."""
+    """The values shared by all cells that differ only in seeds."""
     return {
         "lineage": series.teacher.id if series.teacher else "",
         "series": series.id,
@@ -110,26 +110,28 @@ def _shared(series: Cell) -> dict[str, str]:
 
 
 def environment(key: str, machine: Mapping[str, Any]) -> str:
-    """Where speeds may be compared: one key on one kind of machine."""
+    """The environment in which speeds may be compared: one key on one kind of machine."""
     device = machine.get("gpu") or machine.get("cpu")
     return f"{device} · {key}" if device else key
 
 
 def _reference(cells: pd.DataFrame, name: str) -> pd.Series:
-    """What the reference came to with the same teacher and seed; over all teachers where only one of the two has one.
-    Nothing for the reference itself, nor where it stands twice: which would be meant?"""
+    """Top-1 of the reference with the same teacher and seed, or its mean over teachers if only one of the two has one.
+
+    Missing for the reference itself, and if it is there twice, which would be ambiguous.
+    """
     same_seed = ["task", "lineage", "seed"]
     same_teacher = [*same_seed, "teacher"]
     base = cells.loc[cells["method"] == name, [*same_teacher, "top1"]].rename(columns={"top1": name})
     base = base[~base.duplicated(same_teacher, keep=False)]
     found = cells.join(base.groupby(same_seed)[name].mean(), on=same_seed)[name]
-    if name != "ce":  # which has no teacher
+    if name != "ce":  # ce has no teacher
         taught = cells.join(base.set_index(same_teacher)[name], on=same_teacher)[name]
         found = found.where(cells["teacher"] == "", taught)
     return found.mask(cells["method"] == name)
 
 
 def _distinct(cells: pd.DataFrame, name: str, id: str, within: list[str]) -> pd.Series:
-    """A name that stands for several things is followed by a piece of each one's digest."""
+    """The names, with a piece of the digest added to names that stand for several things."""
     several = cells.groupby([*within, name])[id].transform("nunique") > 1
     return cells[name].mask(several, cells[name] + " #" + cells[id].str[-6:])

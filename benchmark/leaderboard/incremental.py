@@ -1,4 +1,4 @@
-"""What was published of classes that arrive task by task, beside our records of the same sequence."""
+"""Published results for classes that arrive task by task, next to our records of the same sequence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.reproduce import beside
 
 PROTOCOL = "incremental-250"  # the recipe of DFCIL's table
-OURS: dict[str, tuple[str, dict[str, Any]]] = {  # the others have no method of ours
+OURS: dict[str, tuple[str, dict[str, Any]]] = {  # the other methods are not implemented
     "Base": ("ce", {}),
     "Naive Rehearsal": ("ce", {}),
     "UB": ("ce", {}),  # all classes in one task
@@ -20,9 +20,9 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {  # the others have no method of 
 }
 
 ABOUT = (
-    "Final accuracy on all classes, theirs beside ours on as many equal tasks with as many images kept in the end; the "
-    "difference with half of its interval, and the verdict, as in the tables of 'kdbench reproduce NAME'. What was run "
-    "by another recipe, loss or choice of images, or with aligned weights, has no verdict. The grid is "
+    "Final accuracy on all classes, theirs next to ours, with the same number of equal tasks and of images kept in the "
+    "end. The difference, half of its interval and the verdict are as in the tables of 'kdbench reproduce NAME'. Runs "
+    "with another recipe, loss or choice of images, or with aligned weights, have no verdict. The grid is "
     "incremental-cifar100."
 )
 
@@ -57,7 +57,7 @@ def report(records: Iterable[Brief]) -> Report:
 
 
 def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
-    """One for each series of ours; one without, where there is none."""
+    """One row for each of our series, or one without ours if there is none."""
     series: dict[tuple[str, str, str], list[Brief]] = {}
     for record in arrived:
         if _alike(figure, record):
@@ -74,7 +74,7 @@ def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
 
 
 def _alike(figure: IncrementalFigure, record: Brief) -> bool:
-    """Of the same method on the same sequence of classes, with as many images kept in the end."""
+    """Whether a record has the same method and sequence of classes, and as many images kept in the end."""
     cell, arrival, joint = record.cell, record.cell.incremental, figure.method == "UB"
     assert arrival
     tasks, (method, _) = 1 if joint else figure.tasks, OURS.get(figure.method, ("", {}))
@@ -85,8 +85,11 @@ def _alike(figure: IncrementalFigure, record: Brief) -> bool:
 
 
 def _same(figure: IncrementalFigure, record: Brief) -> bool:
-    """By the table's protocol: one head for all classes from the start, left as it was trained, plain cross-entropy,
-    images kept at random, so many in all from the first task on."""
+    """Whether a record follows the table's protocol.
+
+    It has one head for all classes from the start, not aligned after training, and plain cross-entropy. Images are kept
+    at random, a fixed number in all from the first task on.
+    """
     cell, arrival, (method, params) = record.cell, record.cell.incremental, OURS[figure.method]
     assert arrival
     plain_head = arrival.classifier == "full" and arrival.task_loss == "cross_entropy" and not arrival.alignment

@@ -1,7 +1,7 @@
-"""One file that opens from disk: the tables, the pictures, and every record that there is room for.
+"""The HTML page: one file that opens from disk, with the tables, the pictures and as many records as fit.
 
-Nothing is loaded from anywhere. What comes from records is data to the page, in JSON that cannot end its script, or
-text that is escaped; and the page's policy lets no script run but the one that it came with.
+The page loads nothing. Content from records is JSON that cannot end its script element, or escaped text. The page's
+content security policy runs only its own script.
 """
 
 import base64
@@ -28,11 +28,11 @@ from kdbench.benchmark.leaderboard.table import Board
 
 PARTS = Path(__file__).with_name("html")
 MOST_RECORDS = 10_000
-MOST_BYTES = 20_000_000  # of records: what a browser opens in a second or two
+MOST_BYTES = 20_000_000  # of records: a browser opens as much in a second or two
 
 
 def page(board: Board, pictures: Iterable[Picture], records: Mapping[str, Record], title: str) -> str:
-    """The same board, pictures and records give the same bytes."""
+    """The page's HTML. The same board, pictures and records give the same bytes."""
     carried, about = embedded(records, set(board.cells["id"]))
     script = _part("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -52,29 +52,29 @@ def page(board: Board, pictures: Iterable[Picture], records: Mapping[str, Record
 
 
 def as_data(value: Any) -> str:
-    """JSON that stays JSON inside a script's tag, whatever its strings say."""
+    """JSON that is safe inside a script element, whatever its strings contain."""
     encoded = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return re.sub(r"[<>&\u2028\u2029]", lambda sign: f"\\u{ord(sign[0]):04x}", encoded)
 
 
 def embedded(records: Mapping[str, Record], wanted: set[str]) -> tuple[str, str]:
-    """As much of the records as a page can carry, as their files say it, and a sentence about that."""
+    """As much of the records' files as fits into a page, and a sentence about it."""
     whole = [records[id] for id in sorted(wanted & set(records))]
-    limit, elsewhere = f"{MOST_BYTES // 1_000_000} MB", "'kdbench show ID' shows one."
+    limit, elsewhere = f"{MOST_BYTES // 1_000_000} MB", "'kdbench show ID' shows a record."
     if not whole:
-        return "{}", f"Records and their curves are not in this page, which has room for {MOST_RECORDS:,}: {elsewhere}"
+        return "{}", f"Records and their curves are not in this page, which has room for {MOST_RECORDS:,}. {elsewhere}"
     if texts := _texts(whole):
-        return texts, "All records are in this page: a method's name opens its seeds, a seed its record."
+        return texts, "All records are in this page: a method's name opens its seeds, and a seed opens its record."
     if texts := _texts([_without_epochs(record) for record in whole]):
         return texts, (
-            "All records are in this page: a method's name opens its seeds, a seed its record. What they say of every "
-            f"epoch is left out, with it they would take more than {limit}: {elsewhere}"
+            "All records are in this page: a method's name opens its seeds, and a seed opens its record. Values of "
+            f"every epoch are left out, because records would take more than {limit} with them. {elsewhere}"
         )
-    return "{}", f"Records are not in this page, they would take more than {limit}: {elsewhere}"
+    return "{}", f"Records are not in this page, because they would take more than {limit}. {elsewhere}"
 
 
 def _texts(records: Sequence[Record]) -> str:
-    """Nothing where there is no room for them: what they come to on one line says so of most that are too many."""
+    """The records as JSON, or an empty string if they do not fit; their size on one line rules out most early."""
     if sum(len(msgspec.json.encode(record).decode()) for record in records) > MOST_BYTES:
         return ""
     texts = as_data({record.id: pretty(record).decode() for record in records})
@@ -99,9 +99,9 @@ def _facts(board: Board) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    """Its colours become the page's, which has them for light and for dark."""
+    """The picture as HTML, with the page's colours, which have a light and a dark form."""
     svg = picture.svg[picture.svg.index("<svg") :]
-    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{picture.name}-", svg)  # one page, many pictures
+    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{picture.name}-", svg)  # ids must be unique in the page
     svg = re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{escape(picture.title)}">', svg
     )

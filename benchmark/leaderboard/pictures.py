@@ -1,4 +1,4 @@
-"""Pictures for papers: a function of a DataFrame each, which draws nothing where there is nothing to show."""
+"""Pictures for papers: each is a function of a DataFrame, and None if there is nothing to show."""
 
 import pandas as pd
 import seaborn as sns
@@ -10,24 +10,24 @@ from kdbench.benchmark.leaderboard import drawing
 from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, PAGE, PAPER, in_print, kind, short
 from kdbench.benchmark.leaderboard.evidence import by_source, intervals
 
-ROWS = 40  # methods that are listed below one another
-FILLS = ("bottom", "full", "none", "left", "top", "right")  # of the markers, where one source has several methods
+ROWS = 40  # methods in one picture
+FILLS = ("bottom", "full", "none", "left", "top", "right")  # of the markers of methods with one source
 QUALITY = {"Q": "Q: quality", "S": "S: separation", "I": "I: information", "E": "E: efficiency"}
 
 
 @in_print
 def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
-    """``pair source method top1 speed``: a point a method, and the front of those that no other beats in both."""
+    """``pair source method top1 speed``: one point for each method, and the front of those that none beats in both."""
     rows = rows.dropna(subset=["top1", "speed"])
     rows = rows[rows.groupby("pair")["method"].transform("nunique") > 1]
     if rows.empty:
         return None
     low = rows.groupby("pair")["top1"].transform(lambda top1: drawing.within(top1)[0])
-    below = rows["top1"] < low  # drawn at the lower edge, with what it came to
+    below = rows["top1"] < low  # drawn at the lower edge, with its value
     value = rows["top1"].map(" ↓ {:.1f}".format)
     said = rows["method"].mask(below, rows["method"].map(lambda name: short(name, drawing.LONGEST - 7)) + value)
     rows = rows.assign(kind=rows["source"].map(kind), said=said, below=below, top1=rows["top1"].clip(lower=low))
-    figure, panels = drawing.side_by_side(rows, "speed of training (ce: 100%)", "top-1, %")
+    figure, panels = drawing.side_by_side(rows, "training speed (ce: 100%)", "top-1, %")
     for panel, points in panels:
         label = panel.get_ylabel()
         edge = front(points)
@@ -36,7 +36,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
             points, x="speed", y="top1", hue="kind", palette=COLOURS, style="kind", markers=MARKERS, s=36,
             edgecolor=PAPER, legend=False, ax=panel,
         )  # fmt: skip
-        panel.set_ylabel(label)  # which seaborn would fill in where it is empty
+        panel.set_ylabel(label)  # seaborn fills in an empty label
         panel.margins(x=0.22, y=0.16)
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.xaxis.set_major_formatter(StrMethodFormatter("{x:.0%}"))
@@ -45,7 +45,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
     figure.draw_without_rendering()
     for panel, points in panels:
         on_front = points.index.isin(front(points).index)
-        order = ["below", "on_front", "top1", "method"]  # those below are where their names say, and nowhere else
+        order = ["below", "on_front", "top1", "method"]  # names of points below come first: they hold the values
         first = points.assign(on_front=on_front).sort_values(order, ascending=[False, False, False, True])
         named = list(zip(first["speed"], first["top1"], first["said"], strict=True))
         drawing.name_points(panel, named, panel.lines)
@@ -53,7 +53,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
 
 
 def front(points: pd.DataFrame) -> pd.DataFrame:
-    """The methods that no other beats in accuracy and in throughput, from the slowest to the fastest."""
+    """The methods that no other beats in both accuracy and throughput, from slowest to fastest."""
     ranked = points.sort_values(["speed", "top1", "method"], ascending=[False, False, True], kind="stable")
     better = ~(ranked["top1"] <= ranked["top1"].cummax().shift())
     return ranked[better][::-1]
@@ -61,15 +61,19 @@ def front(points: pd.DataFrame) -> pd.DataFrame:
 
 @in_print
 def gains_by_source(rows: pd.DataFrame, unit: str) -> Figure | None:
-    """``source unit gain``: for each source the mean of the same methods on every unit, and over all with its
-    interval."""
+    """``source unit gain``: for each source, its mean on every unit and the overall mean with its interval.
+
+    The methods are the same on each unit.
+    """
     return _ladder(by_source(rows), "source", unit)
 
 
 @in_print
 def gains(rows: pd.DataFrame, unit: str, halves: pd.Series | None = None) -> Figure | None:
-    """``source method unit gain``: for each method its gain on every unit, and over all with its interval, or with the
-    one that is given."""
+    """``source method unit gain``: for each method, its gain on every unit and the mean with its interval.
+
+    ``halves`` replaces half of the interval of each method.
+    """
     return _ladder(rows, "method", unit, halves)
 
 
@@ -80,10 +84,10 @@ def _ladder(rows: pd.DataFrame, name: str, unit: str, halves: pd.Series | None =
     if halves is not None:
         means["half"] = means[name].map(halves)
     figure, panel = drawing.ladder(means[name])
-    panel.set_xlabel(f"gain over ce, points\n(lines: 95% intervals; bars: a {unit} each)")
+    panel.set_xlabel(f"gain over ce, points\n(line: 95% interval; bar: one {unit})")
     halves = means["half"].fillna(0)
     low, high = drawing.within(means["mean"], max(0.125, halves.median()))
-    drawn = means["mean"].between(low, high)  # and their intervals stretch the axis: what lies on it is drawn, too
+    drawn = means["mean"].between(low, high)  # their intervals extend the axis, and means within it are drawn too
     low, high = (means["mean"] - halves)[drawn].min(), (means["mean"] + halves)[drawn].max()
     for rung, row in enumerate(means.to_dict("records")):
         colour, marker = COLOURS[kind(row["source"])], MARKERS[kind(row["source"])]
@@ -107,7 +111,7 @@ def _ladder(rows: pd.DataFrame, name: str, unit: str, halves: pd.Series | None =
 
 @in_print
 def learning_curves(rows: pd.DataFrame) -> Figure | None:
-    """``pair source method epoch mean std``: accuracy on the test set after every epoch, and its spread over seeds."""
+    """``pair source method epoch mean std``: test accuracy after every epoch, and its spread over seeds."""
     if rows.empty:
         return None
     rows = rows.assign(kind=rows["source"].map(kind))
@@ -124,7 +128,7 @@ def learning_curves(rows: pd.DataFrame) -> Figure | None:
                 markeredgecolor=PAPER, markevery=(start, apart),
             )  # fmt: skip
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panel.set_ylim(own.loc[own["epoch"] > own["epoch"].max() / 4, "mean"].min() - 1)  # later on lines differ
+        panel.set_ylim(own.loc[own["epoch"] > own["epoch"].max() / 4, "mean"].min() - 1)  # lines differ later
         panel.margins(x=0.02)
     names = {of: f"{of}: {short(line['method'].iloc[0], 28)}" for of, line in drawing.each(rows, "kind").items()}
     drawing.legend(figure, rows["kind"], "o", names=names)
@@ -145,7 +149,7 @@ def width_study(rows: pd.DataFrame) -> Figure | None:
             seen.append(of := kind(line["source"].iloc[0]))
             ends = " to ".join(f"{end:.1f}".replace("-", "−") for end in (line["mean"].min(), line["mean"].max()))
             beyond = f" ↓ {ends}" if line["mean"].max() < low else ""
-            apart = 2 ** (0.04 * (place - (len(methods) - 1) / 2))  # so that intervals do not hide one another
+            apart = 2 ** (0.04 * (place - (len(methods) - 1) / 2))  # intervals must not hide each other
             panel.errorbar(
                 line["width"] * apart, line["mean"], line["half"].fillna(0), color=COLOURS[of], elinewidth=0.8,
                 marker=MARKERS[of], fillstyle=FILLS[seen.count(of) % len(FILLS)], markerfacecoloralt=PAPER,
@@ -165,7 +169,7 @@ def width_study(rows: pd.DataFrame) -> Figure | None:
 
 @in_print
 def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
-    """``teacher layer S I E Q chosen``: what lies in every layer of the teachers; points mark the highest Q."""
+    """``teacher layer S I E Q chosen``: the quality of every layer of the teachers; points mark the highest Q."""
     if rows.empty:
         return None
     looks = [(INK, "logits"), *((COLOURS[of], of) for of in COLOURS)]
@@ -185,7 +189,7 @@ def knowledge_quality(rows: pd.DataFrame) -> Figure | None:
 
 @in_print
 def accuracy_by_task(rows: pd.DataFrame) -> Figure | None:
-    """``pair source method task mean``: accuracy over all classes that were seen so far, after every task."""
+    """``pair source method task mean``: accuracy over all classes seen so far, after every task."""
     if rows.empty:
         return None
     rows = rows.assign(kind=rows["source"].map(kind))

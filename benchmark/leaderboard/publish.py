@@ -1,4 +1,4 @@
-"""The verb ``leaderboard``: from the records in a folder to the files beside them."""
+"""The verb ``leaderboard``: writes the files that the records in a folder give."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,14 @@ from kdbench.refusal import Refusal
 class Published:
     board: Board
     files: dict[Path, bytes]
-    pictures: Path  # the folder of those that are in the page
+    pictures: Path  # the folder of the pictures in the page
     troubles: list[str]
 
     def outdated(self) -> list[Path]:
-        """The files that are not there, or not what the records give, and the pictures that they give no more. Somebody
-        else's may lie beside these: ours are known by how their names begin."""
+        """The files that are missing or differ from what the records give, and our pictures that they no longer give.
+
+        The start of its name tells whether a picture is ours. Other pictures in the folder are left alone.
+        """
         changed = [file for file, content in self.files.items() if not file.is_file() or file.read_bytes() != content]
         ours = tuple(f"{kind}-" for kind in KINDS)
         drawn = (file for form in ("svg", "png") for file in sorted(self.pictures.glob(f"*.{form}")))
@@ -42,12 +44,11 @@ class Published:
 
 
 def publish(results: Path, grid: str | None, only_reads: bool = False) -> Published:
-    """What the records give; a grid's name narrows them to its cells, and goes into the files' names."""
-    store = Store(results)
-    store.only_reads = only_reads
+    """What the records give. A grid limits them to its cells, and its name becomes part of the file names."""
+    store = Store(results, only_reads=only_reads)
     records, stem = store.briefs(), "leaderboard"
     if grid is not None:
-        from kdbench.benchmark.experiments.grid import load  # all networks and data sets come with it
+        from kdbench.benchmark.experiments.grid import load  # slow: imports all networks and data sets
 
         declared = load(grid)
         wanted = {cell.id for cell in declared.cells}
@@ -61,17 +62,17 @@ def publish(results: Path, grid: str | None, only_reads: bool = False) -> Publis
     shown = set(found.cells["id"])
     whole = store.records(shown) if len(shown) <= MOST_RECORDS else {}
     pictures = album(found, whole, store)
-    content = files(found, stem)  # while the pictures are drawn
+    content = files(found, stem)  # meanwhile, the pictures are drawn
     folder = stem.replace("leaderboard", "pictures", 1)
     content |= seen(found, list(pictures), whole, stem, folder)
     named = {results / name: content for name, content in content.items()}
-    if grid is None:  # whatever grid they were measured for
+    if grid is None:  # these pages are not limited to a grid
         named |= tables(speeds, results)
     return Published(found, named, results / folder, store.troubles)
 
 
 def files(board: Board, stem: str) -> dict[str, bytes]:
-    """All that is published: a file's name and its content."""
+    """The tables, by file name."""
     return {
         f"{stem}.md": markdown(board).encode(),
         f"{stem}.csv": csv(board.series).encode(),
@@ -83,7 +84,7 @@ def files(board: Board, stem: str) -> dict[str, bytes]:
 def seen(
     board: Board, pictures: Sequence[Picture], records: Mapping[str, Record], stem: str, folder: str
 ) -> dict[str, bytes]:
-    """The page, and the pictures that are in it."""
+    """The page and its pictures, by file name."""
     title = stem.replace("-", ": ", 1).capitalize()
     found = {f"{stem}.html": page(board, pictures, records, title).encode()}
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""What others have published, as data: figures with their source, the papers that they are of, and what papers say."""
+"""Published results as data: figures with their source, their papers, and the statements of papers."""
 
 import csv
 from functools import cache
@@ -8,14 +8,14 @@ from typing import Any, Literal
 import msgspec
 
 import kdbench
-from kdbench.benchmark.experiments.document import read
+from kdbench.benchmark.document import read
 from kdbench.refusal import Refusal, nearest
 
 FOLDER = Path(kdbench.__file__).parent / "published"
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One top-1, as it stands in somebody's table or log."""
+    """One published top-1, from a table or a log."""
 
     dataset: str
     teacher: str
@@ -24,13 +24,13 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     top1: float
     std: float | None
     statistic: Literal["last epoch", "best epoch", "not stated"]
-    runs: str  # as it was stated, if it was
+    runs: str  # as stated; empty if it was not
     table_of: str
     source: str
 
 
 class IncrementalFigure(msgspec.Struct, frozen=True, kw_only=True):
-    """One final accuracy over all classes, after the last task."""
+    """One published accuracy over all classes after the last task."""
 
     dataset: str
     tasks: int
@@ -45,19 +45,19 @@ class IncrementalFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stated(runs: str) -> int | None:
-    """How many runs a figure is the mean of, where that was said."""
+    """The number of runs that a figure is the mean of, if it was stated."""
     said = runs.removeprefix("mean of ").split(" ")[0]
     return int(said) if said.isdigit() else None
 
 
 class Paper(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A paper, whose figures are here or not, and the grid whose cells are its protocol, if one ships."""
+    """A paper, with or without figures, and the grid that ships its protocol, if there is one."""
 
     paper: str
     table_of: str = ""
     dataset: str = ""
     grid: str = ""
-    other: str = ""  # what our cells do in another way than theirs
+    other: str = ""  # how our cells differ from theirs
     methods: dict[str, str] = {}
     note: str = ""
 
@@ -65,7 +65,7 @@ class Paper(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return [f for f in figures() if f.table_of == self.table_of and f.dataset == self.dataset]
 
     def ours(self, method: str) -> str | None:
-        """Our name for one of its methods; none where our grid does not run it as the paper did."""
+        """Our name for one of its methods; None if our grid does not run it as the paper did."""
         return (self.methods or _papers().methods).get(method)
 
 
@@ -89,7 +89,7 @@ def papers() -> dict[str, Paper]:
 
 
 def paper(name: str, *others: str) -> Paper:
-    """The paper of this name; ``others`` are names that the user might have meant besides."""
+    """The paper of this name; ``others`` are further names that the user may have meant."""
     if name not in papers():
         raise Refusal(f"unknown table '{name}'{nearest(name, [*papers(), *others])}")
     return papers()[name]

@@ -1,4 +1,4 @@
-"""The same cells, run a second time: somebody's records beside ours."""
+"""The same cells, run a second time: somebody else's records compared with ours."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,25 +15,25 @@ from kdbench.benchmark.experiments import archive
 from kdbench.benchmark.experiments.cell import IMPORT
 from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.words import counted
 from kdbench.benchmark.leaderboard.claims import interval
 from kdbench.benchmark.leaderboard.frame import SERIES, frame
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, holm
 from kdbench.benchmark.leaderboard.table import FIELD, GAINS, board
+from kdbench.benchmark.words import counted
 from kdbench.refusal import Refusal
 
 ABOUT = (
-    "The same cells in two folders of records: top-1 after the last epoch, the mean over the seeds that are in both. "
-    f"The difference is theirs less ours on the same seed, ± half of its {LEVEL:.0%} t interval over seeds; p is that "
-    "of its t test, corrected by Holm over all rows. Gains over ce are each side's own, as in its leaderboard of these "
+    "The same cells in two folders of records: top-1 after the last epoch, mean over the seeds that both have. The "
+    f"difference is theirs minus ours on the same seed, ± half of its {LEVEL:.0%} t interval over seeds. p is that of "
+    "its t test, corrected by Holm over all rows. Each side has its own gains over ce, as in its leaderboard of these "
     "cells."
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A series that both have."""
+    """A series that both sides have."""
 
     setting: str
     dataset: str
@@ -55,20 +55,18 @@ class Row:
 
 @contextmanager
 def opened(place: Path) -> Iterator[Store]:
-    """Somebody's records, in a results folder or in an archive."""
+    """The records of a results folder or an archive."""
     if place.is_dir():
-        store = Store(place)
-        store.only_reads = True
-        yield store
+        yield Store(place, only_reads=True)
         return
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch))
-        store.troubles += archive.take_in(store, place, dry_run=False).damaged
+        store.troubles += archive.take_in(store, place).damaged
         yield store
 
 
 def report(ours: Store, theirs: Store, only: set[str] | None = None) -> Report:
-    """``only``: of these cells."""
+    """The comparison of two stores; ``only`` limits it to these cells."""
     trained = (record for record in ours.briefs() if record.cell.method != IMPORT)
     mine = {record.id: record for record in trained if only is None or record.id in only}
     found = {record.id: record for record in theirs.briefs()}
@@ -87,8 +85,10 @@ def report(ours: Store, theirs: Store, only: set[str] | None = None) -> Report:
 
 
 def _beside(mine: dict[str, Brief], yours: dict[str, Brief]) -> pd.DataFrame:
-    """A row a cell, with ``top1`` and the series' gain of either side, in the order of our tables. Who has no teacher
-    stands beside several there, and once here."""
+    """One row for each cell, with ``top1`` and the gains of the series on each side, in the order of our tables.
+
+    The tables repeat a student without a teacher for every teacher. Here it has one row.
+    """
     sides = []
     for records in (mine, yours):
         found = board(frame(records.values()))
@@ -128,7 +128,7 @@ def _known(value: float) -> float | None:
 
 
 def corrected(rows: list[Row]) -> list[Row]:
-    """Among so many tests some intervals leave out zero by chance."""
+    """Correct p for the number of rows: among many tests, some intervals exclude zero by chance."""
     among = holm(pd.Series([row.p for row in rows], dtype=float))
     return [row if row.p is None else replace(row, p=p) for row, p in zip(rows, among, strict=True)]
 
@@ -140,7 +140,7 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
     same = sum(mine[key].result.weights == yours[key].result.weights for key in mine)
     elsewhere = sum(mine[key].environment.key != yours[key].environment.key for key in mine)
     found = [
-        f"{counted(len(mine), 'cell')} in both: {same} with the same weights, {elsewhere} of another environment",
+        f"{counted(len(mine), 'cell')} in both: {same} with the same weights, {elsewhere} from another environment",
         *_broken(mine, yours),
         *(f"{_called(own)}: {_scatter(own)}" for _, own in both.groupby(FIELD)),
     ]
@@ -148,14 +148,14 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
     apart = sum(abs(row.difference) > row.half for row in tested if row.half is not None)
     sure = sum(row.p < 1 - LEVEL for row in tested if row.p is not None)
     found.append(
-        f"of {counted(len(tested), 'mean')} over several seeds {apart} differ by more than their interval (by chance: "
-        f"about {(1 - LEVEL) * len(tested):.0f}), {sure} with Holm's correction"
+        f"of {counted(len(tested), 'mean')} over several seeds, {apart} differ by more than their interval (about "
+        f"{(1 - LEVEL) * len(tested):.0f} by chance), and {sure} after Holm's correction"
     )
     return found + [said for name in GAINS if (said := _stars(both.drop_duplicates(SERIES), name))]
 
 
 def _stars(series: pd.DataFrame, name: str) -> str:
-    """How many of those over ce, or over kd, came out again; that of ce over kd is that of kd over ce."""
+    """How many stars over ce, or over kd, both sides have; ce over kd and kd over ce count as one."""
     if name == "over_kd":
         series = series[series["method"] != "ce"]
     here, there = (series[f"{name}_p{side}"] < 1 - LEVEL for side in ("", "_theirs"))
@@ -163,16 +163,16 @@ def _stars(series: pd.DataFrame, name: str) -> str:
         return ""
     turned = (series[name] * series[f"{name}_theirs"] < 0)[here | there]
     both, what = (here & there).sum(), f"{counted(count, 'gain')} {name.replace('_', ' ')}"
-    return f"of {what} with a ★ on either side {both} have it on both, and {turned.sum()} have the other sign there"
+    return f"of {what} with a ★ on either side, {both} have it on both, and {turned.sum()} have opposite signs"
 
 
 def _called(field: pd.DataFrame) -> str:
     setting, dataset, recipe = field[FIELD].iloc[0]
-    return f"{dataset} by {recipe}" + (", task by task" if setting == "incremental" else "")
+    return f"{dataset} · {recipe}" + (" · task by task" if setting == "incremental" else "")
 
 
 def _broken(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:
-    """What an environment's key promises, and is not so."""
+    """A sentence if cells of one environment differ, which its key promises that they do not."""
     alike = [
         key
         for key in mine
@@ -180,18 +180,18 @@ def _broken(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:
         and mine[key].result.teacher_weights == yours[key].result.teacher_weights
     ]
     others = sum(mine[key].result.weights != yours[key].result.weights for key in alike)
-    told = f"in the same environment and by the same teacher {others} of {len(alike)} have other weights"
-    return [f"{told}, as should not be"] if others else []
+    told = f"with the same environment and teacher, {others} of {len(alike)} have different weights"
+    return [f"{told}, which must not happen"] if others else []
 
 
 def _scatter(both: pd.DataFrame) -> str:
-    """How far apart two runs of a cell are, and how far two seeds; by the median, as some methods scatter widely."""
+    """The median difference of two runs of a cell, and of two seeds; some methods scatter too widely for a mean."""
     again = (both["top1_theirs"] - both["top1"]).abs().median()
     seeds = [
         abs(one - other) for _, own in both.groupby([*SERIES, "teacher"]) for one, other in combinations(own["top1"], 2)
     ]
     said = f"half of the cells differ by {again:.2f} points or more"
-    return f"{said}; half of all pairs of seeds of one series of ours by {median(seeds):.2f}" if seeds else said
+    return f"{said}, half of our pairs of seeds of one series by {median(seeds):.2f}" if seeds else said
 
 
 def _gain(gain: float | None, star: bool) -> str:

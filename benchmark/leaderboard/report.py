@@ -1,4 +1,4 @@
-"""Rows as Markdown, CSV and JSON; what is written is a deterministic function of the rows."""
+"""Rows as Markdown, CSV and JSON. The output depends on the rows only."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.experiments.words import markdown_table
 from kdbench.benchmark.whole import write
+from kdbench.benchmark.words import markdown_table
 
 Row = dict[str, Any]
 Column = Callable[[Row], str]
@@ -16,7 +16,7 @@ Column = Callable[[Row], str]
 
 @dataclass(frozen=True)
 class Report:
-    """``columns`` is what people see of a row; scripts see all of it."""
+    """A table with text around it. People see ``columns`` of a row; scripts see the whole row."""
 
     name: str
     title: str
@@ -27,7 +27,7 @@ class Report:
 
     def markdown(self) -> str:
         body = pd.DataFrame([{head: text(row) for head, text in self.columns.items()} for row in self.rows])
-        table = markdown_table(body) if self.rows else "Nothing is known of it."
+        table = markdown_table(body) if self.rows else "There are no rows."
         return "\n\n".join(filter(None, [f"# {self.title}", self.about, table, self.close])) + "\n"
 
     def csv(self) -> str:
@@ -43,7 +43,7 @@ def csv(table: pd.DataFrame) -> str:
 
 
 def plain(row: Any) -> Row:
-    """A row for scripts: the noise in the last bits of a mean is no news."""
+    """A row for scripts, rounded: the last bits of a mean are noise."""
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(row).items()}
 
 

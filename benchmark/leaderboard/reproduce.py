@@ -1,4 +1,4 @@
-"""The tables of papers, theirs beside ours: which there are, what cells they need, and whether they came out again."""
+"""The tables of papers next to ours: a list of them, the cells that they need, and whether they are reproduced."""
 
 import math
 from collections import Counter
@@ -17,21 +17,21 @@ from kdbench.benchmark.experiments.grid import Grid, load
 from kdbench.benchmark.experiments.outline import Outline, outdated
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Brief
-from kdbench.benchmark.experiments.words import columns
 from kdbench.benchmark.leaderboard.published import Figure, IncrementalFigure, Paper, papers, stated
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.benchmark.words import columns
 from kdbench.refusal import Refusal
 
-CLOSE = 1.0  # points: where the interval is wider, that it holds zero says little
-MOST = 10  # runs: where nobody said how many a figure is the mean of, it is of no more than these
+CLOSE = 1.0  # points: a wider interval that includes zero says little
+MOST = 10  # runs: a figure with an unknown number of runs is the mean of no more
 
-Asked = tuple[str, str, str, str]  # data set, teacher, student, method: what a figure and a cell have in common
+Asked = tuple[str, str, str, str]  # data set, teacher, student, method: links figures and cells
 
 
 @dataclass(frozen=True)
 class Row:
-    """One published figure beside one series of ours; several, if it was run by other protocols too."""
+    """One published figure next to one of our series. A figure has several rows if we ran several protocols."""
 
     dataset: str
     pair: str
@@ -40,7 +40,7 @@ class Row:
     their_std: float | None
     their_runs: str
     epoch: str
-    ours: float | None = None  # by the same epoch as theirs, where that was said
+    ours: float | None = None  # of the same epoch, best or last, as theirs if that is known
     our_std: float | None = None
     n: int = 0
     our_method: str = ""
@@ -52,7 +52,7 @@ class Row:
     source: str = ""
 
 
-# -- which tables there are, and which cells they need ----------------------------------------------------------------
+# -- the list of tables, and the cells that they need -----------------------------------------------------------------
 
 
 def tables(records: dict[str, Outline]) -> list[dict[str, Any]]:
@@ -85,8 +85,8 @@ def _table(name: str, paper: Paper, records: dict[str, Outline], expected: Expec
 def tables_text(rows: list[dict[str, Any]]) -> str:
     known = [{k: v for k, v in row.items() if k not in ("paper", "note")} | {"hours": _hours(row)} for row in rows]
     papers = [f"{row['name']}: {row['paper']}. {row['note']}".strip() for row in rows]
-    others = ["claims: what these papers say without a number, tested by the records."]
-    others += ["incremental: what was published of classes that arrive task by task, beside our records."]
+    others = ["claims: statements that these papers make without a number, tested on the records."]
+    others += ["incremental: published results for classes that arrive task by task, next to our records."]
     return "\n".join([columns(known), "", *papers, "", *others])
 
 
@@ -97,9 +97,9 @@ def _hours(row: dict[str, Any]) -> str:
 
 
 def cells_of(name: str, paper: Paper, seeds: int | None = None) -> Grid:
-    """What of the paper's grid its figures speak of; all of it where none could be read."""
+    """The cells of the paper's grid that its figures are about; all cells if no figure could be read."""
     if not paper.grid:
-        raise Refusal(f"{name}: no grid ships for it yet, so that nothing can be run")
+        raise Refusal(f"{name}: no grid ships for it yet, so nothing can be run")
     grid = _shipped(paper.grid)
     figured = {_asked(figure, paper) for figure in paper.figures()}
     cells = [cell for cell in grid.cells if not figured or _asked_of(cell) in figured]
@@ -131,7 +131,7 @@ def _asked_of(cell: Cell) -> Asked:
     return cell.dataset, cell.teacher.student if cell.teacher else "", cell.student, cell.method
 
 
-# -- theirs beside ours -----------------------------------------------------------------------------------------------
+# -- theirs next to ours ----------------------------------------------------------------------------------------------
 
 
 def compare(name: str, paper: Paper, records: Iterable[Brief]) -> list[Row]:
@@ -155,9 +155,9 @@ def compare(name: str, paper: Paper, records: Iterable[Brief]) -> list[Row]:
 
 
 def _differs(cell: Cell, asked: Cell | None) -> str:
-    """In what a cell was run in another way than the paper's; empty where in nothing but the seeds."""
+    """How a cell differs from the paper's; empty if only in seeds."""
     if asked is None:
-        return "not one of its cells"
+        return "not a cell of the paper's grid"
     if _protocol(cell, asked) == _protocol(asked, asked):
         return ""
     if cell.recipe != asked.recipe:
@@ -165,12 +165,12 @@ def _differs(cell: Cell, asked: Cell | None) -> str:
     if shown(cell.method, cell.params) != shown(asked.method, asked.params):
         return shown(cell.method, cell.params)
     if cell.world != asked.world:
-        return f"{cell.world} processes trained it together"
-    return "code of a user's own" if cell.code != asked.code else "its teacher was trained in another way"
+        return f"trained by {cell.world} processes together"
+    return "custom code" if cell.code != asked.code else "its teacher was trained differently"
 
 
 def _protocol(cell: Cell, asked: Cell) -> str:
-    """A teacher's seed is no protocol; one that was imported is taken for the paper's, however poor it is."""
+    """The cell's protocol. It ignores the teacher's seed, and takes an imported teacher for the paper's."""
     teacher = cell.teacher
     if teacher and asked.teacher:
         imported = teacher.method == IMPORT
@@ -181,14 +181,14 @@ def _protocol(cell: Cell, asked: Cell) -> str:
 def _row(figure: Figure, series: list[Brief], other: str) -> Row:
     found = beside(figure, series, best=figure.statistic == "best epoch")
     if figure.statistic == "not stated" and beside(figure, series, best=True)["verdict"] != found["verdict"]:
-        found["verdict"] = "cannot say: it hangs on whether theirs is a best or a last epoch, which is not stated"
+        found["verdict"] = "cannot say: it depends on whether theirs is a best or a last epoch, which is not stated"
     if other:
         found |= {"half": None, "verdict": f"other protocol: {other}" if series else other}
     return Row(pair=_pair(figure), epoch=figure.statistic, **found)
 
 
 def beside(figure: Figure | IncrementalFigure, series: Sequence[Brief], best: bool = False) -> dict[str, Any]:
-    """What every row says of a figure, and of our series where there is one, by its best epochs or its last."""
+    """The columns of every row: a figure, and our series if there is one, with its best or its last epochs."""
     said: dict[str, Any] = {
         "dataset": figure.dataset,
         "method": figure.method,
@@ -216,21 +216,24 @@ def beside(figure: Figure | IncrementalFigure, series: Sequence[Brief], best: bo
 
 
 def judged(theirs: float, std: float | None, runs: int | None, ours: Sequence[float]) -> tuple[float | None, str]:
-    """The half width of a t interval around the difference of two means, and what it says.
+    """Half of the t interval of the difference of two means, and the verdict.
 
-    Where it was not said how many runs theirs is the mean of, the interval is that of as few as can be, and what it
-    says must hold for any number up to ``MOST``: a wide interval too easily calls a difference none.
+    If their number of runs is not stated, the interval assumes the smallest possible number, and the verdict must hold
+    for any number up to ``MOST``: a wide interval hides differences too easily.
     """
     fewest = 2 if std else 1
     half, verdict = _judged(theirs, std, runs or fewest, ours)
     if not runs and any(_judged(theirs, std, more, ours)[1] != verdict for more in range(fewest + 1, MOST + 1)):
-        verdict = "cannot say: it hangs on how many runs theirs is the mean of, which is not stated"
+        verdict = "cannot say: it depends on how many runs theirs is the mean of, which is not stated"
     return half, verdict
 
 
 def _judged(theirs: float, std: float | None, m: int, ours: Sequence[float]) -> tuple[float | None, str]:
-    """Both sides' spread is used where both are known (Welch); where only one is, it stands for the other's too. A
-    spread of 0 is not known: it was rounded away, or two runs agree by chance."""
+    """The same for ``m`` runs of theirs.
+
+    It uses the spread of both sides if both are known (Welch). If only one is known, it is used for both. A spread of 0
+    counts as unknown: it was rounded away, or two runs agree by chance.
+    """
     n = len(ours)
     own, std = (stdev(ours) if n > 1 else 0.0), (std if m > 1 else 0.0)
     if own and std:
@@ -253,13 +256,13 @@ def _judged(theirs: float, std: float | None, m: int, ours: Sequence[float]) -> 
 # -- reports ----------------------------------------------------------------------------------------------------------
 
 ABOUT = (
-    "Top-1, theirs beside ours: a best epoch beside our best epoch, a last beside our last. ± in the difference is "
-    f"half of its {LEVEL:.0%} t interval, by both sides' spread; where one is unknown, the other's stands for it. "
-    f"*reproduced*: the interval holds zero and is no wider than ± {CLOSE:g}. Where it was not said how many runs "
-    f"theirs is the mean of, a verdict holds for any number up to {MOST}. One row in twenty differs by chance, and "
-    "what comes of another training of the teacher is in no interval. What was run by another recipe, with other "
-    "parameters or with a teacher that was trained in another way has no verdict; a teacher that was imported is taken "
-    "for the paper's, however good or poor it is."
+    "Top-1, theirs next to ours. A best epoch is compared with our best epoch, a last epoch with our last. ± in the "
+    f"difference is half of its {LEVEL:.0%} t interval, from the spread of both sides. If one spread is unknown, the "
+    f"other is used for both. *reproduced*: the interval includes zero and is no wider than ± {CLOSE:g}. If it is "
+    f"not stated how many runs theirs is the mean of, a verdict holds for any number up to {MOST}. One row in twenty "
+    "differs by chance. The effect of another training of the teacher is in no interval. Runs with another recipe, "
+    "other parameters or a teacher that was trained differently have no verdict. An imported teacher is taken for the "
+    "paper's, however good or poor it is."
 )
 
 
@@ -267,7 +270,7 @@ def report(name: str, paper: Paper, records: Iterable[Brief]) -> Report:
     rows = [plain(row) for row in compare(name, paper, records)]
     counts = Counter(row["verdict"].partition(":")[0] for row in rows)
     close = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-    remarks = [f"No verdicts: {paper.other}." if paper.other else "", paper.note, "" if rows else "No figure is here."]
+    remarks = [f"No verdicts: {paper.other}." if paper.other else "", paper.note, "" if rows else "We have no figures."]
     about = [paper.paper + ".", *filter(None, remarks), ABOUT if rows else ""]
     return Report(name, name, "\n\n".join(filter(None, about)), rows, COLUMNS, close)
 

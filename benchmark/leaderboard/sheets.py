@@ -1,4 +1,4 @@
-"""The board's tables as the page's script shows them: words, and the numbers that they are sorted by."""
+"""The board's tables for the page's script: text, and the numbers to sort by."""
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
@@ -26,12 +26,12 @@ from kdbench.benchmark.leaderboard.teachers import teachers
 HEADS = {"dataset": "Data set", "pair": "Pair", "recipe": "Recipe", "setting": "Setting"}  # of a group of rows
 TITLES: dict[Hashable, str] = {
     "compression": "Methods on each pair",
-    "incremental": "Methods, as classes arrive task by task",
+    "incremental": "Methods when classes arrive task by task",
 }
 
 
 def sheets(board: Board) -> list[dict[str, Any]]:
-    """Methods over pairs, where there are several, methods on each pair with the seeds behind every row, and costs."""
+    """Methods over pairs if there are several, methods on each pair with the seeds of every row, and costs."""
     over_pairs = []
     if not board.methods.empty:
         over_pairs = [_sheet("Methods over pairs", board.methods, FIELD, OVER_PAIRS, too_few)]
@@ -48,22 +48,22 @@ def sheets(board: Board) -> list[dict[str, Any]]:
         for row, key in zip(rows, series[SERIES].itertuples(index=False, name=None), strict=True):
             row["seeds"] = seeds[key]
         on_pairs.append(sheet | {"seeds": _heads(columns, cells)})
-    cost = _sheet("What they cost", board.series, SECTION, [SOURCE, *COSTS], lambda own: " ".join(places(own)))
+    cost = _sheet("Costs", board.series, SECTION, [SOURCE, *COSTS], lambda own: " ".join(places(own)))
     failed = []
     if not board.failed.empty:
-        failed = [_sheet("Runs that failed", board.failed, ["dataset", "pair", "recipe"], FAILED, lambda _: "")]
+        failed = [_sheet("Failed runs", board.failed, ["dataset", "pair", "recipe"], FAILED, lambda _: "")]
     return [*over_pairs, *on_pairs, cost, *failed]
 
 
 def _several(cells: pd.DataFrame, name: str) -> bool:
-    """Do any of a row's seeds differ in it?"""
+    """Whether the seeds of any row differ in this column."""
     return bool((cells.groupby(SERIES)[name].nunique() > 1).any())
 
 
 def _sheet(
     title: str, table: pd.DataFrame, by: list[str], columns: list[Column], say: Callable[[pd.DataFrame], str]
 ) -> dict[str, Any]:
-    """A method's name comes first, since it opens its seeds; behind a group's names stands what ``say`` says of it."""
+    """A table with methods first, since a method opens its seeds. ``say`` gives the note after a group's names."""
     columns = sorted(telling(columns, table), key=lambda column: column.key != "method")
     heads = [head for head in HEADS if head in by and (head != "setting" or (table[head] != "compression").any())]
     table = pd.concat([own.assign(said=say(own)) for _, own in table.groupby(by, sort=False)])
@@ -78,7 +78,7 @@ def _sheet(
 
 def _grouped(table: pd.DataFrame, by: list[str], rows: list[Any]) -> dict[tuple[str, ...], list[Any]]:
     groups: dict[tuple[str, ...], list[Any]] = {}
-    keys = zip(*(table[name].tolist() for name in by), strict=True)  # a list is gone through faster than a column
+    keys = zip(*(table[name].tolist() for name in by), strict=True)  # iterating over lists is faster than over columns
     for key, row in zip(keys, rows, strict=True):
         groups.setdefault(key, []).append(row)
     return groups
@@ -92,7 +92,7 @@ def _heads(columns: list[Column], table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _cells(table: pd.DataFrame, columns: list[Column]) -> list[list[Any]]:
-    """A word a column; where it is of a number, that number before it, or None."""
+    """The cells of each row: text, or for numeric columns a pair of the number (or None) and its text."""
     made: list[Iterable[Any]] = []
     for column in columns:
         words, values = column.words(table), table[column.key]

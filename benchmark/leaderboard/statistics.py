@@ -1,4 +1,4 @@
-"""How sure a gain is, over seeds and over pairs. What each number means stands in docs/statistics.md."""
+"""How sure a gain is, over seeds and over pairs. docs/statistics.md explains every number."""
 
 import math
 
@@ -7,25 +7,28 @@ import pandas as pd
 from scipy import optimize, special, stats
 
 LEVEL = 0.95
-ENOUGH = 5  # seeds, below which a test of one pair finds nothing but the largest effects
-MANY = 1e6  # degrees of freedom, as good as infinitely many
-ALL_FLIPS = 13  # pairs, up to which every way of flipping signs is looked at
-NOISE = 1e-9  # of rounding: gains that scatter by less are equal
+ENOUGH = 5  # seeds: with fewer, a test on one pair finds only the largest effects
+MANY = 1e6  # degrees of freedom, practically infinite
+ALL_FLIPS = 13  # pairs up to which all flips of signs are counted
+NOISE = 1e-9  # from rounding: gains that scatter by less are equal
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def moderated(std: pd.Series, n: pd.Series, field: list[str], method: list[str]) -> tuple[pd.Series, pd.Series]:
-    """Deviations, and their degrees of freedom. A pair's few seeds say little of how far a method's gains scatter: each
-    variance is drawn towards those of all methods and pairs of its field, the more so the more alike they are (Smyth
-    2004). A method that ran on one pair alone is judged by that."""
+    """Standard deviations and their degrees of freedom.
+
+    The few seeds of a pair say little about the scatter of a method's gains. Each variance is drawn towards those of
+    all methods and pairs of its field, more strongly the more alike they are (Smyth 2004). A method that ran on one
+    pair only keeps its own variance.
+    """
     table = pd.DataFrame({"variance": std.where(std > NOISE, 0) ** 2, "freedom": n.sub(1).clip(lower=0), "ran": n > 0})
     found = pd.concat(_drawn(own, method) for _, own in table.groupby(field)).reindex(std.index)
     return found["variance"] ** 0.5, found["freedom"]
 
 
 def _drawn(table: pd.DataFrame, method: list[str]) -> pd.DataFrame:
-    scatter = table[(table["variance"] > 0) & (table["freedom"] > 0)]  # a percentage is coarse: some gains are equal
+    scatter = table[(table["variance"] > 0) & (table["freedom"] > 0)]  # percentages are coarse, so gains may be equal
     of_method = table["freedom"].groupby(method)
     alone = (table["ran"].groupby(method).transform("sum") < 2) | (of_method.transform("sum") == 0)
     if len(scatter) < 2 or alone.all():
@@ -42,8 +45,10 @@ def _drawn(table: pd.DataFrame, method: list[str]) -> pd.DataFrame:
 
 
 def prior(variance: Floats, freedom: Floats) -> tuple[float, float]:
-    """Of the scaled inverse chi-squared distribution that variances seem to come from, the degrees of freedom and the
-    scale: infinitely many, and their mean, where they differ no more than chance makes them."""
+    """Degrees of freedom and scale of the scaled inverse chi-squared distribution of the variances.
+
+    If the variances differ no more than by chance, these are infinity and the mean variance.
+    """
     half = freedom / 2
     logs = np.log(variance) - special.digamma(half) + np.log(half)
     surplus = logs.var(ddof=1) - special.polygamma(1, half).mean()
@@ -54,33 +59,36 @@ def prior(variance: Floats, freedom: Floats) -> tuple[float, float]:
 
 
 def by_seed(runs: pd.Series) -> pd.Series:
-    """Of gains by pair and seed: of each seed that all pairs have, the mean over them."""
+    """The mean over pairs for each seed that all pairs have, from gains by pair and seed."""
     return runs.unstack("seed").dropna(axis=1).mean()
 
 
 def half_width(std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:
-    """Of the t interval around a mean of n differences; none where nothing tells how they scatter."""
+    """Half of the t interval of a mean of n differences; missing if their scatter is unknown."""
     width = stats.t.ppf((1 + LEVEL) / 2, freedom.clip(lower=1)) * std / np.sqrt(n.where(n > 0))
     return pd.Series(width, index=std.index).where(std > NOISE)
 
 
 def p_values(mean: pd.Series, std: pd.Series, n: pd.Series, freedom: pd.Series) -> pd.Series:
-    """That a mean of n differences is as far from 0 by chance; none with fewer than ENOUGH, nor where all are equal."""
+    """p-values of means of n differences; missing with fewer than ENOUGH, or if all are equal."""
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf((mean / (std / np.sqrt(n))).abs(), freedom.clip(lower=1))
     return pd.Series(p, index=mean.index).where((n >= ENOUGH) & (std > NOISE))
 
 
 def over_pairs(gains: Floats) -> Floats:
-    """The p-value of each row's mean, of a column a pair (NaN: not run). Had the method no effect, each gain could as
-    well have the other sign: all ways of flipping signs are counted. With more pairs than that, Wilcoxon's test."""
+    """The p-value of each row's mean, with one column for each pair (NaN: not run).
+
+    If a method had no effect, each gain could as well have the other sign, so all flips of signs are counted. Above
+    ``ALL_FLIPS`` pairs, the test is Wilcoxon's.
+    """
     p = np.full(len(gains), np.nan)
     several = np.isfinite(gains).sum(axis=1) > 1
     if not several.any():
         return p
     if gains.shape[1] > ALL_FLIPS:
         p[several] = stats.wilcoxon(gains[several], axis=1, nan_policy="omit").pvalue
-    else:  # a 0 is a 0 with either sign, and changes nothing
+    else:  # a 0 has no sign, so it changes nothing
         rows, flips = np.nan_to_num(gains[several]), 2 ** gains.shape[1]
         p[several] = stats.permutation_test(
             (rows,), np.mean, permutation_type="samples", vectorized=True, axis=1, n_resamples=flips
@@ -89,22 +97,24 @@ def over_pairs(gains: Floats) -> Floats:
 
 
 def pairs_needed(tests: int) -> int:
-    """For a test of signs to find anything among so many: of k pairs its smallest p-value is 2 / 2^k."""
+    """Pairs that a test over signs needs to find anything among so many tests: its smallest p is 2 / 2^k."""
     return math.floor(math.log2(2 * max(tests, 1) / (1 - LEVEL))) + 1
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Adjusted for as many tests as there are: the chance that any of them is a false alarm stays below the level."""
+    """p-values corrected by Holm, which bounds the chance of any false alarm among all tests."""
     ranked = p.dropna().sort_values(kind="stable")
     stepped = (ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1)
     return stepped.reindex(p.index)
 
 
 def between_teachers(runs: Floats) -> float:
-    """The deviation that comes from the teacher's seed, of a row a teacher seed and a column a student seed: two-way
-    analysis of variance, so that what students' seeds have in common is not taken for the teacher's."""
+    """The standard deviation due to the teacher's seed. Rows are teacher seeds, columns are student seeds.
+
+    A two-way analysis of variance keeps effects of the students' seeds out of it.
+    """
     teachers, students = runs.shape
-    if teachers < 2 or students < 2:  # a run each does not tell a teacher from chance
+    if teachers < 2 or students < 2:  # one run each cannot separate the teacher from chance
         return float("nan")
     of_teachers, of_students = runs.mean(axis=1, keepdims=True), runs.mean(axis=0, keepdims=True)
     rest = (runs - of_teachers - of_students + runs.mean()) ** 2

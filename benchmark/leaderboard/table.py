@@ -1,4 +1,4 @@
-"""The leaderboard's two tables, deterministic functions of the rows: methods on one pair, and methods over pairs."""
+"""The leaderboard's two tables: methods on one pair, and methods over pairs. They depend on the rows only."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ from kdbench.benchmark.leaderboard.task import REFERENCES
 from kdbench.benchmark.throughput.record import Throughput
 from kdbench.methods.method import SOURCES
 
-FIELD = ["setting", "dataset", "recipe"]  # over whose pairs a method is judged
+FIELD = ["setting", "dataset", "recipe"]  # a method is judged over the pairs of a field
 GAINS = [f"over_{reference}" for reference in REFERENCES]
-SAME = 9  # digits of a percentage: those behind them differ from machine to machine
+SAME = 9  # decimals of a percentage: later ones differ between machines
 
 
 @dataclass(frozen=True)
 class Board:
-    """All that is published, as tables."""
+    """All published results, as tables."""
 
-    cells: pd.DataFrame  # a row a cell: see frame
-    series: pd.DataFrame  # a row a method on a pair
-    methods: pd.DataFrame  # a row a method over all pairs of a data set and recipe; empty where no field has two
-    failed: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row a run that has no record
+    cells: pd.DataFrame  # one row for each cell: see frame
+    series: pd.DataFrame  # one for each method on a pair
+    methods: pd.DataFrame  # one for each method over the pairs of a field; empty if no field has two pairs
+    failed: pd.DataFrame = field(default_factory=pd.DataFrame)  # one for each failed run without a record
 
 
 def board(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> Board:
@@ -36,9 +36,9 @@ def board(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> Board:
 
 
 def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFrame:
-    """A row a series, the best of a source first: mean and deviation over seeds, gains on the same seeds, costs.
+    """One row for each series, best of a source first: mean and deviation over seeds, gains on the same seeds, costs.
 
-    Where a pair has several seeds of its teacher, a student's seed counts once, by its mean over teachers.
+    If a pair has several teacher seeds, a student's seed counts once, by its mean over teachers.
     """
     runs = cells.groupby([*SERIES, "seed"], as_index=False).agg(
         top1=("top1", "mean"),
@@ -63,27 +63,27 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
     _starred(table, p, SECTION)
     table["correlation"] = _correlation(runs, SERIES)
     table = table.join(costs(cells, measured)).reset_index()
-    # What stands alone in its section is held against nothing: it comes behind the pairs.
+    # A series that is alone in its section has nothing to compare with, and comes after the pairs.
     table["alone"] = table.groupby(SECTION)["method"].transform("size") == 1
     return _best_first(table, [*FIELD, "alone", "pair"], "top1").drop(columns="alone")
 
 
 def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """A row a method over the pairs of a data set and recipe, two or more, a pair's mean gain as the unit.
+    """One row for each method over two or more pairs of a data set and recipe. The unit is a pair's mean gain.
 
-    Where there are fewer than ``pairs_needed`` no p-value could be small, and there is none.
+    With fewer pairs than ``pairs_needed``, no p-value can be small enough, and none is given.
     """
-    series = series[series["setting"] == "compression"]  # ways for classes to arrive are no sample of anything
+    series = series[series["setting"] == "compression"]  # ways for classes to arrive are not a sample of anything
     series = paired(series)
     pairs = series.groupby(FIELD)["pair"].transform("nunique")
     ran = series.groupby([*FIELD, "method"])["pair"].transform("nunique")
     several, every = series[ran > 1].copy(), (ran == pairs)[ran > 1]
     if several.empty:
         return several
-    # Ranks are taken among methods that ran on every pair: the others were not in the same races.
+    # Ranks are among methods that ran on every pair: only these are comparable.
     several["rank"] = several[every].round({"top1": SAME}).groupby(SECTION)["top1"].rank(ascending=False)
     several["top1"] = several["top1"].where(every)
-    # Costs are held together only where all were measured in one place, and of methods that were on the same pairs.
+    # Costs are combined only if all are from one environment, and for methods that were timed on the same pairs.
     somewhere = several.groupby(FIELD)["paced_in"].transform("nunique") > 1
     paced = several.groupby([*FIELD, "method"])["relative_cost"].transform("count")
     everywhere = paced == paced.groupby([several[name] for name in FIELD]).transform("max")
@@ -107,22 +107,24 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(series: pd.DataFrame) -> pd.DataFrame:
-    """Without those that stand alone in their section: a teacher, say, is a student of nobody, and no pair."""
+    """The series without those that are alone in their section, such as teachers, which are not pairs."""
     return series[series.groupby(SECTION)["method"].transform("nunique") > 1]
 
 
 def too_few(table: pd.DataFrame) -> str:
-    """Said of a field's methods where none of them has a p-value."""
+    """The note on a field without p-values; empty if it has some."""
     needed, pairs = table["pairs_needed"].iloc[0], table["pairs"].max()
-    said = f"{pairs} pairs: among so many gains a test over pairs finds nothing before there are {needed}."
+    said = f"{pairs} pairs are too few: with so many gains, a test over pairs finds nothing below {needed} pairs."
     return said if pairs < needed else ""
 
 
 def _judged(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> pd.Series:
-    """A gain with its interval, by a deviation that knows how far gains scatter on the field's other pairs; answers
-    with its p-value."""
+    """Add a gain and its interval to the table, and return its p-values.
+
+    The deviation also uses the scatter of gains on the other pairs of the field.
+    """
     std, freedom = statistics.moderated(gain["std"], gain["count"], field=FIELD, method=[*FIELD, "method"])
-    by_task = table.index.get_level_values("setting") == "incremental"  # ways to arrive say nothing of one another
+    by_task = table.index.get_level_values("setting") == "incremental"  # ways of arriving say nothing about each other
     std, freedom = std.mask(by_task, gain["std"]), freedom.mask(by_task, gain["count"].sub(1))
     table[name] = gain["mean"]
     table[f"{name}_half"] = statistics.half_width(std, gain["count"], freedom)
@@ -130,8 +132,10 @@ def _judged(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> pd.Series:
 
 
 def _starred(table: pd.DataFrame, p: pd.DataFrame, within: list[str]) -> pd.Series:
-    """The p-values of both columns, adjusted for all tests of what is read as one table, and how many these are. That
-    of ce over kd is that of kd over ce, and counts once."""
+    """Add the p-values of both columns, corrected over all tests of a table, and return the number of tests.
+
+    ce over kd has the interval and p of kd over ce, and counts once.
+    """
     method = table.index.get_level_values("method")
     tests = pd.concat({"over_ce": p["over_ce"], "over_kd": p["over_kd"].where(method != "ce")}, names=["column"])
     adjusted = tests.groupby(within).transform(statistics.holm)
@@ -144,19 +148,21 @@ def _starred(table: pd.DataFrame, p: pd.DataFrame, within: list[str]) -> pd.Seri
 
 
 def _over_seeds(cells: pd.DataFrame, name: str) -> pd.Series:
-    """Half of the interval of the same mean over pairs, a seed as the unit: pairs share seeds, and what one does to all
-    of them alike does not show in how far pairs lie apart."""
+    """Half of the interval of the mean over pairs, with the seed as the unit.
+
+    Pairs share seeds, and what a seed does to all pairs alike does not show in the scatter of pairs.
+    """
     of = [*FIELD, "source", "method"]
     runs = cells.groupby([*of, "pair", "seed"])[name].mean().dropna()
     means = {key: statistics.by_seed(own) for key, own in runs.groupby(of)}
-    methods = pd.MultiIndex.from_tuples(means, names=of)  # none, perhaps
+    methods = pd.MultiIndex.from_tuples(means, names=of)  # may be empty
     n = pd.Series([len(own) for own in means.values()], methods, dtype=float)
     std = pd.Series([own.std() for own in means.values()], methods, dtype=float)
     return statistics.half_width(std, n, n - 1)
 
 
 def _sign_tests(series: pd.DataFrame, name: str) -> pd.Series:
-    """Of each method's gains over the pairs of its field."""
+    """The p-value of each method's gains over the pairs of its field."""
     found = []
     for _, own in series.groupby(FIELD):
         gains = own.pivot(index=[*FIELD, "source", "method"], columns="pair", values=name)
@@ -165,7 +171,7 @@ def _sign_tests(series: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _within_teachers(cells: pd.DataFrame) -> pd.Series:
-    """The deviation over a student's seeds, pooled over its teachers where it has several."""
+    """The standard deviation over a student's seeds, pooled over its teachers if there are several."""
     of = cells.groupby([*SERIES, "teacher"])["top1"].agg(["var", "count"])
     freedom = of["count"] - 1
     squares = (of["var"] * freedom).groupby(SERIES).sum(min_count=1)
@@ -182,7 +188,7 @@ def _between_teachers(cells: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
 
 
 def _correlation(runs: pd.DataFrame, by: list[str]) -> pd.Series:
-    """Of a method's runs with ce's of the same seeds, each about its own pair's mean; two runs always lie on a line."""
+    """The correlation of runs with those of ce on the same seeds, each relative to its pair's mean, from 3 runs on."""
     gain = next(name for name in ("over ce", "over_ce") if name in runs)
     own = runs[runs[gain].notna()]
     both = pd.DataFrame({"x": own["top1"], "y": own["top1"] - own[gain]})

@@ -1,4 +1,4 @@
-"""What two runs must have in common to be compared."""
+"""What two runs must share to be compared."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,9 +12,11 @@ REFERENCES = ["ce", "kd"]
 
 
 class Tasks:
-    """A task is all that a cell asks but its seed, its teacher and its method. Files of one's own belong to it where
-    they bring the student or the data set, as those do that a reference needs: a method's own file is another's matter,
-    and two versions of a network are two networks."""
+    """A task is everything that a cell asks for except its seed, teacher and method.
+
+    Custom files are part of it if they bring the student or the data set: these are the files that a reference needs.
+    Two versions of a network are two networks. The file of a method is not part of the task.
+    """
 
     def __init__(self, records: Iterable[Brief]) -> None:
         self._files: dict[tuple[str, str], set[str]] = defaultdict(set)

@@ -1,4 +1,4 @@
-"""Who taught: one that knows no more than its student does by labels alone says little of how to listen."""
+"""The accuracy of teachers: one that is no better than its student on labels only says little about methods."""
 
 from collections.abc import Hashable
 
@@ -10,7 +10,7 @@ Section = tuple[Hashable, ...]
 
 
 def teachers(cells: pd.DataFrame) -> dict[Section, str]:
-    """Of each section that has teachers, what they came to by themselves."""
+    """The top-1 of the teachers of each section that has some, as text."""
     known = cells.dropna(subset=["teacher_top1"]).drop_duplicates([*SECTION, "teacher"]).sort_values("teacher")
     alone = cells[cells["method"] == "ce"].groupby(SECTION)["top1"].mean()
     said = {}
@@ -18,7 +18,6 @@ def teachers(cells: pd.DataFrame) -> dict[Section, str]:
         top1 = own["teacher_top1"].tolist()
         weak = sum(value <= alone.get(section, float("-inf")) for value in top1)
         who = "" if len(top1) == 1 else f"{weak} of them " if weak < len(top1) else "all "
-        mind = f", {who}no better than the student by labels alone" if weak else ""
-        noun = "teacher" if len(top1) == 1 else "teachers"
-        said[section] = f"{noun} at {', '.join(f'{value:.2f}' for value in top1)}{mind}"
+        mind = f", {who}no better than the student trained on labels only" if weak else ""
+        said[section] = f"teacher top-1: {', '.join(f'{value:.2f}' for value in top1)}{mind}"
     return said

@@ -1,4 +1,4 @@
-"""The verbs that write the leaderboard, and its picture of one teacher. What they need is imported inside them."""
+"""The verbs ``leaderboard``, ``compare`` and ``quality``. They import inside the functions, to keep help fast."""
 
 import gc
 import math
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from kdbench.benchmark.experiments.words import warn
 from kdbench.benchmark.options import A_PATH, as_json, data, files, grid, load_files, results, say
+from kdbench.benchmark.words import warn
 
 
 @click.command()
 @grid(required=False)
-@click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a file is not what the records give.")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a file differs from what the records give.")
 @results
 @files
 @as_json
@@ -29,7 +29,7 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
     from kdbench.benchmark.leaderboard import formats, publish
 
     load_files(files)
-    gc.disable()  # of a hundred thousand rows none is garbage, and to look for some takes a second
+    gc.disable()  # with 100,000 rows, collecting takes a second and finds nothing
     try:
         found = publish.publish(results, grid, only_reads=check)
     finally:
@@ -44,7 +44,7 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
         return
     found.write()
     page = next(file for file in found.files if file.suffix == ".html")
-    warn([f"{page} is the page; tables and pictures lie beside it"])
+    warn([f"{page} is the page; tables and pictures are next to it"])
     say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
 
 
@@ -55,9 +55,9 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
 @files
 @as_json
 def compare(theirs: Path, grid: str | None, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Hold somebody's records beside ours: the same cells, do they come to the same?
+    """Compare somebody else's records with ours: do the same cells give the same results?
 
-    THEIRS is a results folder, or an archive of records. Nothing is written.
+    THEIRS is a results folder or an archive of records. Nothing is written.
 
     \b
     Examples:
@@ -70,8 +70,7 @@ def compare(theirs: Path, grid: str | None, results: Path, files: tuple[Path, ..
 
     load_files(files)
     only = {cell.id for cell in load(grid).cells} if grid else None
-    store = Store(results)
-    store.only_reads = True
+    store = Store(results, only_reads=True)
     with replica.opened(theirs) as other:
         report = replica.report(store, other, only)
     say(report.rows, as_json, report.markdown)
@@ -92,12 +91,12 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float | N
 
 @click.command()
 @click.argument("teacher")
-@click.option("--dataset", required=True, help="The data set that it was trained on.")
+@click.option("--dataset", required=True, help="The data set that the teacher was trained on.")
 @click.option(
     "--k0", type=click.FloatRange(min=1, min_open=True), show_default="the paper's", callback=_finite,
-    help="What I's entropy is measured against: log k0.",
+    help="The entropy in I is measured against log k0.",
 )  # fmt: skip
-@click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Draw it too: .png, .pdf or .svg.")
+@click.option("--figure", type=A_PATH, metavar="FILE", callback=_drawable, help="Also draw it: .png, .pdf or .svg.")
 @data
 @results
 @files
@@ -112,10 +111,10 @@ def quality(
     files: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """How much knowledge lies in each layer of a trained teacher: separation, information, efficiency and quality.
+    """Measure the knowledge in each layer of a trained teacher: separation, information, efficiency and quality.
 
-    TEACHER is a network with one trained teacher in the results, the id of a teacher's record or its beginning, or
-    NETWORK@DIGEST. The layers with the highest quality are those that feature_only distils; what was measured is kept.
+    TEACHER is a network with one trained teacher in the results, the id of a teacher's record or the start of that id,
+    or NETWORK@DIGEST. feature_only distils the layers with the highest quality. Measurements are cached.
 
     \b
     Examples:
@@ -131,7 +130,7 @@ def quality(
     store = Store(results)
     found = verb.measure(teacher, dataset, store, data, k0 or K0)
     if figure:
-        from kdbench.benchmark.leaderboard import album  # a picture's libraries take a second
+        from kdbench.benchmark.leaderboard import album  # the plotting libraries take a second to import
 
         write(figure, album.of_a_teacher(found, figure.suffix[1:]))
     say(found, as_json, lambda: verb.text(found))

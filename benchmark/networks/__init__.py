@@ -1,6 +1,6 @@
-"""Every classifier as a chain of links."""
+"""All classifiers, each as a chain of links."""
 
-from kdbench.benchmark.networks import (  # noqa: F401  (their names register themselves)
+from kdbench.benchmark.networks import (  # noqa: F401  (the imports register the names)
     feature_only,
     mobilenet,
     resnet,
@@ -10,6 +10,6 @@ from kdbench.benchmark.networks import (  # noqa: F401  (their names register th
     vgg,
     wide_resnet,
 )
-from kdbench.benchmark.networks.registry import Image, build, family, family_of, form, names, network
+from kdbench.benchmark.networks.registry import Image, build, family, family_of, form, matching, names, network
 
-__all__ = ["Image", "build", "family", "family_of", "form", "names", "network"]
+__all__ = ["Image", "build", "family", "family_of", "form", "matching", "names", "network"]

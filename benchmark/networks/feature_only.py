@@ -1,11 +1,11 @@
 """The networks of the feature-only paper (Cooper et al. 2025), for images of 32 and 64 pixels.
 
-Its table adapts ImageNet's architectures where the distillation field has smaller ones of nearly the same names, so
-these carry a prefix. Keys are torchvision's (timm's for the ViTs): ImageNet's weights fit wherever the shapes do. The
-layers that the paper distils into its students are our ``stages``, the stem left out.
+The paper adapts ImageNet's architectures. The distillation field has smaller ones with nearly the same names, so these
+have a prefix. Keys are torchvision's (timm's for the ViTs): ImageNet's weights fit wherever the shapes do. The layers
+that the paper distils into its students are our ``stages`` without the stem.
 
-What is larger than CIFAR's images is halved at once, as in the paper's code: behind the stem of a ResNet, in that of
-MobileNetV2, by the patches of a ViT. A VGG is the same for all.
+As in the paper's code, images larger than CIFAR's are halved first: after the stem of a ResNet, in the stem of
+MobileNetV2, by the patches of a ViT. A VGG is the same for all image sizes.
 """
 
 import re
@@ -24,12 +24,12 @@ LAST_OF_RESOLUTION = (0, 3, 6, 13, 17)  # MobileNetV2's blocks; 0 is the stem
 
 
 def large(image: Image) -> bool:
-    """Larger than CIFAR's."""
+    """Whether images are larger than CIFAR's."""
     return max(image[1:]) > 32
 
 
 class VGG(nn.Module):
-    """The modules of torchvision's VGG with batch norm, its head for maps that are pooled to a single pixel."""
+    """The modules of torchvision's VGG with batch norm, with a head for maps that are pooled to a single pixel."""
 
     def __init__(self, letter: str, classes: int, channels: int) -> None:
         from torchvision.models.vgg import cfgs, make_layers
@@ -52,8 +52,10 @@ class VGG(nn.Module):
 
 @family(r"fo_resnet(?P<layers>9|34)", "fo_resnet9", "fo_resnet34")
 def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """A 3×3 stem without stride, a pooling behind it where images are large, four stages; every block starts as its
-    shortcut alone."""
+    """A 3×3 stem without stride, a pooling after it if images are large, and four stages.
+
+    At initialisation, every block computes only its shortcut.
+    """
     net = initialise(ResNet(RESNETS[name["layers"]], (64, 64, 128, 256, 512), classes, image[0]))
     for block in net.modules():
         if isinstance(block, BasicBlock):
@@ -63,7 +65,7 @@ def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
 
 @family(r"fo_vgg(?P<layers>11|19)", "fo_vgg11", "fo_vgg19")
 def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """All five poolings, and a head of two wide layers with dropout; taps lie before the poolings."""
+    """All five poolings, and a head of two wide layers with dropout; the taps are before the poolings."""
     net = VGG(VGGS[name["layers"]], classes, image[0])
     stages = [depth for depth, module in enumerate(net.features) if isinstance(module, nn.MaxPool2d)]
     *layers, dropout, linear = net.classifier
@@ -74,7 +76,7 @@ def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
 
 @network("fo_mobilenetv2")
 def mobilenet(classes: int, image: Image) -> Chain:
-    """Full width and ReLU6; the stem has a stride where images are large, and the classifier no dropout."""
+    """Full width and ReLU6; the stem has a stride if images are large; the classifier has no dropout."""
     from torchvision.models import MobileNetV2
 
     net = MobileNetV2(num_classes=classes, dropout=0)
@@ -88,7 +90,7 @@ def mobilenet(classes: int, image: Image) -> Chain:
 
 @network("fo_vit_b")
 def vit_b(classes: int, image: Image) -> Chain:
-    """ViT-B with patches of 4 pixels, of 8 where images are large."""
+    """ViT-B with patches of 4 pixels, or of 8 if images are large."""
     return _vit(classes, image, embed_dim=768, depth=12, num_heads=12)
 
 
@@ -99,8 +101,10 @@ def vit_ett(classes: int, image: Image) -> Chain:
 
 
 def _vit(classes: int, image: Image, **shape: Any) -> Chain:
-    """As the paper's code has it the embedding is the mean of all tokens behind the last norm, a class token among
-    them, and the classifier starts from zero."""
+    """As in the paper's code, the embedding is the mean of all tokens after the last norm, including the class token.
+
+    The classifier's weights start at zero.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
     from kdbench.benchmark.networks.from_timm import chained

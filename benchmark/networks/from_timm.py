@@ -1,6 +1,6 @@
-"""Any classifier of timm as a chain, cut by family from timm's own modules.
+"""Any timm classifier as a chain, cut from timm's own modules by family.
 
-A family that is not known here still offers its embedding and its logits: a chain of two links.
+An unknown family gives a chain of two links, with its embedding and its logits.
 """
 
 import copy
@@ -27,7 +27,7 @@ from kdbench.benchmark.networks.registry import Image
 from kdbench.methods.chain import Chain
 from kdbench.refusal import Refusal, nearest
 
-# A block's last norm, and the activation behind it if there is one: an activation becomes a link of its own.
+# A block's last norm, and the activation after it if there is one. The activation becomes a separate link.
 ENDS: dict[type[nn.Module], tuple[str, str]] = {
     BatchNormAct2d: ("", "act"),
     resnet.BasicBlock: ("bn2", "act2"),
@@ -42,7 +42,7 @@ ENDS: dict[type[nn.Module], tuple[str, str]] = {
 
 @dataclass
 class Cut:
-    """The links of a model, where its stages end, and the norms that its blocks end in."""
+    """The links of a model, the depths where its stages end, and the last norms of its blocks."""
 
     links: list[nn.Module] = field(default_factory=list)
     stages: list[int] = field(default_factory=list)
@@ -52,9 +52,9 @@ class Cut:
     def add(self, *blocks: nn.Module) -> None:
         for block in blocks:
             norm, activation = ENDS.get(type(block), ("", ""))
-            # Not every norm that activates has a module for it.
+            # Some norms apply an activation without a module for it.
             applied = dict(block.named_modules()).get(activation, nn.Identity()) if activation else nn.Identity()
-            # An activation in front of a sum stays where it is.
+            # An activation before a sum stays in the block.
             parted = not isinstance(applied, nn.Identity) and not getattr(block, "has_skip", False)
             self.links.append(without(block, activation) if parted else block)
             if norm:
@@ -68,7 +68,7 @@ class Cut:
 
 
 def without(module: nn.Module, path: str) -> nn.Module:
-    """A twin of a module that does not do what the module at ``path`` does; all weights and buffers are shared."""
+    """A copy of a module without the module at ``path``; all weights and buffers are shared."""
     name, _, rest = path.partition(".")
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
@@ -77,7 +77,7 @@ def without(module: nn.Module, path: str) -> nn.Module:
 
 
 class Apply(nn.Module):
-    """A function of a value as a link."""
+    """A function as a link."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Apply(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """A module that wants its channels last, in a chain whose maps have them first."""
+    """Wraps a module with channels last for a chain whose maps have channels first."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ChannelsFirst(nn.Module):
 
 
 class Body(nn.Module):
-    """All of a model but its classifier."""
+    """A model without its classifier."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Body(nn.Module):
 
 
 class TwoHeads(nn.Module):
-    """DeiT's classifier: the mean of one head's answer to each half of the embedding."""
+    """DeiT's classifier: the mean of two heads, each applied to one half of the embedding."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class TwoHeads(nn.Module):
 
 
 def chained(model: nn.Module, image: Image) -> Chain:
-    """A model of timm, cut as its family is."""
+    """A timm model as a chain, cut as its family is."""
     cut = next((cut(model) for kind, cut in CUTS.items() if isinstance(model, kind)), None) or _whole(model)
     return Chain(model, cut.links, stages=cut.stages, image=image, prefix_tokens=cut.prefix_tokens, norms=cut.norms)
 
@@ -134,7 +134,7 @@ def create(model: str, classes: int, image: Image) -> nn.Module:
     if not timm.is_model(model):
         raise Refusal(f"timm has no model '{model}'{nearest(model, timm.list_models())}")
     options: dict[str, Any] = {"num_classes": classes, "in_chans": image[0]}
-    try:  # those that place tokens on a grid must be told its size
+    try:  # models that place tokens on a grid need its size
         net: nn.Module = timm.create_model(model, img_size=image[1:], **options)
     except TypeError:
         net = timm.create_model(model, **options)
@@ -142,7 +142,7 @@ def create(model: str, classes: int, image: Image) -> nn.Module:
 
 
 def _drop(model: Any) -> nn.Dropout:
-    """timm drops features by a function between two modules."""
+    """A module for timm's dropout, which is a function between two modules."""
     return nn.Dropout(float(getattr(model, "drop_rate", 0.0)))
 
 
@@ -195,7 +195,7 @@ def _convnext(model: Any) -> Cut:
     for stage in model.stages:
         cut.stage((stage.downsample, *stage.blocks))
     head = model.head
-    normed = (head.norm, head.flatten, head.pre_logits) if hasattr(head, "norm") else ()  # or norm_pre is the norm
+    normed = (head.norm, head.flatten, head.pre_logits) if hasattr(head, "norm") else ()  # else norm_pre is the norm
     cut.links += [model.norm_pre, nn.Sequential(head.global_pool, *normed, head.drop), head.fc]
     return cut
 
@@ -221,7 +221,7 @@ def _mobilenetv3(model: Any) -> Cut:
 
 
 def _densenet(model: Any) -> Cut:
-    """A dense block keeps all that it has seen: it can be cut before and behind, not inside; a transition can."""
+    """A dense block reuses all its values, so it can be cut only before and after; a transition can be cut inside."""
     cut = Cut()
     for name, module in model.features.named_children():
         cut.add(*(module if name.startswith("transition") else [module]))
@@ -233,7 +233,7 @@ def _densenet(model: Any) -> Cut:
 
 def _regnet(model: Any) -> Cut:
     cut = Cut()
-    cut.stage(list(model.stem.children()) or [model.stem])  # a convolution alone, where blocks begin with a norm
+    cut.stage(list(model.stem.children()) or [model.stem])  # only a convolution, if blocks begin with a norm
     for stage in (model.s1, model.s2, model.s3, model.s4):
         cut.stage(stage.children())
     cut.links += [model.final_conv, nn.Sequential(model.head.global_pool, model.head.drop), model.head.fc]
@@ -241,7 +241,7 @@ def _regnet(model: Any) -> Cut:
 
 
 def _vgg(model: Any) -> Cut:
-    """A stage ends before its pooling; the embedding is that of the two wide layers."""
+    """A stage ends before its pooling; the embedding is the output of the two wide layers."""
     cut = Cut()
     for module in model.features:
         if isinstance(module, nn.MaxPool2d):
@@ -252,7 +252,7 @@ def _vgg(model: Any) -> Cut:
 
 
 def _whole(model: Any) -> Cut:
-    """Embedding and logits alone."""
+    """Only the embedding and the logits."""
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     if isinstance(classifier, nn.Conv2d):
         classifier = nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), classifier, nn.Flatten())
@@ -262,13 +262,13 @@ def _whole(model: Any) -> Cut:
 
 
 def _quarters(cut: Cut, blocks: Iterable[nn.Module]) -> None:
-    """A network without stages: each quarter of its blocks counts as one."""
+    """Add the blocks of a network without stages; each quarter of them counts as a stage."""
     blocks = list(blocks)
     for number in range(4):
         cut.stage(blocks[number * len(blocks) // 4 : (number + 1) * len(blocks) // 4])
 
 
-# Their modules are timm's own affair and carry no types. A family that derives from another stands before it.
+# timm's modules carry no types. A family that derives from another must come before it.
 CUTS: dict[type[nn.Module], Callable[..., Cut]] = {
     VisionTransformerDistilled: _deit,
     VisionTransformer: _vit,

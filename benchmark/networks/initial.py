@@ -8,7 +8,7 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def initialise(net: Net) -> Net:
-    """Convolutions by He et al.'s rule, fan out; every other layer keeps torch's own initial weights."""
+    """Initialise convolutions by He et al.'s rule, fan out; all other layers keep torch's initial weights."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

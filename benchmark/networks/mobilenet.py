@@ -1,4 +1,4 @@
-"""MobileNetV2 for small images, as the distillation field uses it: half as wide, ReLU, a head of 1280 channels."""
+"""MobileNetV2 for small images, as the distillation field uses it: half width, ReLU, a head of 1280 channels."""
 
 from torch import Tensor, nn
 
@@ -7,13 +7,13 @@ from kdbench.benchmark.networks.registry import Image, network
 from kdbench.methods.chain import Chain
 
 HEAD = 1280
-# expansion, width at full size, blocks, stride of the first
+# expansion, full width, number of blocks, stride of the first block
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-STAGES = (1, 2, 4, 6)  # the groups behind which the classical taps lie
+STAGES = (1, 2, 4, 6)  # the groups that the classical taps follow
 
 
 class InvertedResidual(nn.Module):
-    """Widen, convolve each channel on its own, narrow; the sum is linear."""
+    """Expand, convolve per channel, project; no activation follows the sum."""
 
     def __init__(self, width_in: int, width: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """The modules of stem, seven groups of blocks, head and classifier."""
+    """The modules of a stem, seven groups of blocks, a head and a classifier."""
 
     def __init__(self, factor: float, classes: int, channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def _convolution(width_in: int, width: int, kernel: int, stride: int = 1) -> nn.
 
 @network("MobileNetV2")
 def mobilenet(classes: int, image: Image) -> Chain:
-    """At half width, its stem with stride 2; the taps are linear."""
+    """Half width, and a stem with stride 2; the taps are linear."""
     net = MobileNetV2(0.5, classes, image[0])
     links = list(net.conv1)
     stages = [len(links)]

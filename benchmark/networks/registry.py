@@ -1,4 +1,4 @@
-"""Networks by name: families of names, each with the builder that turns one into a chain."""
+"""Networks by name: families of names, each with a builder that turns a name into a chain."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """A family of networks: a pattern that its names match, some of the names, and how one is built."""
+    """A family of networks: a pattern for its names, the names to list, and a builder."""
 
     pattern: str
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ FAMILIES: list[Family] = []
 
 
 def family(pattern: str, *names: str) -> Callable[[Builder], Builder]:
-    """A decorator for a builder of networks; ``names`` are those that are listed, ``pattern`` all that it can build."""
+    """Decorator for a builder of networks; ``pattern`` matches all names that it can build, ``names`` are listed."""
 
     def add(build: Builder) -> Builder:
         taken = {name for other in FAMILIES for name in other.names} & set(names)
@@ -45,7 +45,7 @@ def family(pattern: str, *names: str) -> Callable[[Builder], Builder]:
 
 
 def network(name: str) -> Callable[[Callable[[int, Image], Chain]], Callable[[int, Image], Chain]]:
-    """A decorator for a single network: a function of the number of classes and the image's shape."""
+    """Decorator for a single network: a function of the number of classes and the image's shape."""
 
     def add(build: Callable[[int, Image], Chain]) -> Callable[[int, Image], Chain]:
         family(re.escape(name), name)(lambda _, classes, image: build(classes, image))
@@ -56,8 +56,10 @@ def network(name: str) -> Callable[[Callable[[int, Image], Chain]], Callable[[in
 
 @cache
 def form(name: str, classes: int, image: Image) -> Chain:
-    """The network of this name on the meta device, where its shapes cost nothing, seen to run from end to end; or a
-    sentence about why there is none for such images."""
+    """The network with this name on the meta device, where it costs nothing, checked by a full forward pass.
+
+    Raises a Refusal that says why, if the network cannot take such images.
+    """
     try:
         with Shadow():
             chain = build(name, classes, image, device="meta")
@@ -66,12 +68,12 @@ def form(name: str, classes: int, image: Image) -> Chain:
             width = chain.forms[-1].channels
     except Refusal:
         raise
-    except Exception as error:  # torch and a user's network have many ways of saying so
+    except Exception as error:  # torch and a user's network raise many kinds of errors
         raise Refusal(f"{name} cannot take images of {'x'.join(map(str, image))}: {in_a_sentence(error)}") from None
     if chain.image != image:
-        raise Refusal(f"{name} must give its chain the image that it was given, {image}, got {chain.image}")
+        raise Refusal(f"{name} must pass the given image to its chain, {image}, got {chain.image}")
     if width != classes:
-        raise Refusal(f"{name} must answer with {classes} logits, got {width}")
+        raise Refusal(f"{name} must return {classes} logits, got {width}")
     return chain
 
 
@@ -80,7 +82,7 @@ def names() -> list[str]:
 
 
 def matching(name: str) -> tuple[Family, re.Match[str]] | None:
-    """The family that a name belongs to, and how its pattern matches; a name that was given comes before a pattern."""
+    """The family of a name, and the match of its pattern; a listed name takes precedence over a pattern."""
     for member in sorted(FAMILIES, key=lambda member: name not in member.names):
         if matched := re.fullmatch(member.pattern, name):
             return member, matched
@@ -94,7 +96,7 @@ def family_of(name: str) -> tuple[Family, re.Match[str]]:
 
 
 def build(name: str, classes: int, image: Image, device: torch.device | str = "cpu") -> Chain:
-    """The network of this name, freshly initialised from torch's random state; on ``meta`` it costs nothing."""
+    """Build a network, freshly initialised from torch's random state; on ``meta`` it costs nothing."""
     member, matched = family_of(name)
     with torch.device(device):
         return member.build(matched, classes, image)

@@ -1,7 +1,7 @@
-"""The residual networks of the CIFAR literature (He et al. 2016), and their wider cousins of the distillation field.
+"""The residual networks of the CIFAR literature (He et al. 2016), and the wider variants of the distillation field.
 
 Shortcuts are 1×1 convolutions with batch norm wherever the shape changes. Keys, shapes and outputs are those of the
-checkpoints that the field passes around. An activation that follows a sum is a link of its own.
+checkpoints that the field shares. An activation after a sum is a separate link.
 """
 
 import re
@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The modules of a stem, stages of residual blocks and a classifier; ``widths`` are the stem's and the stages'."""
+    """The modules of a stem, residual stages and a classifier; ``widths`` are those of the stem and the stages."""
 
     def __init__(self, blocks: Sequence[int], widths: Sequence[int], classes: int, channels: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class ResNet(nn.Module):
 
 
 def chained(net: ResNet, image: Image, pooling: Sequence[nn.Module] = ()) -> Chain:
-    """The classical taps lie behind the stem, before any pooling, and behind every stage."""
+    """The chain of a ResNet; the classical taps are after the stem, before any pooling, and after every stage."""
     links: list[nn.Module] = [net.conv1, net.bn1, nn.ReLU()]
     stages = [len(links)]
     links += pooling
@@ -74,12 +74,12 @@ def chained(net: ResNet, image: Image, pooling: Sequence[nn.Module] = ()) -> Cha
     *("resnet8x0.25", "resnet14x2", "resnet8x4", "resnet32x4"),
 )
 def resnet(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """``resnet<depth>`` is 16-16-32-64 channels wide; ``x<factor>`` multiplies that, and above one the stem by less."""
+    """``resnet<depth>`` has widths of 16-16-32-64; ``x<factor>`` multiplies them, above 1 the stem's by less."""
     blocks, odd = divmod(int(name["depth"]) - 2, 6)
     factor = float(name["factor"] or 1)
     if odd or not 1 <= blocks <= 500 or not 1 <= 16 * factor <= 16_000:
         raise Refusal(f"a resnet's depth must be 6n + 2 and its widths from 1 to a few thousand, got '{name[0]}'")
-    # The wide nets' stem is half as wide as their first stage, but never narrower than the plain nets'.
+    # The stem of wide networks is half as wide as their first stage, but never narrower than in plain networks.
     stem = int(min(16 * factor, max(16, 8 * factor)))
     widths = (stem, int(16 * factor), int(32 * factor), int(64 * factor))
     return chained(initialise(ResNet([blocks] * 3, widths, classes, image[0])), image)

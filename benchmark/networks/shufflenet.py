@@ -1,7 +1,7 @@
 """ShuffleNet v1 and v2 for small images, as the distillation field uses them: a 1×1 stem and no max-pooling.
 
-A block's last activation is a link of its own. In v2 it acts on both halves, which changes nothing: the half that
-passes a block by is the output of an activation already.
+A block's last activation is a separate link. In v2 it acts on both halves. This changes nothing, because the half that
+bypasses a block is already the output of an activation.
 """
 
 import torch
@@ -18,7 +18,7 @@ BLOCKS = (4, 8, 4)
 
 
 class UnitV1(nn.Module):
-    """Grouped 1×1 convolutions around a depthwise one; with stride 2 the shortcut is pooled and put beside."""
+    """Grouped 1×1 convolutions around a depthwise one; with stride 2 the shortcut is pooled and concatenated."""
 
     def __init__(self, width_in: int, width: int, stride: int, first_groups: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class UnitV1(nn.Module):
 
 
 class UnitV2(nn.Module):
-    """Half of the channels pass by, the other half is convolved; then the two are shuffled."""
+    """Half of the channels bypass the block, the other half is convolved; then both are shuffled."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class UnitV2(nn.Module):
 
 
 class DownV2(nn.Module):
-    """Half the size, twice the channels: both branches are convolved with stride 2."""
+    """Half the size, more channels: both branches are convolved with stride 2."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class DownV2(nn.Module):
 
 
 class ShuffleNet(nn.Module):
-    """The modules of stem, three layers of units, an optional head and the classifier."""
+    """The modules of a stem, three layers of units, an optional head and a classifier."""
 
     def __init__(self, layers: list[list[nn.Module]], widths: tuple[int, int], classes: int, channels: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def _chain(layers: list[list[nn.Module]], widths: tuple[int, int], classes: int,
 
 @network("ShuffleV1")
 def shuffle_v1(classes: int, image: Image) -> Chain:
-    """ShuffleNet v1 with three groups; the very first convolution of the units is not grouped."""
+    """ShuffleNet v1 with three groups; the first convolution of the first unit is not grouped."""
     layers: list[list[nn.Module]] = []
     width_in = 24
     for width, count in zip(WIDTHS_1, BLOCKS, strict=True):

@@ -1,4 +1,4 @@
-"""The networks that timm knows. It takes half a second to import, and comes with the first that is built."""
+"""The networks of timm. It takes half a second to import, so the first network that is built imports it."""
 
 import re
 
@@ -20,7 +20,7 @@ LISTED = (
 
 @family(r"timm:(?P<model>.+)", *(f"timm:{name}" for name in LISTED))
 def by_name(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """``timm:NAME`` for any of timm's classifiers, untrained, at the data set's image size and number of classes."""
+    """``timm:NAME`` is any timm classifier, untrained, with the data set's image size and number of classes."""
     from kdbench.benchmark.networks import from_timm
 
     return from_timm.chained(from_timm.create(name["model"], classes, image), image)

@@ -1,6 +1,6 @@
 """VGG with batch norm for small images, as the distillation field uses it: five blocks and one linear classifier.
 
-Convolutions keep their biases. A block's last activation stands outside it, so every value before one can be tapped.
+Convolutions keep their biases. A block's last activation is outside the block, so the value before it can be tapped.
 """
 
 import re
@@ -52,7 +52,7 @@ class VGG(nn.Module):
 
 @family(r"vgg(?P<layers>8|11|13|16|19)", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19")
 def vgg(name: re.Match[str], classes: int, image: Image) -> Chain:
-    """``vgg<layers>``: images under 64 pixels go without the fourth pooling."""
+    """``vgg<layers>``; the fourth pooling is omitted for images under 64 pixels."""
     net = VGG(CONVOLUTIONS[name["layers"]], classes, image[0])
     links: list[nn.Module] = []
     stages = []

@@ -1,7 +1,7 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016), with pre-activation blocks.
 
-Where a block changes the width, its first batch norm and activation serve the shortcut too: there they are links of
-their own, so that the value before the activation can be tapped. The classical taps are the raw residual sums.
+If a block changes the width, its shortcut uses the block's first batch norm and activation too. There they are separate
+links, so the value before the activation can be tapped. The classical taps are the raw residual sums.
 """
 
 import re
@@ -16,7 +16,7 @@ from kdbench.refusal import Refusal
 
 
 class PreActivationBlock(nn.Module):
-    """Norm, activation, convolution, twice; without a shortcut of its own the first two steps stand before it."""
+    """Norm, activation, convolution, twice; with a convolutional shortcut, the chain applies the first two steps."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.convShortcut is None:
             shortcut, out = x, self.relu(self.bn1(x))
-        else:  # the chain has already taken x through bn1 and the activation
+        else:  # the chain has already applied bn1 and the activation to x
             shortcut, out = self.convShortcut(x), x
         return self.conv2(self.relu(self.bn2(self.conv1(out)))) + shortcut
 

@@ -1,1 +1,1 @@
-"""How fast every method trains, in a steady state: measured as accuracy is, and kept as records."""
+"""The training speed of every method in a steady state, measured and kept as records."""

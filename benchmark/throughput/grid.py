@@ -1,9 +1,8 @@
-"""The verb ``throughput``: measure all of a grid that has no record in this environment yet."""
+"""The verb ``throughput``: measure the cells of a grid that have no record in this environment yet."""
 
 import itertools
 import multiprocessing
 import os
-import signal
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -32,19 +31,18 @@ from kdbench.refusal import Refusal
 
 @dataclass
 class Measured:
-    records: list[Throughput]  # the grid's, in this environment: those that were there and those that were made now
-    troubles: list[str]  # a sentence for every cell that cannot work, and for every file that is not believed
+    records: list[Throughput]  # the grid's in this environment, both earlier and new ones
+    troubles: list[str]  # a sentence for every cell that cannot work and for every invalid file
     failed: int = 0
 
 
 def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Measured:
-    """Measure, and write the environment's page anew."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as when a grid is run
+    """Measure, and rewrite the environment's page."""
     answer = Measured([], [])
     troubles = answer.troubles
     cells = {cell.id: cell for cell in map(measured, load(name).cells)}
     engine = Engine.best()
-    # Whether it is compiled each run decides for itself.
+    # Each run decides whether it is compiled.
     precisions = {cell.training.precision for cell in cells.values()}
     engines = (engine, replace(engine, compile="on"))
     here = {environment(*manner).key for manner in itertools.product(engines, precisions)}
@@ -54,17 +52,17 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
     if todo and len(todo) == len(cells) and not able:
         raise Refusal(f"{name}: no cell can work: {troubles[-1]}")
     for dataset in {cell.dataset for cell in able}:
-        data.load(dataset, data_folder)  # read, or downloaded, before any clock runs
+        data.load(dataset, data_folder)  # read or downloaded before the timing starts
 
     work = results / "work"
     work.mkdir(parents=True, exist_ok=True)
-    # The answer is all that a script finds on stdout.
+    # Bars go to stderr: stdout holds only the answer.
     with tempfile.TemporaryDirectory(dir=work) as scratch, Bars(stderr=True) as bars:
         bars.total(len(able))
         for cell in able:
             try:
                 record = by_itself(cell, engine, data_folder, Path(scratch))
-            except Exception as error:  # what one cell cannot do, the others may
+            except Exception as error:  # the other cells may still work
                 answer.failed += 1
                 bars.over(cell, "failed", describe(error))
             else:
@@ -79,7 +77,7 @@ def measure_grid(name: str, results: Path, data_folder: Path, again: bool) -> Me
 
 
 def by_itself(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
-    """In a process of its own: what another cell has left in memory is not this one's, nor is its end this one's."""
+    """Measure a cell in its own process, so that another cell's memory or crash does not affect it."""
     context = multiprocessing.get_context("spawn")
     there = torch.get_num_threads(), extensions.files()
     with ProcessPoolExecutor(1, context, initializer=_settle_in, initargs=there) as process:
@@ -87,7 +85,7 @@ def by_itself(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> T
             with deaf():
                 measuring = process.submit(_as_it_runs, cell, engine, data_folder, scratch)
             return measuring.result()
-        except KeyboardInterrupt:  # nobody waits for what it would have said
+        except KeyboardInterrupt:  # the result is no longer needed
             for child in multiprocessing.active_children():
                 child.kill()
             raise
@@ -109,7 +107,7 @@ def _end_with_parent() -> None:
 def _as_it_runs(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
     try:
         return measure(cell, engine, data_folder, scratch)
-    except Uncompilable:  # then it runs as it is
+    except Uncompilable:  # then run it without compilation
         return measure(cell, replace(engine, compile="off"), data_folder, scratch)
 
 
@@ -117,7 +115,7 @@ def _refused(cell: Cell, troubles: list[str]) -> bool:
     if cell.incremental:
         reason = "its setting is not measured"
     else:
-        reason = "what several processes train is not measured" if cell.world > 1 else unworkable(cell)
+        reason = "training with several processes is not measured" if cell.world > 1 else unworkable(cell)
     if reason:
         troubles.append(f"{cell.id} cannot work: {reason}")
     return bool(reason)

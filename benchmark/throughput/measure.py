@@ -1,7 +1,7 @@
-"""How fast one cell trains: the real loop on its real method, recipe and data, driven against a clock.
+"""The training speed of one cell: times the real loop with its real method, recipe and data.
 
-What is measured is the steady state of the main phase, and of each that comes before it: no evaluation, no look at the
-training set before the first step. Nothing that is learned changes a speed, so the teacher need not be trained, and the
+It measures the steady state of the main phase and of each phase before it, without evaluation and without a look at the
+training set before the first step. Speed does not depend on what is learned, so the teacher need not be trained. The
 learning rate is so small that nothing can diverge.
 """
 
@@ -23,7 +23,6 @@ from kdbench.benchmark.data.views import views_of_an_image
 from kdbench.benchmark.experiments.cell import Cell
 from kdbench.benchmark.experiments.environment import environment
 from kdbench.benchmark.experiments.parameters import complete
-from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.run import load_data
 from kdbench.benchmark.experiments.weights import parameters, size
 from kdbench.benchmark.throughput.peak import peak_flops, timed
@@ -32,39 +31,40 @@ from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.evaluate import shown
 from kdbench.benchmark.training.loop import Live, training
 from kdbench.benchmark.training.memory import RememberingTeacher, affordable
+from kdbench.benchmark.training.peak_memory import PeakMemory
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.benchmark.training.teacher import Answers
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Method, Phase
 
-WARM_UP = 5  # steps, before it is known how many make a window
-WINDOWS = 5  # that count; the one before them does not
-SECONDS = 0.5  # that a window lasts at least
+WARM_UP = 5  # steps before the length of a window is chosen
+WINDOWS = 5  # that count; one more before them does not
+SECONDS = 0.5  # minimum length of a window
 ENDLESS = 10**9  # epochs
-SURVEYED = 500  # images that a method is shown before the first step: what it finds there changes no speed
+SURVEYED = 500  # images shown to a method before the first step; its findings do not change speed
 
 
 @dataclass(frozen=True)
 class Learners:
-    """A student and a method that have learned nothing yet, and a teacher that knows nothing."""
+    """A student, a method and a teacher, all untrained."""
 
     student: Chain
     teacher: Chain | None
     method: Method
-    phases: tuple[Phase, ...]  # that a run begins with
+    phases: tuple[Phase, ...]  # before the main one
 
     def steps(
         self, dataset: Dataset, recipe: Recipe, engine: Engine, ask_teacher: Answers | None = None
     ) -> Iterator[Live]:
-        """The real loop, without an end."""
+        """The steps of the real loop, endlessly."""
         endless = msgspec.structs.replace(recipe, epochs=ENDLESS, milestones=(), schedule="constant", lr=1e-6)
-        unseen = replace(dataset, test=dataset.test[torch.arange(1)])  # evaluation is no part of a training's pace
+        unseen = replace(dataset, test=dataset.test[torch.arange(1)])  # evaluation does not count as training speed
         return training(
             self.student, self.teacher, self.method, unseen, endless, seed=0, engine=engine, ask_teacher=ask_teacher
         )
 
     def sizes(self) -> dict[str, int]:
-        """As a record has them."""
+        """Sizes as fields of a record."""
         return {
             "method_parameters": size(self.method),
             "student_parameters": parameters(self.student),
@@ -75,7 +75,10 @@ class Learners:
 
 
 def learners(cell: Cell, dataset: Dataset, engine: Engine, phase: Phase | None = None) -> Learners:
-    """In the main phase or another. Depths that a method would choose by looking at its teacher are its defaults."""
+    """Untrained learners for the main phase, or for ``phase``.
+
+    A method that would choose depths by looking at its teacher uses its defaults.
+    """
     known = data.source(cell.dataset)
     torch.manual_seed(0)
     student = networks.build(cell.student, known.classes, known.image)
@@ -88,7 +91,7 @@ def learners(cell: Cell, dataset: Dataset, engine: Engine, phase: Phase | None =
 
 
 def memory(taught: Learners, dataset: Dataset, recipe: Recipe, folder: Path) -> RememberingTeacher | None:
-    """A memory of the teacher's answers in this folder, where a run would have one."""
+    """A memory (cache) of the teacher's answers in this folder; None if a run would not have one."""
     views, needs = len(dataset.train) * views_of_an_image(dataset, recipe.augment), taught.method.needs()
     if taught.teacher is None or not affordable(needs, taught.teacher, views):
         return None
@@ -96,7 +99,7 @@ def memory(taught: Learners, dataset: Dataset, recipe: Recipe, folder: Path) -> 
 
 
 def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
-    """``scratch`` is a folder in which a memory is made, for as long as it is measured."""
+    """The throughput record of a cell. ``scratch`` is a folder for a temporary memory."""
     cell, recipe = measured(cell), cell.training
     dataset = load_data(cell.dataset, data_folder)
     peak = peak_flops(engine.device, recipe.precision)
@@ -104,18 +107,18 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     taught = fresh()
     sizes, needs = taught.sizes(), taught.method.needs()
     steps = recipe.steps(len(dataset.train))
-    images = len(dataset.train) / steps  # a step, the epoch's last partial batch counted in
-    student_passes = 3 * sizes["student_macs"]  # a backward pass costs two forward
+    images = len(dataset.train) / steps  # per step, including the last partial batch of the epoch
+    student_passes = 3 * sizes["student_macs"]  # a backward pass costs two forward passes
     teacher_pass = sizes["teacher_macs"] if taught.method.listens("main") else 0
 
     labels = msgspec.structs.replace(cell, teacher=None, method="ce", params=complete("ce", {}))
 
     def clock(taught: Learners, answers: RememberingTeacher | None = None, count: int | None = None) -> Clock:
-        settled = engine.settled(steps * recipe.epochs, taught.method.needs())  # compiled where a run would be
+        settled = engine.settled(steps * recipe.epochs, taught.method.needs())  # compiled if a run would be
         return Clock(taught.steps(dataset, recipe, settled, answers), settled, count)
 
     def pace(own: Clock, macs: int) -> Pace:
-        """Its windows and those of the labels alone in turn: what slows the machine for a while slows both."""
+        """Time windows in turn with windows of labels only, so that a busy machine slows both."""
         clocks = [own] if cell == labels else [own, clock(learners(labels, dataset, engine))]
         turns = [[each.window() for each in clocks] for _ in range(WINDOWS)]
         windows = [turn[0] for turn in turns]
@@ -130,10 +133,10 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
         )
 
     live, phases = pace(clock(taught), student_passes + teacher_pass), taught.phases
-    del taught  # what it holds is not the next one's
+    del taught  # free its memory before the next measurement
     initial = sum(phase.epochs * pace(clock(fresh(phase)), 0).cost for phase in phases) / recipe.epochs
 
-    # Twice over the same steps of one epoch, in which no view is seen twice: first nothing is known, then everything.
+    # Two passes over the same steps of one epoch, which sees no view twice: the memory is empty, then full.
     longest = (steps - WARM_UP - 1) // (WINDOWS + 1)
     count = max(1, min(longest, math.ceil(SECONDS / (live.step_ms / 1000))))
 
@@ -168,7 +171,7 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
 
 
 class Clock:
-    """A training that is warm, and goes on in windows of ``count`` steps."""
+    """Times a training, after a warm-up, in windows of ``count`` steps."""
 
     def __init__(self, steps: Iterator[Live], engine: Engine, count: int | None = None) -> None:
         self.steps, self.engine = steps, engine
@@ -179,7 +182,7 @@ class Clock:
         self.peak_memory = memory.peak
 
     def window(self) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         return self._walk(self.count)
 
     def _walk(self, count: int) -> float:

@@ -1,4 +1,4 @@
-"""What the device can do at best: its own rate of products and convolutions, measured."""
+"""The peak rate of the device, measured on matrix products and convolutions."""
 
 import math
 import statistics
@@ -14,15 +14,15 @@ from kdbench.methods.precision import computed_in
 SIDE = 2048  # of the matrices
 CHANNELS, PIXELS, IMAGES = 256, 16, 16
 WINDOWS = 7
-SECONDS = 0.1  # that a window lasts at least
+SECONDS = 0.1  # minimum length of a window
 
 
 @cache
 def peak_flops(device: torch.device, precision: str) -> float:
-    """Floating-point operations a second; measured once a process.
+    """Floating-point operations per second, measured once per process.
 
-    Of a product of large square matrices or of a wide convolution, whichever is faster: a CPU's two libraries for them
-    need not use the same instructions, and a network's share of the slower one can be more than all of it.
+    The larger rate of a product of large square matrices and of a wide convolution. A CPU's libraries for the two may
+    use different instructions, and a network can exceed the slower rate.
     """
     coarse = torch.bfloat16 if precision == "bf16" else None
     dtype = coarse or torch.float32
@@ -32,27 +32,27 @@ def peak_flops(device: torch.device, precision: str) -> float:
         for count, side in ((IMAGES, PIXELS), (CHANNELS, 3))
     )
     positions = IMAGES * (PIXELS - 2) ** 2
-    with computed_in(coarse, device):  # as networks are
+    with computed_in(coarse, device):  # as for networks
         product = 2 * SIDE**3 / _seconds(lambda: one @ other, device)
         convolution = 2 * positions * 9 * CHANNELS**2 / _seconds(lambda: conv2d(maps, kernels), device)
     return max(product, convolution)
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until all that a GPU was told is done."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long it takes, the median of several windows."""
+    """Seconds per call, the median of several windows."""
     timed(work, 3, device)
     count = math.ceil(SECONDS / timed(work, 3, device))
     return statistics.median(timed(work, count, device) for _ in range(WINDOWS))
 
 
 def timed(work: Callable[[], object], count: int, device: torch.device) -> float:
-    """Seconds a call, over so many."""
+    """Seconds per call, the mean of ``count`` calls."""
     synchronise(device)
     started = time.perf_counter()
     for _ in range(count):

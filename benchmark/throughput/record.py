@@ -1,6 +1,6 @@
-"""What a measurement of a method's speed leaves behind: one JSON file, under the key of the environment it was made in.
+"""Throughput records: one JSON file for each measured speed, under the key of its environment.
 
-Speeds of two environments have nothing to say to one another; who compares, compares inside one ``environment.key``.
+Compare speeds only within one ``environment.key``.
 """
 
 from pathlib import Path
@@ -17,14 +17,14 @@ FORMAT = 2
 
 
 class Pace(msgspec.Struct, kw_only=True):
-    """How fast the loop goes in a steady state: the median of several windows of steps."""
+    """The speed of the loop in a steady state: the median of several windows of steps."""
 
-    cost: float  # a step's time over that of the labels' alone, their windows taken in turn
+    cost: float  # time of a step relative to one on labels only, with windows in turn
     images_per_second: float
     step_ms: float
     peak_memory_mb: float  # of the device; on a CPU, of the process
-    tflops: float  # the networks' work alone: what a method adds to it is overhead
-    windows_ms: list[float] = []  # a step, in each of the windows
+    tflops: float  # of the networks only: the method's own operations count as overhead
+    windows_ms: list[float] = []  # per step, in each window
 
 
 class Version(msgspec.Struct):
@@ -32,43 +32,43 @@ class Version(msgspec.Struct):
 
 
 class Throughput(msgspec.Struct, kw_only=True):
-    """One method on one pair. What an older format says is not read but measured again: that takes minutes."""
+    """One method on one pair. Records of an older format are measured again, which takes minutes."""
 
     format: int = FORMAT
     id: str  # of the cell that was measured, see ``measured``
     dataset: str
-    teacher: str  # the network's name; empty for a method that has no teacher
+    teacher: str  # the network's name; empty for a method without a teacher
     student: str
     method: str
-    params: dict[str, Any]  # as the grid's cells have them
+    params: dict[str, Any]  # as in the grid's cells
     recipe: str  # the protocol's name
     epochs: int
     batch: int
     precision: str
     environment: Environment
-    live: Pace  # the teacher is asked anew at every step
-    cold: Pace | None = None  # its answers are remembered, and none of them is known yet
-    remembered: Pace | None = None  # all of them are known; none where they cannot be remembered
-    initial: float = 0.0  # what phases before the main one add to the cost of each of its steps, shared out over them
-    views: int = 1  # in which an image may be seen: as many answers are to be remembered
-    peak_tflops: float  # the device's own, measured, in this precision
-    method_parameters: int  # adapters and memory banks: thrown away after training
+    live: Pace  # the teacher runs at every step
+    cold: Pace | None = None  # with a memory of its answers, still empty
+    remembered: Pace | None = None  # with all answers in the memory; None if they cannot be stored
+    initial: float = 0.0  # cost of the phases before the main one, spread over its steps
+    views: int = 1  # of an image, and so answers to store for it
+    peak_tflops: float  # of the device, measured in this precision
+    method_parameters: int  # adapters and memory banks, discarded after training
     student_parameters: int
     deployed_parameters: int
-    teacher_macs: int  # of one image
+    teacher_macs: int  # for one image
     student_macs: int
 
     @property
     def pair(self) -> str:
-        """As cells have it."""
+        """The pair, as in cells."""
         return f"{self.teacher} → {self.student}" if self.teacher else self.student
 
     def amortised(self) -> float | None:
-        """The cost of a run of the recipe's E epochs that begins with an empty memory, without ``initial``.
+        """The cost of a run of the recipe's E epochs that starts with an empty memory, without ``initial``.
 
-        An image is seen once an epoch from one of V views, each as likely as any other: in all,
-        u = V (1 - (1 - 1/V)^E) of them were asked at the cold pace, and E - u were known. A step then costs
-        (u cold + (E - u) remembered) / E. Those who come later with the same seed find all: ``remembered``.
+        Each epoch shows an image in one of V equally likely views. Of its E answers, u = V (1 - (1 - 1/V)^E) are
+        computed at the cold pace, and E - u are in the memory. A step costs (u cold + (E - u) remembered) / E. Later
+        runs with the same seed find all answers: ``remembered``.
         """
         if self.cold is None or self.remembered is None:
             return None
@@ -77,7 +77,7 @@ class Throughput(msgspec.Struct, kw_only=True):
 
 
 def measured(cell: Cell) -> Cell:
-    """The cell that is measured for this one and its like: no seed changes speed, nor how its teacher was trained."""
+    """The cell that is measured for this one: seeds and the training of the teacher do not change speed."""
     teacher = cell.teacher and Cell(dataset=cell.dataset, student=cell.teacher.student, method="ce", seed=0)
     return msgspec.structs.replace(cell, teacher=teacher, seed=0)
 
@@ -91,8 +91,7 @@ def keep(record: Throughput, results: Path) -> None:
 
 
 def records(results: Path, troubles: list[str] | None = None) -> list[Throughput]:
-    """All that was measured, in the order of its files; what cannot be believed is left out, with a sentence to
-    ``troubles``."""
+    """All records in the order of their files. Invalid files are left out, with a sentence in ``troubles``."""
     found = []
     for file in sorted(folder(results).glob("*/*.json")):
         try:
@@ -103,7 +102,7 @@ def records(results: Path, troubles: list[str] | None = None) -> list[Throughput
             if (record.environment.key, record.id) != (file.parent.name, file.stem):
                 raise ValueError(f"it is of {record.id} in the environment {record.environment.key}")
             found.append(record)
-        except (ValueError, RecursionError, OSError) as error:  # ValueError: msgspec's, and those of text
+        except (ValueError, RecursionError, OSError) as error:  # ValueError: from msgspec and from decoding text
             if troubles is not None:
                 troubles.append(f"{file} is no throughput record: {error}")
     return found

@@ -1,4 +1,4 @@
-"""The records of one environment as a page of tables: regenerated from them alone."""
+"""A page of tables for the records of one environment. It depends on these records only."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,30 +8,31 @@ import pandas as pd
 from kdbench import methods
 from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.experiments.record import Environment
-from kdbench.benchmark.experiments.words import markdown_table
 from kdbench.benchmark.throughput.record import Throughput, folder
+from kdbench.benchmark.words import markdown_table
 from kdbench.methods.method import SOURCES
 
 ABOUT = (
-    "What a step of the main phase costs in a steady state, as a multiple of a step on labels alone that was timed in "
-    "turn with it: with the teacher asked at every step (live); with its answers remembered while none is known yet "
-    "(cold), and while all are (remembered; – where they cannot be); and over a run of the recipe's own epochs that "
-    "begins with none (amortised). What phases before the main one take, shared out over its steps, comes on top "
-    "(initial). Images a second, time and memory are live. Rows were measured one after the other: "
-    "where others use the machine too, compare by cost. Memory: the most in use; on a CPU, of the whole process. "
-    "Adapters: parameters that are thrown away after training; layers that a method would choose by looking at its "
-    "trained teacher are here the teacher's last. Of peak: what the two networks alone need, whatever the method adds, "
-    "as a share of the highest rate that the device reached in a large matrix product or a wide convolution."
+    "Costs are times of a step of the main phase in a steady state, as multiples of a step on labels only that was "
+    "timed in turn with it. *live*: the teacher runs at every step. *cold*: its answers are kept in its memory (a "
+    "cache), which is still empty. *remembered*: all answers are in the memory; – if they cannot be kept. "
+    "*amortised*: the mean over a run of the recipe's epochs that starts with an empty memory. *initial*: the phases "
+    "before the main one, spread over its steps, on top of the other costs. *images/s*, *ms/step* and *memory* are "
+    "live. Rows were measured one after the other: on a machine that others use too, compare by cost. *memory*: the "
+    "peak; on a CPU, of the whole process. *adapters*: parameters that are discarded after training. Layers that a "
+    "method would choose by looking at its trained teacher are here the teacher's last. *of peak*: the operations of "
+    "the two networks, without those of the method, as a share of the highest rate that the device reached in a large "
+    "matrix product or a wide convolution."
 )
 PACES = ["live", "cold", "remembered", "amortised", "initial"]
 COLUMNS = ["source", "method", *PACES, "images/s", "ms/step", "memory", "adapters", "of peak"]
 ALIGN = ("left", "left", *["right"] * (len(COLUMNS) - 2))
 
-Task = tuple[str, str, int, str]  # what those that are compared have in common, but for the pair
+Task = tuple[str, str, int, str]  # shared by records that are compared, except for the pair
 
 
 def pages(records: Iterable[Throughput]) -> dict[str, str]:
-    """A page for each environment, by its key: speeds of two have nothing to say to one another."""
+    """A page for each environment, by its key: speeds of two environments do not compare."""
     alike: dict[str, list[Throughput]] = {}
     for record in records:
         alike.setdefault(record.environment.key, []).append(record)
@@ -39,14 +40,14 @@ def pages(records: Iterable[Throughput]) -> dict[str, str]:
 
 
 def tables(records: Iterable[Throughput], results: Path) -> dict[Path, bytes]:
-    """The same as files, beside the records."""
+    """The pages as files next to the records."""
     return {folder(results) / key / "throughput.md": text.encode() for key, text in pages(records).items()}
 
 
 def page(records: Iterable[Throughput]) -> str:
-    """Of records of one environment; a student without a teacher stands beside every teacher that it has had."""
+    """The page of one environment. A student without a teacher is repeated for every teacher that it has had."""
     ordered = sorted(records, key=lambda record: record.id)
-    peaks: dict[str, float] = {}  # the best of several times, in each precision
+    peaks: dict[str, float] = {}  # the best measurement in each precision
     for record in ordered:
         peaks[record.precision] = max(record.peak_tflops, peaks.get(record.precision, 0.0))
     sections: dict[tuple[Task, str], list[Throughput]] = {}
@@ -82,7 +83,7 @@ def _table(members: list[Throughput], peak: float) -> str:
 
 
 def _place(record: Throughput) -> tuple[int, str, str]:
-    """Sources in their order, the cheapest of each first."""
+    """Sort key: the order of sources, then the cheapest first."""
     knowledge = methods.sources(record.method, record.params)
     rank = [*SOURCES, knowledge].index(knowledge)
     return rank, knowledge, f"{record.live.cost:020.4f}"

@@ -1,29 +1,29 @@
-"""The verb that measures speed. What it needs is imported inside it: help answers at once."""
+"""The verb that measures speed. It imports inside the function, to keep help fast."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from kdbench.benchmark.experiments.words import warn
 from kdbench.benchmark.options import as_json, data, files, grid, load_files, results, say
+from kdbench.benchmark.words import warn
 
 
 @click.command()
 @grid(required=True)
-@click.option("--again", is_flag=True, help="Measure anew what was measured here before.")
+@click.option("--again", is_flag=True, help="Measure again what was measured in this environment before.")
 @data
 @results
 @files
 @as_json
 def throughput(grid: str, again: bool, data: Path, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Measure how fast every method of a grid trains each student, on this machine and in a steady state.
+    """Measure how fast every method of a grid trains each student on this machine, in a steady state.
 
-    Records go to RESULTS/throughput/ENVIRONMENT/, with a page of tables beside them; what has a record there is not
-    measured again. Cells that differ in their seeds are one. No teacher need be trained: random weights are as fast.
-    Leave the machine alone meanwhile: whatever else runs is measured too.
+    Records and a page of tables go to RESULTS/throughput/ENVIRONMENT/. Cells with a record there are skipped. Cells
+    that differ only in seeds are measured once. Teachers need not be trained: random weights are as fast. Run nothing
+    else on the machine meanwhile, because it would be measured too.
 
-    Exit code 1 says that a measurement failed; a cell that cannot work is named and left out.
+    The exit code is 1 if a measurement failed. Cells that cannot work are named and left out.
 
     \b
     Examples:

@@ -1,1 +1,1 @@
-"""The recipe, the one loop, and what makes a run survive."""
+"""Recipes, the training loop, and what makes a run survive interruptions."""

@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill at any moment, and are believed only when they are whole.
+"""Checkpoints that survive a kill at any moment and are loaded only if they are complete.
 
-A file is a line that names the format, the digest of the rest, and the rest: what ``torch.save`` writes. It is written
-beside the last one and renamed over it, and the one before is kept. Nothing in a checkpoint is ever run as code.
+A file holds a line with the format, the digest of the body, and the body as ``torch.save`` writes it. A new checkpoint
+is written to a temporary file and renamed over the last one; the previous one is kept. Loading never runs code.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ State = dict[str, Any]
 
 
 class Checkpoints:
-    """The last two checkpoints of a run, in a folder; a new one is due every so many seconds.
+    """The last two checkpoints of a run, in a folder; a new one is due after ``every`` seconds.
 
-    ``here`` is the environment and the code that the run is in, ``elsewhere`` are those that it was in before;
-    ``teacher`` is the digest of the weights that it learns from.
+    ``here`` is the current environment and code of the run, ``elsewhere`` lists the earlier ones. ``teacher`` is the
+    digest of the teacher's weights.
     """
 
     def __init__(self, folder: Path, every: float = 30.0) -> None:
         self.last = folder / "checkpoint.pt"
         self.before = folder / "checkpoint.before.pt"
-        self.eager = folder / "eager"  # there once torch has refused to compile the run
+        self.eager = folder / "eager"  # exists once torch has failed to compile the run
         self.every = every
         self.here = ""
         self.teacher = ""
@@ -53,7 +53,7 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def load(self) -> State | None:
-        """The newest whole checkpoint; a damaged one is set aside and reported."""
+        """The newest complete checkpoint; a damaged one is set aside and reported."""
         for stale in self.last.parent.glob(f".{self.last.name}.*.part"):
             stale.unlink(missing_ok=True)
         for file in (self.last, self.before):
@@ -61,7 +61,7 @@ class Checkpoints:
                 try:
                     state = read(file)
                     if state.pop("teacher", self.teacher) != self.teacher:
-                        warnings.warn(f"{file} is of another teacher's student: it begins anew", stacklevel=2)
+                        warnings.warn(f"{file} is from a run with another teacher: training restarts", stacklevel=2)
                         self.clear()
                         return None
                     self.elsewhere = [place for place in state.pop("environments", []) if place != self.here]
@@ -74,14 +74,14 @@ class Checkpoints:
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
-        """One of other code may not fit what is trained now: it is dropped, or the next try would end here too."""
+        """Drop a checkpoint of other code that does not fit; otherwise the next try would fail on it too."""
         try:
             yield
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            if out_of_memory(error):  # nothing is wrong with it
+            if out_of_memory(error) or isinstance(error, torch.AcceleratorError):  # the checkpoint is fine
                 raise
             self.clear()
-            raise RuntimeError(f"its checkpoint is of other code and does not fit: it is dropped ({error})") from error
+            raise RuntimeError(f"its checkpoint of other code does not fit and is dropped ({error})") from error
 
     def clear(self) -> None:
         self.elsewhere = []
@@ -98,6 +98,6 @@ def read(file: Path) -> State:
         raise ValueError("is damaged")
     try:
         state: State = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except Exception:  # torch and pickle have many ways of saying so
-        raise ValueError("carries something else than tensors and plain values") from None
+    except Exception:  # torch and pickle raise many kinds of errors
+        raise ValueError("contains something other than tensors and plain values") from None
     return state

@@ -1,4 +1,4 @@
-"""One step's forward pass as the loop calls it: as it stands, or compiled."""
+"""One step's forward pass as the loop calls it: eager or compiled."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,17 +7,21 @@ from torch import Tensor, nn
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.teacher import Answers, LiveTeacher, NoTeacher
 from kdbench.methods.method import Batch
+from kdbench.refusal import in_a_line
 
 Forward = Callable[[Batch, bool, Sequence[int]], dict[str, Tensor]]
 
 
 class Uncompilable(RuntimeError):
-    """torch refuses to compile this step."""
+    """torch cannot compile this step."""
 
 
 def forward(engine: Engine, step: nn.Module, ask_teacher: Answers, full: int) -> Forward:
-    """The terms of a batch, with cross-entropy or without. Only batches of ``full`` images are worth a compilation:
-    the partial one at the end of an epoch would ask for another."""
+    """A function that returns the loss terms of a batch, with or without cross-entropy.
+
+    Only batches of ``full`` images are compiled: the partial batch at the end of an epoch would need a second
+    compilation.
+    """
 
     def eager(batch: Batch, task: bool, sizes: Sequence[int]) -> dict[str, Tensor]:
         return step(batch, ask_teacher(batch), task, sizes)
@@ -25,14 +29,17 @@ def forward(engine: Engine, step: nn.Module, ask_teacher: Answers, full: int) ->
     if engine.compile != "on":
         return eager
 
-    import torch._dynamo  # takes a second, and most runs never need it
+    import torch._dynamo  # takes a second; most runs do not need it
+    import torch._functorch.config
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     if not isinstance(ask_teacher, LiveTeacher | NoTeacher):
-        ask_teacher = torch.compiler.disable(ask_teacher)  # it may look things up in a file
-    torch.compiler.reset()  # what other cells of this process have compiled counts towards the limit below
-    # A step that is compiled over and over would end up eager, sooner in a run that was never interrupted.
+        ask_teacher = torch.compiler.disable(ask_teacher)  # it may read answers from a file
+    torch.compiler.reset()  # compilations of other cells in this process count towards the limit below
+    # A step that is recompiled too often would fall back to eager, and sooner in a run that was never interrupted.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    # The backward pass is compiled with the forward pass, so that a failure of either is raised here.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     fast = torch.compile(eager, dynamic=False, **engine.compile_options)
 
     def compiled(batch: Batch, task: bool, sizes: Sequence[int]) -> dict[str, Tensor]:
@@ -41,6 +48,6 @@ def forward(engine: Engine, step: nn.Module, ask_teacher: Answers, full: int) ->
         try:
             return fast(batch, task, sizes)
         except (FailOnRecompileLimitHit, TorchDynamoException) as error:
-            raise Uncompilable(" ".join(str(error).split())[:300]) from error
+            raise Uncompilable(in_a_line(error)) from error
 
     return compiled

@@ -1,4 +1,4 @@
-"""How good a network is on a test set."""
+"""Evaluation of a network on a test set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class Score:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, test: Images, normalise: Normalise, among: Ranks = ALONE) -> Score:
-    """Top-1, top-5 and cross-entropy, in large batches and with one wait for the device; ranks share the images."""
+    """Top-1, top-5 and cross-entropy, with large batches and one wait for the device; ranks share the images."""
     network.eval()
     rows = []
     for images, labels in among.part(test).batches(BATCH):
         logits = network(normalise(images))
         own, order = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
-        # Classes held more likely than the right one: of equals the first wins, as in argmax, and NaN is never right.
+        # How many classes rank above the right one. The first of equals wins, as in argmax, and NaN is never right.
         ranks = (~(logits <= own) | ((logits == own) & (order < labels[:, None]))).sum(1)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         rows.append(torch.stack([(ranks < 1).sum(), (ranks < 5).sum(), loss]))
@@ -39,7 +39,7 @@ def evaluate(network: nn.Module, test: Images, normalise: Normalise, among: Rank
 
 
 def shown(dataset: Dataset, engine: Engine, rows: Tensor) -> Iterator[Tensor]:
-    """Training images as a network is tested on them: not augmented."""
+    """Training images without augmentation, as for evaluation."""
     normalise = Normalise(dataset, engine.device)
     for images, _ in dataset.train[rows].batches(500):
         yield normalise(images.to(engine.device))

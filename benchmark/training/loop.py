@@ -1,6 +1,8 @@
-"""The one training loop: every method, every network, every phase, from the first step to the last or from wherever a
-killed run left off. All that is random in a step is drawn from (seed, phase, epoch, step): a run that was interrupted
-ends with the same bits as one that was not."""
+"""The one training loop, for every method, network and phase; it starts a run or resumes a killed one.
+
+All randomness in a step is drawn from (seed, phase, epoch, step), so an interrupted run ends with the same bits as an
+uninterrupted one.
+"""
 
 import math
 import time
@@ -16,7 +18,7 @@ from torch import Tensor
 from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.files import views as views_of
 from kdbench.benchmark.data.views import Normalise, draws, strong
-from kdbench.benchmark.randomness import stream
+from kdbench.benchmark.randomness import seed_torch, stream
 from kdbench.benchmark.training.checkpoint import Checkpoints, State
 from kdbench.benchmark.training.compilation import forward
 from kdbench.benchmark.training.engine import Engine
@@ -33,29 +35,29 @@ T = TypeVar("T")
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
+    """The loss is NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch left behind."""
+    """The results of one epoch."""
 
     phase: str
     epoch: int
     lr: float  # of the last step
     terms: dict[str, float]  # each loss term's mean over the epoch's steps
-    seconds: float  # of training; evaluation is not in it
+    seconds: float  # of training, without evaluation
     score: Score | None  # on the test set; initial phases are not evaluated
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> "Epoch":
-        """As a checkpoint has it."""
+        """An epoch from its form in a checkpoint."""
         return cls(**saved | {"score": saved["score"] and Score(**saved["score"])})
 
 
 @dataclass
 class Progress:
-    """Where a run is, and what it has seen so far of the epoch that it is in."""
+    """The position of a run, and its sums over the current epoch so far."""
 
     phase: int = 0
     epoch: int = 1
@@ -73,7 +75,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Live:
-    """How far a run is: what is told after every step, when its checkpoint is written if one was due."""
+    """The progress of a run, reported after every step; a checkpoint that was due is written by then."""
 
     phase: str
     epoch: int
@@ -83,7 +85,7 @@ class Live:
 
 
 def drive(steps: Generator[Live, None, T], watch: Callable[[Live], None] | None = None) -> T:
-    """Take all the steps without a pause, and return what comes out at the end; ``watch`` is told of every step."""
+    """Run all steps without a pause and return the final result; ``watch`` is called after every step."""
     while True:
         try:
             live = next(steps)
@@ -108,13 +110,13 @@ def training(
     ask_teacher: Answers | None = None,
     ranks: Ranks = ALONE,
 ) -> Generator[Live, None, list[Epoch]]:
-    """Train ``student`` in place, a step at a time, and return what each epoch left behind.
+    """Train ``student`` in place, one step at a time, and return the results of each epoch.
 
-    Whoever takes the steps may take those of other cells in between: all that steps share are torch's own random
-    numbers, and every step seeds them anew.
+    The caller may run steps of other cells in between. Steps share only torch's global random state, and every step
+    seeds it again.
     """
 
-    # -- what is trained, by whom, on what ----------------------------------------------------------------------------
+    # -- setup --------------------------------------------------------------------------------------------------------
     engine = engine or Engine.best()
     engine.prepare()
     for module in (student, method) if teacher is None else (student, method, teacher):
@@ -128,9 +130,9 @@ def training(
     steps = recipe.steps(len(data.train))
     generator = torch.Generator(engine.device)
     own = ranks.own
-    methods_own = () if needs.whole_batch else own  # a method that sees all ranks' images draws alike on all
+    methods_own = () if needs.whole_batch else own  # a method that sees all ranks' images draws the same on all
 
-    # -- where it was left off ----------------------------------------------------------------------------------------
+    # -- resume -------------------------------------------------------------------------------------------------------
     history: list[Epoch] = []
     progress = Progress()
     saved = ranks.given(checkpoints.load() if checkpoints else None)
@@ -177,7 +179,7 @@ def training(
 
             steps_ahead = draws(data.train, views.count, recipe.batch, *epoch_seed, start=progress.step)
             for draw, seen in views.shown(ranks.shares(steps_ahead)):
-                torch.manual_seed(stream("step", *epoch_seed, draw.step, *own))
+                seed_torch(stream("step", *epoch_seed, draw.step, *own), engine.device)
                 generator.manual_seed(stream("method", *epoch_seed, draw.step, *methods_own))
                 images = tuple(look(views.normalise, name, seen, *epoch_seed, draw.step, *own) for name in needs.views)
                 if needs.input_grad:
@@ -186,7 +188,7 @@ def training(
                 batch = Batch(images, labels, draw.index, epoch, generator, phase.name, criterion, draw.number)
 
                 terms = terms_of(batch, phase.task, draw.sizes)
-                step.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 torch.stack(list(terms.values())).sum().backward()
                 progress.lr = optimizer.param_groups[0]["lr"]
                 optimizer.step()
@@ -205,7 +207,7 @@ def training(
             seconds = time.perf_counter() - started
             shipped = ranks.levelled(method.deployed(student))
             score = evaluate(shipped, data.test, views.normalise, among=ranks) if phase.task else None
-            losses = means | ({"test": score.loss} if score else {})  # the last step may have burst the weights
+            losses = means | ({"test": score.loss} if score else {})  # the last step may have made the weights overflow
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise Diverged(
                     f"the loss is no longer a number in epoch {progress.epoch} of phase {phase.name}: {losses}"
@@ -220,7 +222,7 @@ def training(
 
 
 def look(normalise: Normalise, view: str, seen: Tensor, *seed: int | str) -> Tensor:
-    """The images of a step: as the recipe augments them, or that and a strong augmentation more."""
+    """The normalised images of a step: augmented by the recipe, or with a strong augmentation on top of that."""
     match view:
         case "recipe":
             return normalise(seen)

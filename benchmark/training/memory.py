@@ -1,10 +1,10 @@
-"""The teacher's memory: what it has said of a view of a training image, it need not be asked again.
+"""The teacher's memory: a cache of its answers to the views of the training images.
 
-A frozen teacher says the same of the same view to every method, student and seed. Its answers are kept beside its
-weights, a row of fp16 a view, in sparse files that fill as training goes on and that processes share without a lock.
-Zero means "not asked yet", and no answer is ever stored as zero: a row that holds one, because nobody has asked yet or
-because who asked was killed while writing, is asked for again. Whoever writes a row writes the same bits (on a GPU, the
-same up to what the order of a batch does to its sums).
+A frozen teacher gives the same answer to the same view for every method, student and seed. Its answers are stored
+beside its weights, one row of fp16 per view. The files are sparse and fill up during training; processes share them
+without a lock. Zero means "not asked yet", and no answer is ever stored as zero. A row that contains a zero was never
+written, or its writer was killed: the teacher is asked again. Every process writes the same bits to a row (on a GPU,
+the same up to the effect of a batch's order on its sums).
 """
 
 import os
@@ -22,16 +22,18 @@ from kdbench.methods.chain import UNASKED, Chain, Trace
 from kdbench.methods.method import Batch, Needs
 from kdbench.refusal import Refusal
 
-AT_ONCE = 64  # images that the teacher is asked about; on a GPU always as many, for the last bits may depend on it
+AT_ONCE = 64  # images per teacher batch; on a GPU always this many, because the last bits may depend on it
 PORTION = 16  # on a CPU any multiple of this gives the same bits
-TINY = 2.0**-24  # the smallest number above zero that fp16 has
+TINY = 2.0**-24  # the smallest positive number in fp16
 GIGABYTE = 10**9
 
 
 class RememberingTeacher:
-    """Looks an answer up, or asks the teacher and remembers. An answer that has just been given is rounded like one
-    that is read: a run has the same bits whatever was remembered before it. One that fp16 cannot hold is neither
-    rounded nor remembered, and asked for every time."""
+    """Reads an answer from the memory, or asks the teacher and stores the answer.
+
+    A new answer is rounded like a stored one, so a run has the same bits whatever the memory held before. An answer
+    that fp16 cannot hold is neither rounded nor stored, and the teacher is asked every time.
+    """
 
     def __init__(self, teacher: Chain, needs: Needs, views: int, folder: Path) -> None:
         self.teacher = frozen(teacher)
@@ -58,7 +60,7 @@ class RememberingTeacher:
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> dict[str, Tensor]:
-        """What the teacher says of some images, a few of them repeated where they do not fill a batch."""
+        """The teacher's answers to some images; a few images are repeated if they do not fill a batch."""
         count, portion = len(images), PORTION if images.device.type == "cpu" else AT_ONCE
         filled = images[torch.arange(-(-count // portion) * portion, device=images.device) % count]
         traces = [self.teacher.trace(part) for part in filled.split(AT_ONCE)]
@@ -66,19 +68,21 @@ class RememberingTeacher:
 
     @property
     def share(self) -> float:
-        """How many of the main phase's images were looked up, of all that were seen in this sitting."""
+        """The share of the main phase's images that were looked up, since the run last started or resumed."""
         return self.looked_up / max(self.seen, 1)
 
 
 class Rows:
-    """A file of rows that are mapped to be read and written as a file is: on a full disk that is an error, which can be
-    met; to write through the map would be the end of the process."""
+    """A file of rows, read through a memory map and written with file writes.
+
+    On a full disk, a file write raises an error that can be handled. A write through the map would end the process.
+    """
 
     def __init__(self, file: Path, count: int, width: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.width = width
         self.file = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
-        self.file.truncate(2 * count * width)  # sparse: what was never written takes no room
+        self.file.truncate(2 * count * width)  # sparse: unwritten rows take no space
         self.rows = np.memmap(self.file, np.float16, "r", shape=(count, width))
         self.full = False
 
@@ -86,7 +90,7 @@ class Rows:
         return torch.from_numpy(self.rows[places]).float()
 
     def write(self, places: np.ndarray[Any, Any], answers: Tensor) -> Tensor:
-        """The answers as they will be read."""
+        """Store the answers, and return them as they will be read."""
         rounded = answers.half()
         rounded[rounded == 0] = TINY
         fits = rounded.isfinite().all(1)
@@ -97,38 +101,38 @@ class Rows:
                         os.pwrite(self.file.fileno(), row.tobytes(), 2 * place * self.width)
             except OSError as error:
                 self.full = True
-                warnings.warn(f"{self.file.name} remembers no more: {error.strerror}", stacklevel=2)
+                warnings.warn(f"{self.file.name} stores no more answers: {error.strerror}", stacklevel=2)
         return torch.where(fits[:, None], rounded.float(), answers)
 
 
 def moved(answer: Tensor, device: torch.device) -> Tensor:
-    """Without a wait: from pinned memory, where the device can read while this process goes on."""
+    """Copy without a wait: the device can read pinned memory while this process continues."""
     return answer.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else answer
 
 
-# -- when there is one ------------------------------------------------------------------------------------------------
+# -- when a memory is used --------------------------------------------------------------------------------------------
 
 
 def rememberable(needs: Needs, teacher: Chain) -> bool:
-    """Does a method listen to nothing but what a teacher says of the recipe's views, in vectors?"""
+    """Whether a method needs nothing from the teacher but vectors for the recipe's views."""
     more = needs.teacher or needs.live_teacher or needs.input_grad or needs.teacher_train
     vectors = not needs.teacher_embedding or teacher.form(len(teacher) - 1).kind == "vector"
     return not more and needs.views == ("recipe",) and vectors
 
 
 def affordable(needs: Needs, teacher: Chain, views: int) -> bool:
-    """Is a method's teacher rememberable, and all that it may say no more than is kept?"""
+    """Whether a teacher's answers to a method can be cached, and all of them fit the limit."""
     return rememberable(needs, teacher) and size(needs, teacher, views) <= limit()
 
 
 def size(needs: Needs, teacher: Chain, views: int) -> int:
-    """Bytes of a memory in which nothing is missing."""
+    """The size of a full memory, in bytes."""
     width = teacher.classes + (teacher.embedding_width if needs.teacher_embedding else 0)
     return 2 * views * width
 
 
 def limit() -> float:
-    """The largest memory, in bytes, that is kept of a teacher for a method."""
+    """The largest memory of a teacher for a method that is allowed, in bytes."""
     asked = os.environ.get("KDBENCH_MEMORY_GB", "4.5")
     try:
         gigabytes = float(asked)

@@ -1,4 +1,4 @@
-"""The optimiser and the schedule that a recipe asks for: torch's own."""
+"""A recipe's optimiser and schedule, from torch."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from kdbench.benchmark.training.recipe import Recipe
 def optimize(
     parameters: Iterable[nn.Parameter], recipe: Recipe, steps: int, *, initial: bool = False
 ) -> tuple[Optimizer, LRScheduler]:
-    """``steps`` an epoch; the schedule moves every step. In an initial phase the rate stays where it is."""
+    """An epoch has ``steps`` steps; the schedule advances every step. In an initial phase the rate is constant."""
     optimizer: Optimizer
     if recipe.optimizer == "sgd":
         optimizer = SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)

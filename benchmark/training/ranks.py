@@ -1,9 +1,9 @@
-"""Several processes that train one network, each on a device of its own: the ranks of a cell.
+"""The ranks of a cell: several processes that train one network, each on its own device.
 
-All ranks have the same weights and draw the same batches. Each takes its share of every batch, and a step's gradient is
-that of the mean over the whole batch, however its images fall to the ranks. Each normalises with the statistics of its
-own share, as is usual: so the number of ranks changes what comes out, and is part of a cell's id. What only one may do
-the first does: it writes all that is written, and the running statistics of its batch norms are evaluated and kept.
+All ranks have the same weights and draw the same batches. Each takes its share of every batch. A step's gradient is
+that of the mean over the whole batch, however its images are divided. As is usual, each rank normalises with the
+statistics of its own share, so the number of ranks changes the result and is part of a cell's id. Only the first rank
+writes files. The running statistics of its batch norms are evaluated and kept.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,19 +20,19 @@ from torch.nn.parallel import DistributedDataParallel
 from kdbench.benchmark.data.dataset import Images
 from kdbench.benchmark.data.views import Draw
 
-PATIENCE = timedelta(minutes=10)  # a rank that is not heard of for so long has ended the run
+PATIENCE = timedelta(minutes=10)  # a rank that is silent for this long ends the run
 TROUBLE = "trouble"
 
 
 class Ranks:
-    """This process among those that train one network; alone, it does what it would do anyway."""
+    """This process among those that train one network; with a single process, nothing changes."""
 
     def __init__(self, rank: int = 0, world: int = 1, store: Any = None) -> None:
         self.rank, self.world, self.store = rank, world, store
 
     @classmethod
     def join(cls, rank: int, world: int, meeting: Path, device: torch.device) -> "Ranks":
-        """Wait for the others, at a file that nobody has met at before."""
+        """Wait for the other ranks; ``meeting`` is a file that no earlier run has used."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
         store = dist.FileStore(str(meeting), world)  # type: ignore[attr-defined]
@@ -42,35 +42,37 @@ class Ranks:
 
     @property
     def own(self) -> tuple[int, ...]:
-        """What a rank's own draws (dropout, say) are named by, beside what they are for."""
+        """The part of a random stream's name that is specific to this rank (for dropout, say)."""
         return (self.rank,) if self.rank else ()
 
-    # -- what each does ----------------------------------------------------------------------------------------------
+    # -- per rank ----------------------------------------------------------------------------------------------------
 
     def shares(self, draws: Iterable[Draw]) -> Iterator[Draw]:
-        """This rank's share of each step. Where none is left for it, as at the end of an epoch, it looks at the first
-        image, and that counts for nothing."""
+        """This rank's share of each step.
+
+        If no image is left for it, as at the end of an epoch, it takes the first image, which does not count.
+        """
         for draw in draws:
             if self.world == 1:
                 yield draw
             else:
-                rows = torch.arange(len(draw.index)).tensor_split(self.world)
-                mine = rows[self.rank] if len(rows[self.rank]) else rows[0][:1]
-                sizes = tuple(len(part) for part in rows)
-                seen = {name: getattr(draw, name)[mine] for name in ("index", "view", "number")}
-                yield replace(draw, **seen, sizes=sizes)
+                parts = {name: getattr(draw, name).tensor_split(self.world) for name in ("index", "view", "number")}
+                seen = {name: part[self.rank] if len(part[self.rank]) else part[0][:1] for name, part in parts.items()}
+                yield replace(draw, **seen, sizes=tuple(map(len, parts["index"])))
 
     def part(self, images: Images) -> Images:
         if self.world == 1:
             return images
         return images[torch.arange(len(images)).tensor_split(self.world)[self.rank]]
 
-    # -- what they do together ---------------------------------------------------------------------------------------
+    # -- over all ranks ----------------------------------------------------------------------------------------------
 
     def together(self, step: nn.Module) -> nn.Module:
-        """The step, whose gradients are the mean over ranks; for one phase, as which parameters a phase leaves alone is
-        learned in its first step. All begin with what the first rank has, and what a step changes in memory banks all
-        change alike: no buffers are sent around."""
+        """The step, with gradients averaged over ranks, for one phase.
+
+        The first step of a phase shows which parameters the phase does not use. All ranks start from the first rank's
+        state, and a step changes memory banks alike on all ranks, so no buffers are broadcast.
+        """
         if self.world == 1:
             return step
         parallel = DistributedDataParallel(step, static_graph=True)
@@ -78,7 +80,7 @@ class Ranks:
         return parallel
 
     def mean(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss terms for the record."""
+        """Loss terms averaged over ranks, for the record."""
         if self.world > 1:
             values = torch.stack([term.detach() for term in terms.values()])
             dist.all_reduce(values)
@@ -90,17 +92,17 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    # -- what the first one says -------------------------------------------------------------------------------------
+    # -- from the first rank -----------------------------------------------------------------------------------------
 
     def levelled(self, network: nn.Module) -> nn.Module:
-        """The network with the running statistics that the first rank has."""
+        """The network with the first rank's running statistics."""
         if self.world > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
         return network
 
     def told(self, word: bool) -> bool:
-        """The first rank's word, where all must do the same at the same step, or wait for each other for ever."""
+        """The first rank's decision; ranks that decide differently at a step would deadlock."""
         if self.world == 1:
             return word
         flag = torch.tensor(int(word))
@@ -108,17 +110,17 @@ class Ranks:
         return bool(flag)
 
     def given(self, thing: Any) -> Any:
-        """What the first rank has."""
+        """The first rank's object."""
         if self.world == 1:
             return thing
         things = [thing]
         dist.broadcast_object_list(things, 0)
         return things[0]
 
-    # -- what went wrong ---------------------------------------------------------------------------------------------
+    # -- errors ------------------------------------------------------------------------------------------------------
 
     def complain(self, trouble: str) -> None:
-        """Leave word before this process ends: to the others only a connection is closed."""
+        """Store the error before this process ends; the other ranks see only a closed connection."""
         if self.store:
             self.store.set(TROUBLE, trouble)
 

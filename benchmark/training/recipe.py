@@ -21,47 +21,47 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch: Count = 64
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.05
-    lr_of: dict[str, Positive] = {}  # for networks that need another one
-    momentum: Annotated[float, Meta(ge=0, lt=1)] = MOMENTUM  # of SGD; onecycle sets its own, as torch does
-    weight_decay: NotNegative = 5e-4  # on every parameter: norms, biases and adapters too
+    lr_of: dict[str, Positive] = {}  # by network, for those that need another one
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = MOMENTUM  # of SGD; onecycle sets its own, as in torch
+    weight_decay: NotNegative = 5e-4  # on every parameter, including norms, biases and adapters
     schedule: Literal["steps", "onecycle", "constant"] = "steps"
     milestones: tuple[Count, ...] = ()  # steps: the epochs after which lr is multiplied by 0.1
     warmup: Annotated[float, Meta(gt=0, lt=1)] = WARMUP  # onecycle: the share of steps in which lr rises to its peak
-    augment: bool = True  # the moves that leave the data set's images what they are
+    augment: bool = True  # with the data set's crop and flip
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: in the networks; losses and weights stay in fp32
 
     def __post_init__(self) -> None:
-        """What is not read must stand at its default: equal runs would have different ids."""
+        """Check values. An unused field must have its default; otherwise equal runs would have different ids."""
         if self.milestones and self.schedule != "steps":
-            raise ValueError(f"milestones must be left out with {self.schedule}, which has none, got {self.milestones}")
+            raise ValueError(f"milestones must be empty with {self.schedule}, which has none, got {self.milestones}")
         if self.warmup != WARMUP and self.schedule != "onecycle":
-            raise ValueError(f"warmup must be {WARMUP} with {self.schedule}, which has none, got {self.warmup}")
+            raise ValueError(f"warmup must be {WARMUP} with {self.schedule}, which has no warm-up, got {self.warmup}")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must rise, got {self.milestones}")
+            raise ValueError(f"milestones must increase, got {self.milestones}")
         late = [epoch for epoch in self.milestones if epoch >= self.epochs]
         if late:
             raise ValueError(f"milestones must come before the last epoch, {self.epochs}, got {late[0]}")
         if self.momentum != MOMENTUM and (self.schedule == "onecycle" or self.optimizer == "adamw"):
             raise ValueError(
-                f"momentum must be {MOMENTUM} with onecycle or adamw, which have their own, got {self.momentum}"
+                f"momentum must be {MOMENTUM} with onecycle or adamw, which set their own, got {self.momentum}"
             )
 
     def for_network(self, name: str) -> "Recipe":
-        """The recipe with the learning rate that this network needs."""
+        """The recipe with this network's learning rate."""
         return msgspec.structs.replace(self, lr=self.lr_of.get(name, self.lr), lr_of={})
 
     def steps(self, images: int) -> int:
-        """Steps an epoch; the last partial batch is kept."""
+        """Steps per epoch; the last partial batch is kept."""
         return math.ceil(images / self.batch)
 
     def facts(self, classes: int, labels: Tensor) -> Facts:
-        """What a method is told of a run by this recipe on a training set with these labels."""
+        """The facts for a method about a run of this recipe on a training set with these labels."""
         return Facts(classes, labels, self.batch, self.steps(len(labels)), self.epochs)
 
 
 RECIPES: Registry[Recipe] = Registry("recipe")
 
-# What nearly every published CIFAR-100 table uses.
+# The recipe of nearly every published CIFAR-100 table.
 RECIPES.register("cifar-240")(
     Recipe(
         epochs=240,
@@ -69,12 +69,12 @@ RECIPES.register("cifar-240")(
         lr_of={"MobileNetV2": 0.01, "ShuffleV1": 0.01, "ShuffleV2": 0.01},
     )
 )
-# A twelfth of it: enough to rank methods roughly on a laptop, too short for a number to hold beside a published one.
-# In fp32: most laptops' processors have no instructions for bf16, and gain nothing by it.
+# A twelfth of cifar-240: enough to rank methods roughly on a laptop, too short to compare with published numbers.
+# In fp32: most laptop processors have no instructions for bf16 and gain nothing from it.
 RECIPES.register("cifar-short")(
     Recipe(epochs=20, schedule="onecycle", lr=0.1, lr_of={"MobileNetV2": 0.02, "ShuffleV1": 0.02, "ShuffleV2": 0.02})
 )
-# The feature-only paper's (Cooper et al. 2025); the rates are the peaks of its networks.
+# The recipe of the feature-only paper (Cooper et al. 2025); the learning rates are the peak rates of its networks.
 RECIPES.register("feature-only")(
     Recipe(
         epochs=50,
@@ -87,9 +87,9 @@ RECIPES.register("feature-only")(
         augment=False,
     )
 )
-# A task of class-incremental learning on CIFAR-100, as published beside DFCIL (Smith et al. 2021).
+# One task of class-incremental learning on CIFAR-100, as published with DFCIL (Smith et al. 2021).
 RECIPES.register("incremental-250")(
     Recipe(epochs=250, batch=128, lr=0.1, weight_decay=2e-4, milestones=(100, 150, 200))
 )
-# For the embedded digits, seconds a cell.
+# For the embedded digits; a cell takes seconds.
 RECIPES.register("quick")(Recipe(epochs=40, batch=30, schedule="onecycle", lr=0.1))

@@ -1,4 +1,4 @@
-"""One step's forward pass: the only thing that data parallelism and compilation wrap."""
+"""One step's forward pass, the only part that data parallelism and compilation wrap."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,10 +16,10 @@ from kdbench.methods.method import Batch, Method
 
 
 class Step(nn.Module):
-    """The student's forward pass and the method's losses, cross-entropy added.
+    """The student's forward pass, the method's losses and cross-entropy.
 
-    Where the teacher knows fewer classes than the student (the incremental setting), ``shared`` is their number, and
-    the method sees the student's logits for them alone.
+    If the teacher has fewer classes than the student (the incremental setting), ``shared`` is their number. The method
+    then sees only these logits of the student.
     """
 
     def __init__(self, student: Chain, method: Method, shared: int | None = None) -> None:
@@ -29,8 +29,11 @@ class Step(nn.Module):
         self.shared = shared
 
     def forward(self, batch: Batch, teacher: Trace, task: bool = True, sizes: Sequence[int] = ()) -> dict[str, Tensor]:
-        """``sizes``: how many of the step's images each rank has, where there are several. The mean over ranks of a
-        term, and of its gradient, is that of the whole batch."""
+        """The loss terms of a batch.
+
+        ``sizes`` are the numbers of images per rank, if there are several ranks. The mean over ranks of a term, and of
+        its gradient, is that of the whole batch.
+        """
         needs = self.method.needs()
         with twice_differentiable() if needs.input_grad else nullcontext():
             views = tuple(self.student.trace(images, needs.student, needs.cut) for images in batch.views)
@@ -47,38 +50,41 @@ class Step(nn.Module):
 
 
 def scalars(terms: Any) -> dict[str, Tensor]:
-    """What losses() answered, if it is what it must be."""
+    """Check the result of losses() and return it."""
     if not isinstance(terms, dict):
-        raise TypeError(f"losses() must answer with a dict of named tensors, got a {type(terms).__name__}")
+        raise TypeError(f"losses() must return a dict of named tensors, got a {type(terms).__name__}")
     if "task" in terms:
-        raise TypeError("losses() must give its terms other names than 'task', which is cross-entropy's")
+        raise TypeError("losses() must not name a term 'task', which is the name of cross-entropy")
     for name, term in terms.items():
         if not isinstance(term, Tensor) or term.ndim:
             got = f"the shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"
-            raise TypeError(f"losses()['{name}'] must be a tensor of a single number, got {got}")
+            raise TypeError(f"losses()['{name}'] must be a scalar tensor, got {got}")
     if terms and torch.is_grad_enabled() and not any(term.requires_grad for term in terms.values()):
         raise TypeError(
-            "losses() must answer with a term that has a gradient, got none: nothing would be learned by it"
+            "losses() must return a term that has a gradient, got none: the student would learn nothing from it"
         )
     return terms
 
 
 def twice_differentiable() -> AbstractContextManager[None]:
-    """torch's fused attention kernels can be differentiated only once."""
+    """Avoid torch's fused attention kernels, which can be differentiated only once."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
 def weighted(terms: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
-    """Means over a rank's own images, so that their mean over ranks is that over all images."""
-    if len(set(sizes)) < 2:  # alone, or all ranks have the same number
+    """Weight the means over a rank's own images: their mean over ranks is then the mean over all images."""
+    if len(set(sizes)) < 2:  # a single rank, or equal shares
         return terms
     share = len(sizes) * sizes[dist.get_rank()] / sum(sizes)
     return {name: share * term for name, term in terms.items()}
 
 
 def whole(trace: Trace, sizes: Sequence[int]) -> Trace:
-    """The trace of all ranks' images. Gradients flow back to the rank that an image belongs to, once from each rank's
-    loss: the mean over ranks, which data parallelism takes, is the gradient of the loss over the whole batch."""
+    """The trace of all ranks' images.
+
+    Gradients flow back to the rank that has the image, once from each rank's loss. Data parallelism takes their mean
+    over ranks, which is the gradient of the loss over the whole batch.
+    """
     views = tuple(_whole(view, sizes) for view in trace.views or (trace,))
     return replace(views[0], views=views if trace.views else ())
 
@@ -106,7 +112,7 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, sizes: Sequence[int]) -> Tensor:
         ctx.sizes, ctx.rows = sizes, len(value)
-        # Parcels travel in one size.
+        # All ranks must send the same size.
         parcel = F.pad(value, [0, 0] * (value.ndim - 1) + [0, max(sizes) - len(value)]).contiguous()
         parcels = [torch.empty_like(parcel) for _ in sizes]
         dist.all_gather(parcels, parcel)
@@ -114,7 +120,7 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        gradient = gradients[0].clone(memory_format=torch.contiguous_format)  # others may hold this very tensor
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)  # the tensor may be in use elsewhere
         dist.all_reduce(gradient)
         mine = gradient.split(ctx.sizes)[dist.get_rank()]
         return F.pad(mine, [0, 0] * (mine.ndim - 1) + [0, ctx.rows - len(mine)]), None

@@ -1,4 +1,4 @@
-"""A frozen teacher's answers to what a student sees."""
+"""A frozen teacher's answers to the images that a student sees."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,13 +14,13 @@ from kdbench.methods.method import Batch, Needs
 
 
 class Answers(Protocol):
-    """A teacher as the loop sees it: a trace of a batch's views; nothing of the teacher ever changes."""
+    """A teacher as the loop sees it: it returns a trace of a batch's views, and never changes."""
 
     def __call__(self, batch: Batch) -> Trace: ...
 
 
 class LiveTeacher:
-    """Asked anew at every step."""
+    """A teacher that runs at every step."""
 
     def __init__(self, chain: Chain, needs: Needs) -> None:
         self.chain = frozen(chain)
@@ -31,13 +31,13 @@ class LiveTeacher:
         manner = batch_statistics(self.chain) if self.needs.teacher_train and several else nullcontext()
         with torch.set_grad_enabled(self.needs.input_grad), manner:
             views = tuple(self.chain.trace(images, self.needs.teacher) for images in batch.views)
-        if not self.needs.teacher_embedding:  # it is not remembered either: a method hears the same of both
+        if not self.needs.teacher_embedding:  # the memory leaves it out too: a method gets the same from both
             views = tuple(replace(view, embedding=UNASKED) for view in views)
         return replace(views[0], views=views)
 
 
 class NoTeacher:
-    """Stands where a teacher would, for methods that have none."""
+    """A placeholder for methods without a teacher."""
 
     def __call__(self, batch: Batch) -> Trace:
         nothing: Tensor = batch.labels.new_empty(0)
@@ -50,7 +50,7 @@ def frozen(chain: Chain) -> Chain:
 
 @contextmanager
 def batch_statistics(chain: Chain) -> Iterator[None]:
-    """Normalise with each batch's own statistics, as in training, and let the running ones rest."""
+    """Normalise with each batch's statistics, as in training, without updating the running statistics."""
     norms = [module for module in chain.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     for norm in norms:
         norm.training, norm.track_running_stats = True, False

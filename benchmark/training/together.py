@@ -1,4 +1,4 @@
-"""Cells that are trained in turns, a step each, ask one teacher once: those with the same seed see the same images."""
+"""One teacher for cells that are trained in turns, one step each; cells with the same seed see the same images."""
 
 from dataclasses import replace
 
@@ -8,14 +8,14 @@ from kdbench.methods.method import Batch, Needs
 
 
 class Together:
-    """The cells at one table. What they need is learned as each of them begins."""
+    """The shared teachers of a group of cells. The needs of each cell are added when it starts."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.shared: dict[tuple[str, ...], SharedTeacher] = {}
 
     def teacher(self, chain: Chain, needs: Needs) -> Answers:
-        """One that answers all whom it is asked by, where its answers can be the same for all."""
+        """A teacher shared by all cells, if its answers can be the same for all of them."""
         if needs.input_grad or needs.teacher_train:
             return LiveTeacher(chain, needs)
         shared = self.shared.setdefault(needs.views, SharedTeacher(chain, needs))
@@ -28,8 +28,10 @@ class Together:
 
 
 class SharedTeacher:
-    """Keeps its last answer, unless somebody wrote into it. A step is known by the seed of its own draws: it says all
-    that its images depend on."""
+    """Keeps its last answer, unless that was modified in place.
+
+    The seed of a step's generator identifies the step: its images depend on nothing else.
+    """
 
     def __init__(self, chain: Chain, needs: Needs) -> None:
         self.chain, self.needs = chain, needs
@@ -44,6 +46,6 @@ class SharedTeacher:
 
 
 def _versions(trace: Trace) -> list[int]:
-    """How often each tensor was written into."""
+    """How often each tensor was modified in place."""
     tensors = [value for value in (trace.logits, trace.embedding, *trace.features.values()) if value is not UNASKED]
     return [tensor._version for tensor in tensors] + [number for view in trace.views for number in _versions(view)]

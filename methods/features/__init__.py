@@ -1,1 +1,1 @@
-"""Knowledge in the features: what the teacher sees on its way to an answer."""
+"""Knowledge in the features: the teacher's values on the way to its answer."""

@@ -13,8 +13,8 @@ from kdbench.methods.method import METHODS, Batch, Facts, Phase, above
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
-    """How far the student is from standing on the teacher's side of zero by a margin; squared, summed over neurons,
-    the mean over images."""
+    """How far the student is from a margin on the teacher's side of zero: squared, summed over neurons, averaged over
+    images."""
     side = torch.where(teacher > 0, 1.0, -1.0).to(student)
     return F.relu(margin - side * student).square().sum() / len(student)
 
@@ -25,20 +25,26 @@ def connector(source: Form, target: Form) -> nn.Module:
 
 @METHODS.register("ab")
 class ActivationBoundaries(Stagewise):
-    """Which neurons are active, not how much, is taught first; the labels follow.
+    """The student first learns which neurons are active, not how strongly; then it learns the labels.
 
-    For a teacher's value t before its activation and the student's s behind a connector,
-    L = Σ_stages 2^(l−n) · ‖1[t > 0] ⊙ σ(m − s) + 1[t ≤ 0] ⊙ σ(m + s)‖², σ = ReLU, l = 1..n: the paper's differentiable
-    stand-in for the count of neurons on the wrong side, with margin m = 1. The student learns it alone in a phase of
-    its own, ``initial_epochs`` long, and cross-entropy alone afterwards: ``weight`` is what L weighs in the main phase,
-    and the field's published scripts multiply it with zero. ``initial_weight``, 3/1000, and the halving from stage to
-    stage are those of the field's reference codebase.
+        L = Σ_stages 2^(l−n) · ‖1[t > 0] ⊙ σ(m − s) + 1[t ≤ 0] ⊙ σ(m + s)‖², σ = ReLU, l = 1..n
 
-    The first phase trains the whole student, as the authors' does; RepDistiller's leaves out a WRN's last batch norm. A
-    connector is a 1×1 convolution with batch norm, and none where both values have one form. Ours: stages answer to
-    each other by resolution, not by number (`aligned`); where sizes still differ, the connector is 1×1 too, and the map
-    averaged or repeated; a network without batch norm (a ViT) is read at the ends of its stages, where its values have
-    either sign anyway.
+    t is a teacher's value before its activation, and s is the student's behind a connector. L is the paper's
+    differentiable substitute for the count of neurons on the wrong side, with margin m = 1. The student learns only L
+    in a phase of ``initial_epochs``, and only cross-entropy afterwards. ``weight`` is the weight of L in the main
+    phase, where the field's published scripts multiply it by zero. ``initial_weight``, 3/1000, and the halving from
+    stage to stage are those of the field's reference codebase.
+
+    The first phase trains the whole student, as the authors' does. RepDistiller's leaves out a WRN's last batch norm. A
+    connector is a 1×1 convolution with batch norm. There is none where both values have the same form.
+
+    Choices of ours:
+
+    - The teacher is in evaluation mode, as in RepDistiller. In the authors' code it uses batch statistics in the first
+      phase, the student learns by KD only (T = 3) in the second, and connectors are drawn by He's rule.
+    - Stages are paired by resolution, not by number (`aligned`).
+    - Where sizes still differ, the connector is 1×1 too, and the map is averaged or repeated.
+    - A network without batch norm (a ViT) is read at the ends of its stages, where its values have either sign anyway.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from kdbench.methods.method import METHODS, Batch, Facts
 
 
 def attention(feature: Tensor) -> Tensor:
-    """Where a network looks: the mean over channels of F², as a vector of length one per image."""
+    """Where a network looks: the mean over channels of F², as a unit vector per image."""
     return F.normalize(feature.square().mean(1).flatten(1), dim=1)
 
 
@@ -22,16 +22,21 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 @METHODS.register("at")
 class AttentionTransfer(Stagewise):
-    """The student looks where the teacher looks, at every stage.
+    """The student's attention maps match the teacher's at every stage.
 
-    L = ce_weight · CE + weight · Σ_stages mean over images and positions of (Q_s/‖Q_s‖₂ − Q_t/‖Q_t‖₂)²,
-    with Q = Σ_c F_c², the paper's activation-based map for p = 2; it is flattened and divided by its norm, so that
-    neither widths nor scales matter.
+        L = ce_weight · CE + weight · Σ_stages mean over images and positions of (Q_s/‖Q_s‖₂ − Q_t/‖Q_t‖₂)²
 
-    The paper's text has the distance itself, not squared, with β/2 before it. The weight of 1000 belongs to the mean of
-    squares, which the authors' and the field's code compute, and this does too: the two differ by factors of
-    hundreds. A larger map is averaged before it is squared, as the field does. Ours: stages answer to each other by
-    resolution, not by number (`aligned`); those of one position, whose attention is always one, are left out.
+    Q = Σ_c F_c² is the paper's activation-based map for p = 2. It is flattened and divided by its norm, so neither
+    widths nor scales matter.
+
+    The paper's text has the distance itself, not squared, with the factor β/2. The weight of 1000 belongs to the mean
+    of squares, which the authors' and the field's code compute, and so does this method. The two differ by factors of
+    hundreds. A larger map is averaged before it is squared, as in the field's code.
+
+    Choices of ours:
+
+    - Stages are paired by resolution, not by number (`aligned`).
+    - Stages of one position, whose attention is always one, are left out.
     """
 
     def __init__(

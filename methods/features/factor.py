@@ -23,27 +23,31 @@ def layers(*widths: int) -> list[nn.Module]:
 
 
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Between an image's factors, each a vector of length one: the mean absolute difference."""
+    """The mean absolute difference between an image's two factors, each a unit vector."""
     student, teacher = (F.normalize(factor.flatten(1), dim=1) for factor in at_one_size(student, teacher))
     return F.l1_loss(student, teacher)
 
 
 @METHODS.register("ft")
 class FactorTransfer(Stagewise):
-    """What the teacher's last map says, put into fewer words by a paraphraser, and understood by a translator.
+    """A paraphraser compresses the teacher's last map; a translator of the student's map learns to match the result.
 
-    The paraphraser, an autoencoder of three layers and three back, learns ‖F_t − P(F_t)‖² without labels and without
-    the student, in a phase of its own, ``initial_epochs`` long. Its code is the factor of the teacher, ``rate`` times
-    as wide as the map (the paper's k). Then the translator, three layers on the student's map, gives the student's
-    factor: L = ce_weight · CE + weight · ‖ factor_t/‖factor_t‖₂ − factor_s/‖factor_s‖₂ ‖₁, the mean over elements; the
-    paraphraser stays as it is.
+    The paraphraser is an autoencoder of three layers and three back. It learns ‖F_t − P(F_t)‖² without labels and
+    without the student, in a phase of ``initial_epochs``. Its code is the factor of the teacher, ``rate`` times as wide
+    as the map (the paper's k). Then the translator, three layers on the student's map, gives the student's factor. The
+    paraphraser no longer changes.
 
-    Factors are compared whole and weighed with 500, as in the authors' code; the field's reference codebases, whose
-    length of the first phase this is, compare the mean of their squares over channels and weigh that with 200. Ours:
-    batch norm in every layer, where the authors' code has none; the paraphraser's last layer is linear, so that
-    features of either sign can be rebuilt, and learns squares of errors as the paper has it, where the authors' code
-    takes absolute ones; and it learns at the recipe's rate, where the reference codebase sets 0.01 for every residual
-    student.
+        L = ce_weight · CE + weight · ‖ factor_t/‖factor_t‖₂ − factor_s/‖factor_s‖₂ ‖₁, the mean over elements
+
+    Whole factors are compared, with weight 500, as in the authors' code. The field's reference codebases compare the
+    mean of the factors' squares over channels, with weight 200. The length of the first phase is theirs.
+
+    Choices of ours:
+
+    - Every layer has batch norm. The authors' code has none.
+    - The paraphraser's last layer is linear, so that features of either sign can be rebuilt.
+    - The paraphraser learns squares of errors, as in the paper. The authors' code takes absolute errors.
+    - The paraphraser learns at the recipe's rate. The reference codebase sets 0.01 for every residual student.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class FactorTransfer(Stagewise):
         [(mine, theirs)] = self.maps(student, teacher)
         if batch.phase != "main":
             return {"paraphrase": F.mse_loss(self.rebuild(self.paraphraser(theirs)), theirs)}
-        self.paraphraser.eval()  # nothing of it moves any more, its batch norms' statistics neither
+        self.paraphraser.eval()  # frozen, with its batch norms' statistics
         with torch.no_grad():
             factor = self.paraphraser(theirs)
         return {"factor": self.weight * factor_distance(self.translator(mine), factor)}

@@ -23,24 +23,31 @@ NumbersByQuality = tuple[int, ...] | Literal["standard", "quality"]
 
 @METHODS.register("feature_only")
 class FeatureOnly(Method):
-    """The backbone learns from the teacher's features alone; labels teach only what lies behind them.
+    """The backbone learns only from the teacher's features; labels teach only the layers behind them.
 
-    L = weight · mean over l of ‖P_l(F^S_l) − F^T_t(l)‖² / elements + ce_weight · CE(student). P_l is a 1×1 convolution
-    without bias from the student's channels to the teacher's, over all positions, a class token included where both
-    networks have one; the larger map of the two is averaged to the smaller one's size, the student's before it is
-    projected. CE's gradient stops at the last distilled student depth. The teacher's logits are not used. (The
-    paper's code stores a teacher's tokens in one order and reads them in another; where it asks the teacher anew, as
-    its configurations for the ViTs do not, it projects as we do.)
+        L = weight · mean over l of ‖P_l(F^S_l) − F^T_t(l)‖² / elements + ce_weight · CE(student)
+
+    P_l is a 1×1 convolution without bias from the student's channels to the teacher's. It covers all positions, and a
+    class token where both networks have one. The larger of the two maps is averaged to the smaller one's size, the
+    student's before it is projected. CE's gradient stops at the last distilled student depth. The teacher's logits are
+    not used. (The paper's code stores a teacher's tokens in one order and reads them in another. Where it runs the
+    teacher again, as its configurations for the ViTs do not, it projects as we do.)
 
     Depths are the paper's layer numbers, which ``layers`` explains: ``teacher_depths: [12, 13, 14, 15]``. By default
-    the teacher's are the four of the highest knowledge quality Q on the training set (``quality``; ``samples``,
-    ``class_samples`` and ``k0`` are its settings), t(l) in order. The paper never released that selection: how ours
-    measures a layer is said there. The student's are the paper's for its four students; the rule that gives them for
-    any network (``standard``) is ours. Networks with fewer layers have fewer pairs.
+    the teacher's are the four of the highest knowledge quality Q on the training set, t(l) in order. ``samples``,
+    ``class_samples`` and ``k0`` are the settings of ``quality``. The student's are the paper's for its four students.
+    Networks with fewer layers have fewer pairs.
 
-    A student that the teacher once was is compared with it layer by layer and, at one depth, without P. Nothing moves
-    its backbone then: it begins where the teacher is, and labels do not reach it. Where classes arrive task by task
-    this is a frozen backbone, and ``feature_with_ce`` what learns.
+    Choices of ours:
+
+    - The paper never released its selection by quality. ``quality`` explains how ours measures a layer.
+    - The rule that gives the student's depths for any network (``standard``) is ours.
+    - Tokens of different numbers are averaged on their grid, the class token apart. The authors' code averages along
+      the row of all tokens. On the paper's own pair the numbers are equal.
+
+    If the teacher is an earlier state of the student, the two are compared layer by layer and, at equal depths, without
+    P. Nothing trains the backbone then: it starts where the teacher is, and labels do not reach it. Where classes
+    arrive task by task, this is a frozen backbone, and ``feature_with_ce`` is the method that learns.
     """
 
     source = "features"
@@ -70,7 +77,7 @@ class FeatureOnly(Method):
         self.teacher_depths = _depths(teacher, theirs, "teacher_depths")
         if len(mine) != len(theirs):
             raise Refusal(
-                "feature_only: student_depths and teacher_depths must be equally many,"
+                "feature_only: student_depths and teacher_depths must have the same length,"
                 f" got {len(mine)} and {len(theirs)}"
             )
         forms = [(student.form(s), teacher.form(t)) for s, t in self.pairs]
@@ -113,7 +120,7 @@ class FeatureOnly(Method):
 
 @METHODS.register("feature_with_ce")
 class FeatureWithCE(FeatureOnly):
-    """The control: as feature-only, but cross-entropy trains the backbone too. ``feature_with_ce+kd`` adds KD."""
+    """The control: like feature_only, but CE trains the backbone too. ``feature_with_ce+kd`` adds KD."""
 
     def needs(self) -> Needs:
         return replace(super().needs(), cut=None)
@@ -134,7 +141,7 @@ def _line(value: Tensor, form: Form, size: tuple[int, int], prefix: bool) -> Ten
 def numbers(
     student: Chain, student_depths: Numbers, teacher: Chain, teacher_depths: NumbersByQuality
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The layers of both networks; the teacher's last ones stand for those that quality has still to choose."""
+    """The layers of both networks; the teacher's last ones are placeholders where quality has yet to choose."""
     named = [len(chosen) for chosen in (student_depths, teacher_depths) if not isinstance(chosen, str)]
     count = named[0] if named else min(PAIRS, len(layers(student)), len(layers(teacher)))
     mine = standard(student, count) if isinstance(student_depths, str) else tuple(student_depths)

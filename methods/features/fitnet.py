@@ -14,7 +14,7 @@ from kdbench.refusal import Refusal
 
 
 def convolution(source: Form, target: Form) -> nn.Module:
-    """The field's: to half the size 3×3 with stride 2, to twice the size 4×4 transposed, else 1×1."""
+    """As in the field's code: 3×3 with stride 2 to half the size, 4×4 transposed to twice the size, else 1×1."""
     width, new_width = source.channels, target.channels
     if source.size == (2 * target.size[0], 2 * target.size[1]):
         return nn.Conv2d(width, new_width, 3, stride=2, padding=1)
@@ -24,7 +24,7 @@ def convolution(source: Form, target: Form) -> nn.Module:
 
 
 def regressor(source: Form, target: Form) -> nn.Sequential:
-    """Predicts a hint from what the student sees; behind an activation, unless the hint is tokens, which have none."""
+    """Predicts a hint from the student's feature; ends in an activation unless the hint is tokens, which have none."""
     activation = nn.Identity() if target.kind == "tokens" else nn.ReLU()
     return nn.Sequential(convolution(source, target), BatchNorm(target.channels), activation)
 
@@ -35,21 +35,26 @@ def hint_loss(guess: Tensor, hint: Tensor) -> Tensor:
 
 @METHODS.register("fitnet")
 class FitNet(Stagewise):
-    """One stage of the teacher, the hint, is predicted from one stage of the student, the guided layer.
+    """One stage of the student, the guided layer, predicts one stage of the teacher, the hint.
 
-    L = ce_weight · CE + weight · mean of (r(F_s) − F_t)² over all elements, with r a convolutional regressor.
+        L = ce_weight · CE + weight · mean of (r(F_s) − F_t)² over all elements
 
-    The paper trains up to the guided layer on the hint alone first and distils afterwards; the field's reference
-    codebases, whose weight of 100 this is, add both terms throughout, and so does this. Their regressor is a
-    convolution, batch norm and ReLU. Their stage is the third tap of each network, the stem's counted. ``stage`` counts
-    the student's taps so, from 1; the teacher's depth is the one that answers to it, and a tap to which
-    none answers gives way to the nearest that has an answer.
+    r is a convolutional regressor.
 
-    Ours: at sizes that are neither equal nor in the ratio of two, a 1×1 convolution, and the larger of guess and hint
-    is averaged (the field has one large kernel without padding there, or nothing). Tokens have either sign: where they
-    are the hint, the regressor ends with its norm. A map is predicted behind a ReLU whatever its sign, as in the field:
-    of hints that have passed none (wide ResNets', MobileNets', many of timm's) the negative part is out of reach. A
-    student that the teacher once was needs no regressor.
+    The paper first trains the student up to the guided layer on only the hint, and distils afterwards. The field's
+    reference codebases, which use this weight of 100, add both terms throughout, and so does this method. Their
+    regressor is a convolution, batch norm and ReLU. Their stage is the third tap of each network, with the stem's
+    counted. ``stage`` counts the student's taps in the same way, from 1. The teacher's depth is the one that is paired
+    with this tap. If none is, the nearest tap with a partner is used instead.
+
+    Choices of ours:
+
+    - If sizes are neither equal nor in the ratio of two, the convolution is 1×1, and the larger of guess and hint is
+      averaged. (The field has one large kernel without padding there, or nothing.)
+    - Tokens have either sign: if they are the hint, the regressor ends with its norm.
+    - A map is predicted behind a ReLU whatever its sign, as in the field's code. For hints that have passed no ReLU
+      (wide ResNets', MobileNets', many of timm's), the negative part cannot be reached.
+    - If the teacher is an earlier state of the student, no regressor is needed.
     """
 
     def __init__(

@@ -14,13 +14,13 @@ from kdbench.methods.method import METHODS, Batch, Facts, Phase
 
 
 def flow(shallow: Tensor, deep: Tensor) -> Tensor:
-    """The Gram matrix between two stages of one network: products of their channels, the mean over positions."""
+    """The Gram matrix between two stages of one network: products of their channels, averaged over positions."""
     shallow, deep = at_one_size(shallow, deep)
     return shallow.flatten(2) @ deep.flatten(2).mT / shallow[0, 0].numel()
 
 
 def flow_distance(maps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Between the flows of consecutive stages: the mean over images and channels, summed over stages."""
+    """The squared error between flows of consecutive stages: averaged over images and channels, summed over stages."""
     distances = [
         F.mse_loss(flow(mine, next_mine), flow(theirs, next_theirs))
         for (mine, theirs), (next_mine, next_theirs) in pairwise(maps)
@@ -29,7 +29,7 @@ def flow_distance(maps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def from_the_stem(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
-    """Consecutive resolutions, behind the stems where the first stages still have theirs."""
+    """Consecutive resolutions; the stems come first if the first stages have the same resolution as the stems."""
     pairs = consecutive("fsp", student, teacher)
     stem, first = (student.stages[0], teacher.stages[0]), pairs[0]
     apart = stem[0] < first[0] and stem[1] < first[1]
@@ -42,16 +42,18 @@ def from_the_stem(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
 
 @METHODS.register("fsp")
 class FlowOfSolutionProcedure(Stagewise):
-    """The way from one stage to the next, as a Gram matrix between them, is taught first; the labels follow.
+    """The student first learns how one stage leads to the next, as a Gram matrix; then it learns the labels.
 
-    L = Σ_(l, l+1) mean of (G_s − G_t)², G = F_lᵀ F_(l+1) / positions, the larger map averaged to the size of the
-    other. As in the paper the student learns this alone in a phase of its own, ``initial_epochs`` long, and
-    cross-entropy alone afterwards: ``weight`` is what L weighs in the main phase, and the field's published scripts
-    multiply it with zero there.
+        L = Σ_(l, l+1) mean of (G_s − G_t)², G = F_lᵀ F_(l+1) / positions
 
-    As in the field's scripts flows run from the stem to the first stage, and from each resolution to the next (the
-    paper: from the first to the last layer of a stage). Both need equal widths. Ours: a student's map of another width
-    is brought to the teacher's by a learned 1×1 convolution first.
+    The larger map is averaged to the size of the other. As in the paper, the student learns only L in a phase of
+    ``initial_epochs``, and only cross-entropy afterwards. ``weight`` is the weight of L in the main phase, where the
+    field's published scripts multiply it by zero.
+
+    As in the field's scripts, flows run from the stem to the first stage, and from each resolution to the next. (In the
+    paper they run from the first to the last layer of a stage.) Both need equal widths.
+
+    Choice of ours: a learned 1×1 convolution first brings a student's map of another width to the teacher's width.
     """
 
     def __init__(

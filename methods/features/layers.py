@@ -1,10 +1,10 @@
-"""A network's layers as the feature-only paper numbers them, and the four that are distilled unless others are named.
+"""A network's layers as the feature-only paper numbers them, and the four that are distilled by default.
 
-Its networks are cut at every activation that stands outside a block, at every block (residual, inverted residual,
-encoder), and where the maps become a vector; layers count from 0. So 0 is the activation of a stem, or a ViT's patch
-embedding: ResNet34 has its 16 blocks as layers 1 to 16, VGG19 its convolutions as 0 to 15, ViT-B its blocks as 1 to
-12. Here a layer is found by what a link is made of, so that every chain has them; a downsampling module between blocks
-counts as one more. The activation behind a residual sum belongs to its block.
+The paper's networks are cut at every activation outside a block, at every block (residual, inverted residual, encoder),
+and where the maps become a vector. Layers count from 0. Layer 0 is the activation of a stem, or a ViT's patch
+embedding. ResNet34 has its 16 blocks as layers 1 to 16, VGG19 its convolutions as 0 to 15, ViT-B its blocks as 1 to 12.
+Here a layer is found by what a link consists of, so every chain has layers. A downsampling module between blocks counts
+as one more. The activation behind a residual sum belongs to its block.
 """
 
 from torch import nn
@@ -17,7 +17,7 @@ PAIRS = 4
 
 
 def layers(chain: Chain) -> list[int]:
-    """The depth at which each layer ends, the classifier left out."""
+    """The depth at which each layer ends, without the classifier."""
     depths: list[int] = []
     for depth, link in enumerate(chain.links[:-1], start=1):
         before, after = chain.form(depth - 1).kind, chain.form(depth).kind
@@ -33,10 +33,11 @@ def layers(chain: Chain) -> list[int]:
 
 
 def standard(chain: Chain, count: int = PAIRS) -> tuple[int, ...]:
-    """The layers that are distilled where nobody chooses, by number.
+    """The numbers of the layers that are distilled by default.
 
-    The last ones that end a stage; a network without stages, such as a ViT, is tapped in the middle of each quarter of
-    its blocks. These are the paper's lists for all four of its students, and its standard ones for all three teachers.
+    They are the last ones that end a stage. A network without stages, such as a ViT, is tapped in the middle of each
+    quarter of its blocks. These are the paper's lists for all four of its students, and its standard lists for all
+    three teachers.
     """
     ends = layers(chain)
     stages = [number for number, depth in enumerate(ends) if depth in chain.stages]
@@ -46,12 +47,12 @@ def standard(chain: Chain, count: int = PAIRS) -> tuple[int, ...]:
     before_pooling = [number for number, depth in enumerate(ends) if chain.form(depth).kind != "vector"]
     if len(before_pooling) <= count:  # as many as there are
         return tuple(range(len(ends)))[-count:]
-    blocks = len(before_pooling) - 1  # the stem is none
+    blocks = len(before_pooling) - 1  # the stem is not a block
     return tuple(round((quarter + 0.5) * blocks / count) for quarter in range(count))
 
 
 def _is_block(link: nn.Module) -> bool:
-    """Made of parts, and either of weights among them or of an activation."""
+    """Whether a link has submodules and, among them, weights or an activation."""
     parts = list(link.modules())[1:]
     weights = any(parameter.ndim > 1 for parameter in link.parameters())
     return bool(parts) and (weights or any(isinstance(part, ACTIVATIONS) for part in parts))

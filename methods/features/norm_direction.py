@@ -10,27 +10,31 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 
 
 def norm_direction_loss(student: Tensor, teacher: Tensor, centres: Tensor) -> Tensor:
-    """1 − ⟨z_s, c/‖c‖⟩ / max(‖z_s‖, ‖z_t‖), the mean over the batch; ``centres`` has each image's own c."""
+    """1 − ⟨z_s, c/‖c‖⟩ / max(‖z_s‖, ‖z_t‖), averaged over the batch; ``centres`` has the c of each image."""
     longer = torch.maximum(student.norm(dim=1), teacher.norm(dim=1)).clamp(min=1e-12)
     return (1 - (student * F.normalize(centres, dim=1)).sum(1) / longer).mean()
 
 
 @METHODS.register("norm_direction")
 class NormDirection(Method):
-    """An embedding that points where the teacher's class lies, and is no shorter than the teacher's.
+    """The embedding points towards the teacher's mean for the class, and is no shorter than the teacher's.
 
-    L = ce_weight · CE + weight · L_ND, L_ND = 1 − ⟨z_s, c_y/‖c_y‖⟩ / max(‖z_s‖, ‖z_t‖), z the embeddings and c_y the
-    mean of the teacher's over class y. While the student's is the shorter one it gains by growing along c_y; once it is
-    the longer one only its direction counts. The paper adds this term to another method's: ``kd+norm_direction`` is
-    its KD++, ``dkd+norm_direction`` its DKD++. Its code sets the weights of both per pair (this one's between 0.5 and
-    4, KD's between 1 and 4, where ours is 0.9 unless said) and lets KD's grow over 20 epochs; the 1 here is that code's
-    default.
+        L = ce_weight · CE + weight · L_ND, L_ND = 1 − ⟨z_s, c_y/‖c_y‖⟩ / max(‖z_s‖, ‖z_t‖)
 
-    Ours: the paper computes c_y beforehand, from the whole training set (its code from one augmented pass). Here it is
-    the mean over the images of class y as they came by in training, augmented, the present batch included: a rough
-    estimate in the first steps, and after an epoch as good a one. And where the widths differ, the authors' code leads
-    the student's embedding through batch norm, dropout and a linear map with a bias, for this term alone; here a linear
-    map without one is all.
+    z are the embeddings, and c_y is the mean of the teacher's over class y. While the student's is the shorter one, it
+    gains by growing along c_y. Once it is the longer one, only its direction counts.
+
+    The paper adds this term to another method: ``kd+norm_direction`` is its KD++, ``dkd+norm_direction`` its DKD++. Its
+    code sets the weights of both per pair: this one's between 0.5 and 4, KD's between 1 and 4. It also lets KD's weight
+    grow over 20 epochs. Here KD's weight is 0.9 unless given. The default of 1 for this term is that code's default.
+
+    Choices of ours:
+
+    - The paper computes c_y beforehand, from the whole training set (its code from one augmented pass). Here c_y is the
+      mean over the images of class y seen in training so far, augmented, the current batch included. It is a rough
+      estimate in the first steps, and as good as the paper's after an epoch.
+    - Where the widths differ, the authors' code passes the student's embedding through batch norm, dropout and a linear
+      map with a bias, for this term only. Here it is only a linear map without a bias.
     """
 
     source = "features"
@@ -43,7 +47,7 @@ class NormDirection(Method):
         self.weight = weight
         widths = student.embedding_width, teacher.embedding_width
         self.project = nn.Identity() if widths[0] == widths[1] else nn.Linear(*widths, bias=False)
-        self.register_buffer("sums", torch.zeros(facts.classes, widths[1]))  # of a class: its mean but for a factor
+        self.register_buffer("sums", torch.zeros(facts.classes, widths[1]))  # per class: its mean times a factor
 
     def needs(self) -> Needs:
         return Needs(teacher_embedding=True, labels=True, whole_batch=True)

@@ -13,8 +13,8 @@ from kdbench.methods.method import METHODS, Batch, Facts
 def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
     """The mean over images and pairs of rows of k(x, y) = (xᵀy)²; (B, N, positions) each.
 
-    Σ_ij (x_iᵀy_j)² is also the inner product of Σ_i x_i x_iᵀ and Σ_j y_j y_jᵀ: where there are fewer positions than
-    channels, that is the smaller matrix by far.
+    Σ_ij (x_iᵀy_j)² is also the inner product of Σ_i x_i x_iᵀ and Σ_j y_j y_jᵀ. Where there are fewer positions than
+    channels, these matrices are much smaller.
     """
     images, positions = len(one), one.shape[2]
     if positions < min(one.shape[1], other.shape[1]):
@@ -30,15 +30,21 @@ def selectivity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 @METHODS.register("nst")
 class NeuronSelectivityTransfer(Stagewise):
-    """The student's channels are distributed over the image as the teacher's are.
+    """The student's channels are distributed over the image in the same way as the teacher's.
+
+        L = ce_weight · CE + weight · Σ_stages MMD²(student's patterns, teacher's patterns)
 
     A channel's activations over all positions, divided by their L2 norm, are one sample of a neuron's selectivity
-    pattern; L = ce_weight · CE + weight · Σ_stages MMD²(student's patterns, teacher's patterns), per image, with the
-    paper's polynomial kernel k(x, y) = (xᵀy + c)^d, d = 2, c = 0. Networks of any two widths can be compared.
+    pattern. The MMD is per image, with the paper's polynomial kernel k(x, y) = (xᵀy + c)^d, d = 2, c = 0. Networks of
+    any two widths can be compared.
 
-    The teacher's own term is constant and counted, as in the field's code. The paper takes the last stage alone, with
-    weight λ/2; all stages and the weight of 50 are those of the field's reference codebases. Ours: stages answer to
-    each other by resolution, not by number (`aligned`); those of one position are left out.
+    The teacher's own term is constant and included, as in the field's code. The paper uses only the last stage, with
+    weight λ/2. All stages and the weight of 50 are those of the field's reference codebases.
+
+    Choices of ours:
+
+    - Stages are paired by resolution, not by number (`aligned`).
+    - Stages of one position are left out.
     """
 
     def __init__(

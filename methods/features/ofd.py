@@ -17,21 +17,25 @@ from kdbench.refusal import Refusal
 
 @METHODS.register("ofd")
 class OFD(Stagewise):
-    """The teacher's features before their activation, those that it would discard cut off at a margin.
+    """Matches the teacher's features before their activation; a margin cuts off what it would discard.
 
-    L = ce_weight · CE + weight · Σ_i 2^(i−n) · d(connector_i(F_s), max(F_t, m)), i = 1..n from shallow to deep.
+        L = ce_weight · CE + weight · Σ_i 2^(i−n) · d(connector_i(F_s), max(F_t, m)), i = 1..n from shallow to deep
 
-    d is the partial L2 distance: a student's value is left alone where it lies below a teacher's that is not
-    positive, for the activation discards both. The margin m of a channel is the mean of its negative values, if they
-    are as normally distributed as the teacher's batch norm says. Connectors are 1×1 convolutions with batch norm; the
-    teacher normalises with batch statistics. Halved weights towards the image, the sum over channels and positions,
-    and the weight are those of the field's reference codebases: the loss grows with the maps.
+    d is the partial L2 distance: a student's value is left alone where it is below a teacher's that is not positive,
+    because the activation discards both. The margin m of a channel is the mean of its negative values, if they are as
+    normally distributed as the teacher's batch norm says. Connectors are 1×1 convolutions with batch norm. The teacher
+    normalises with batch statistics. The weights halved towards the image, the sum over channels and positions, and the
+    weight are those of the field's reference codebases: the loss grows with the maps.
 
-    Ours: stages answer to each other by resolution, not by number (`aligned`): of a VGG's, the first takes part, and of
-    the last two the last alone. Maps of different sizes meet at the smaller one's. A teacher without batch norm near
-    its stages is refused: nothing else says how its values are distributed, and none of its values was discarded. A
-    student that the teacher once was has no connectors; others' begin as torch begins every convolution, where the
-    authors' are drawn by He's rule.
+    Choices of ours:
+
+    - Stages are paired by resolution, not by number (`aligned`). Of a VGG's stages, the first takes part, and of the
+      last two only the last.
+    - Maps of different sizes are compared at the smaller one's.
+    - A teacher without batch norm near its stages is refused. Nothing else says how its values are distributed, and
+      none of its values was discarded.
+    - If the teacher is an earlier state of the student, there are no connectors. Otherwise they start as torch
+      initialises every convolution, where the authors' are drawn by He's rule.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class OFD(Stagewise):
             if norm is None:
                 network = type(teacher.network).__name__
                 raise Refusal(
-                    f"ofd: the teacher's stages must end in batch norms, which margins are taken from, "
+                    f"ofd: the teacher's stages must end in batch norms, from which margins are taken, "
                     f"but {network} has none near depth {depth}"
                 )
             self.register_buffer(f"margin{number}", margin(norm))
@@ -68,8 +72,10 @@ class OFD(Stagewise):
 
 
 def margin(norm: _BatchNorm) -> Tensor:
-    """E[x | x < 0] of each channel, x normal around the norm's shift with its scale as deviation; three deviations
-    below zero where x is hardly ever negative."""
+    """E[x | x < 0] of each channel, for x normal with the norm's shift as mean and its scale as deviation.
+
+    It is three deviations below zero where x is hardly ever negative.
+    """
     mean, deviation = norm.bias.detach(), norm.weight.detach().abs()
     ratio = mean / deviation.clamp(min=torch.finfo(mean.dtype).tiny)
     negative = torch.special.ndtr(-ratio)
@@ -78,7 +84,7 @@ def margin(norm: _BatchNorm) -> Tensor:
 
 
 def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """Squared distances to the teacher's values, cut off at the margin; the sum over a map, the mean over images."""
+    """Squared distances to the teacher's values, cut off at the margin; summed over a map, averaged over images."""
     target = torch.maximum(teacher, margin[:, None, None])
     counts = (student > target) | (target > 0)
     return ((student - target) ** 2 * counts).sum((1, 2, 3)).mean()

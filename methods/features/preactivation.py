@@ -1,4 +1,4 @@
-"""Features before their activation, where a value still tells how far it was from being passed on."""
+"""Features before their activation, where a value still shows how far it was from being passed on."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from kdbench.methods.alignment import aligned
 from kdbench.methods.chain import Chain
 from kdbench.refusal import Refusal
 
-RECTIFIERS = (nn.ReLU, nn.ReLU6)  # what has passed one is never negative
+RECTIFIERS = (nn.ReLU, nn.ReLU6)  # their outputs are never negative
 ACTIVATIONS = (
     *RECTIFIERS, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
     nn.Hardtanh, nn.Tanh, nn.Softplus,
@@ -19,8 +19,11 @@ def preactivations(student: Chain, teacher: Chain) -> list[tuple[int, int]]:
 
 
 def linear(chain: Chain, depth: int) -> int:
-    """The depth behind the batch norm nearest to this one; without one, in front of the activation that ends here; or
-    this very depth, where no activation stands (a transformer's blocks end in sums)."""
+    """The depth behind the batch norm nearest to this one.
+
+    Without a batch norm, it is the depth in front of the activation that ends here. Without an activation either, it is
+    this depth (a transformer's blocks end in sums).
+    """
     try:
         return chain.before_activation(depth)
     except Refusal:

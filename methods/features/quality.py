@@ -1,13 +1,15 @@
 """Knowledge quality: how much a student can learn from each of a teacher's layers, measured before any distillation.
 
-Cooper, Chen, Dwivedy and Gurari, "Logit-Based Losses Limit the Effectiveness of Feature Knowledge Distillation"
-(2025, arXiv 2511.14981): Q = S + √(I·E), from the features of training images.
+Cooper, Chen, Dwivedy and Gurari, "Logit-Based Losses Limit the Effectiveness of Feature Knowledge Distillation" (2025,
+arXiv 2511.14981): Q = S + √(I·E), from the features of training images.
 
 Where the paper's text and its code differ we follow the code: the mean cosine inside a class counts each image with
-itself. Two things are ours: the code's fp32 arithmetic turns a class's entropy into 0 where the class has fewer
-singular values than the largest one has images (1e-127 underflows); here the entropy is the proper one in every
-precision. And it is that of all singular values, where the code leaves out those beyond the number that 95 % of the
-variance takes, summed over the classes: in a collapsed layer, of a data set with few classes, there are such.
+itself. Two things are ours:
+
+- The code's fp32 arithmetic turns a class's entropy into 0 where the class has fewer singular values than the largest
+  one has images (1e-127 underflows). Here the entropy is the proper one in every precision.
+- The entropy is that of all singular values. The code leaves out those beyond the number that 95 % of the variance
+  takes, summed over the classes. A collapsed layer, of a data set with few classes, has such values.
 """
 
 import math
@@ -24,31 +26,31 @@ from kdbench.methods.forms import Form, as_map, resized
 from kdbench.methods.method import Facts
 from kdbench.methods.survey import survey
 
-K0 = 5.0  # what I's entropy is measured against, as in the paper
-REMEMBERED = "quality"  # what findings about a teacher are called, before how many images they are of
-LARGEST = 2**16  # values of a feature that is kept as it is: every map of the paper's networks at 32 pixels
+K0 = 5.0  # I divides its entropy by log k₀; the paper's value
+REMEMBERED = "quality"  # the cached findings' name begins so; the numbers of images follow
+LARGEST = 2**16  # values of a feature that is not averaged: every map of the paper's networks at 32 pixels
 
-Watch = Callable[[float], None]  # is told which share of the images has been seen
+Watch = Callable[[float], None]  # receives the share of the images that are done
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one layer's features."""
+    """S, I and E of one layer's features."""
 
     separation: float  # S: do two images of a class point the same way, and two of different classes not?
-    information: float  # I: are the images of a class still told apart, in many directions?
-    efficiency: float  # E: how far is the nearest image of another class, for the length of the features?
+    information: float  # I: can the images of a class still be told apart, in many directions?
+    efficiency: float  # E: how far is the nearest image of another class, relative to the features' length?
 
     @property
     def q(self) -> float:
         return self.separation + math.sqrt(max(0.0, self.information * self.efficiency))
 
 
-# -- the mathematics: ``products`` are the inner products of all pairs of images, in which all but the entropy lies ----
+# -- the mathematics: ``products`` are the inner products of all pairs of images; only the entropy needs more --------
 
 
 def separation(products: Tensor, labels: Tensor) -> Tensor:
-    """S: the mean |cosine| inside a class less that between two classes, each the mean over (pairs of) classes."""
+    """S: the mean |cosine| inside a class minus that between two classes, each averaged over (pairs of) classes."""
     members = _members(labels, products)
     between = members.T @ _cosines(products) @ members
     inside, classes = between.diagonal(), len(between)
@@ -56,15 +58,18 @@ def separation(products: Tensor, labels: Tensor) -> Tensor:
 
 
 def information(products: Tensor, labels: Tensor, entropies: Tensor, k0: float) -> Tensor:
-    """I: 1 less the smallest |cosine| inside a class, times the entropy over log k₀, each the mean over classes."""
+    """I: 1 minus the smallest |cosine| inside a class, times the entropy over log k₀, each averaged over classes."""
     same = labels[:, None] == labels
     smallest = _least(_cosines(products).masked_fill(~same, math.inf), labels)
     return (1 - smallest.mean()) * entropies.mean() / math.log(k0)
 
 
 def efficiency(products: Tensor, labels: Tensor, directions: int, size: int) -> Tensor:
-    """E: twice the distance to the nearest image of another class, over the features' length, each the mean over
-    classes; scaled to what the distance would be among ``size`` images that fill as many directions alike."""
+    """E: twice the distance to the nearest image of another class, over the features' length, each averaged over
+    classes.
+
+    It is scaled to the distance among ``size`` images that fill as many directions alike.
+    """
     squares = products.diagonal()
     distances = (squares[:, None] + squares - 2 * products).clamp(min=0).sqrt()
     nearest = _least(distances.masked_fill(labels[:, None] == labels, math.inf), labels).mean()
@@ -81,7 +86,7 @@ def entropy(features: Tensor) -> Tensor:
 
 
 def quality(features: Tensor, labels: Tensor, entropies: Tensor, *, size: int, k0: float) -> Quality:
-    """S, I and E of features (images, values); the entropies, one a class, may come from more images than these."""
+    """S, I and E of features (images, values); the entropies, one per class, may come from more images than these."""
     _, labels = labels.unique(return_inverse=True)
     products = features @ features.T
     return Quality(
@@ -120,7 +125,7 @@ def qualities(
     class_samples: int = 500,
     watch: Watch | None = None,
 ) -> list[Quality]:
-    """The quality of every layer, as ``layers`` numbers them; what was measured before is remembered, for any k₀."""
+    """The quality of every layer, as ``layers`` numbers them; earlier measurements are cached, for any k₀."""
 
     def find() -> list[tuple[float, ...]]:
         return [astuple(one) for one in _measured(teacher, facts, samples, class_samples, watch)]
@@ -129,7 +134,7 @@ def qualities(
 
 
 def against(found: Iterable[Sequence[float]], k0: float = K0) -> list[Quality]:
-    """What is remembered of every layer was measured against k₀ = e, whose logarithm is 1."""
+    """Qualities for ``k0`` from cached ones, which were measured for k₀ = e, whose logarithm is 1."""
     layers = (Quality(*one) for one in found)
     return [replace(one, information=one.information / math.log(k0)) for one in layers]
 
@@ -141,14 +146,14 @@ def best(qualities: Sequence[Quality], count: int) -> tuple[int, ...]:
 
 
 def _measured(teacher: Chain, facts: Facts, samples: int, class_samples: int, watch: Watch | None) -> list[Quality]:
-    """For k₀ = e.
+    """The qualities for k₀ = e.
 
-    Everything from ``samples`` training images, the same number of each class, but the entropies, which come from up
-    to ``class_samples`` of each. The draw is always the same.
+    All values come from ``samples`` training images, the same number of each class. Only the entropies come from up to
+    ``class_samples`` images of each class. The draw is always the same.
 
-    A feature is the whole value at a depth, flattened, as in the paper's code (ours: beyond 65,536 values a map is
-    averaged to a smaller one). One class at a time shows all layers, but the samples only as many as fit: what is held
-    at any time is one class of all layers, or the samples of a few.
+    A feature is the whole value at a depth, flattened, as in the paper's code. (Ours: beyond 65,536 values a map is
+    averaged to a smaller one.) All layers are read for one class at a time, but only as many layers as fit for the
+    samples. At any time, memory holds one class of all layers, or the samples of a few layers.
     """
     depths = layers(teacher)
     order = torch.randperm(facts.size, generator=Generator().manual_seed(0))
@@ -172,7 +177,7 @@ def _measured(teacher: Chain, facts: Facts, samples: int, class_samples: int, wa
                 watch(done / todo)
         return found
 
-    # In the precision of its weights, whatever the recipe of the run that happens to be the first.
+    # In the precision of its weights, whichever recipe the first run has.
     precision, teacher.precision = teacher.precision, None
     try:
         shown = [{d: entropy(f) for d, f in features(rows[:class_samples], depths).items()} for rows in classes]
@@ -188,7 +193,7 @@ def _measured(teacher: Chain, facts: Facts, samples: int, class_samples: int, wa
 
 
 def _groups(widths: dict[int, int]) -> list[list[int]]:
-    """Neighbouring depths whose features together are no larger than the largest single one may be."""
+    """Neighbouring depths, grouped so that their features together have at most ``LARGEST`` values."""
     groups: list[list[int]] = []
     room = 0
     for depth, width in widths.items():

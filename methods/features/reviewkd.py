@@ -9,29 +9,33 @@ from kdbench.methods.batch_norm import BatchNorm
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.preactivation import linear
 from kdbench.methods.features.stages import Stagewise
-from kdbench.methods.forms import resized
+from kdbench.methods.forms import averaged, resized
 from kdbench.methods.method import METHODS, Batch, Facts
 
 Size = tuple[int, int]
-WIDEST = 512  # channels in which levels are fused
-POOLED = (4, 2, 1)  # the sizes at which the hierarchical loss looks again
+WIDEST = 512  # most channels in which levels are fused
+POOLED = (4, 2, 1)  # the sizes at which the hierarchical loss compares again
 
 
 @METHODS.register("reviewkd")
 class ReviewKD(Stagewise):
-    """Each of the teacher's levels, learned by the student's level and all deeper ones together.
+    """The student's level and all deeper ones together learn each of the teacher's levels.
 
-    L = ce_weight · CE + weight · min(epoch/warmup, 1) · Σ_levels HCL(fused_s, F_t).
+        L = ce_weight · CE + weight · min(epoch/warmup, 1) · Σ_levels HCL(fused_s, F_t)
 
-    From deep to shallow, attention-based fusion (ABF) joins a level with what it was handed by the deeper one; the
-    hierarchical context loss (HCL) compares the result with the teacher's level at several sizes. Levels are the
-    aligned stages, the teacher's before their activation, and, deepest, the embedding. Warm-up and widths are those of
-    the reference code; the authors' own counts epochs from 0, so that its first has no such term. It sets the weight
-    for each pair, from 0.6 (resnet56 to resnet20) to 8 (resnet32x4 to ShuffleV2), and most often to 5.
+    From deep to shallow, attention-based fusion (ABF) joins a level with the output of the deeper one. The hierarchical
+    context loss (HCL) compares the result with the teacher's level at several sizes. Levels are the aligned stages, the
+    teacher's before their activation, and, as the deepest, the embedding. Warm-up and widths are those of the reference
+    code. The authors' own code counts epochs from 0, so its first epoch has no such term. It sets the weight for each
+    pair, from 0.6 (resnet56 to resnet20) to 8 (resnet32x4 to ShuffleV2), and most often to 5.
 
-    Ours: stages answer to each other by resolution, not by number (`aligned`), so that a VGG's levels, deepest first,
-    are the embedding and its maps of 4, 8, 16 and 32 pixels, where the reference code has two of 4 and none of 32. A
-    map that must shrink on its way is averaged; tokens lie down on their grid, without the class token.
+    Choices of ours:
+
+    - Stages are paired by resolution, not by number (`aligned`). So a VGG's levels, deepest first, are the embedding
+      and its maps of 4, 8, 16 and 32 pixels. The reference code has two of 4 and none of 32.
+    - The teacher is in evaluation mode, as in mdistiller. The authors' own code leaves it in training mode.
+    - A map that must shrink on its way is averaged.
+    - Tokens are placed on their grid, without the class token.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class ReviewKD(Stagewise):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion: two maps weigh each other, position by position."""
+    """Attention-based fusion: two maps weight each other, position by position."""
 
     def __init__(self, width_in: int, middle: int, width: int, *, fuses: bool) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class Fusion(nn.Module):
         self.attention = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuses else None
 
     def forward(self, own: Tensor, handed: Tensor | None, size: Size) -> tuple[Tensor, Tensor]:
-        """The fused map, as wide and large as the teacher's, and what is handed on to the next level."""
+        """The fused map, as wide and large as the teacher's, and the map that the next level receives."""
         own = self.conv1(own)
         if self.attention is not None and handed is not None:
             handed = resized(handed, (own.shape[2], own.shape[3]))
@@ -90,12 +94,13 @@ def _convolution(width_in: int, width: int, kernel: int) -> nn.Sequential:
 
 
 def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared errors at full size, weight 1, and pooled to each smaller size, half the weight of the one before;
-    their weighted mean."""
+    """The weighted mean of squared errors at several sizes.
+
+    The full size has weight 1. Each smaller size, to which both maps are pooled, has half the weight of the one before.
+    """
     total, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
     for size in POOLED:
         if size < student.shape[2]:
             weight, weights = weight / 2, weights + weight / 2
-            mine, theirs = F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
-            total = total + weight * F.mse_loss(mine, theirs)
+            total = total + weight * F.mse_loss(averaged(student, (size, size)), averaged(teacher, (size, size)))
     return total / weights

@@ -4,31 +4,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.methods.alignment import levels
+from kdbench.methods.alignment import stages
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.bottleneck import bottleneck
 from kdbench.methods.features.stages import at_one_size
 from kdbench.methods.forms import as_map
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 
-NARROWING = 4  # of the embeddings that layers are compared by, against the batch
-WIDENING, WIDEST = 2, 1024  # of the projectors' middle, against the teacher's layer
+NARROWING = 4  # the batch size over the width of the embeddings that compare layers
+WIDENING, WIDEST = 2, 1024  # the projectors' middle, times the teacher's width, and its limit
 
 
 @METHODS.register("semckd")
 class SemCKD(Method):
-    """Every layer of the student learns from every layer of the teacher, as much as the two mean the same.
+    """Every layer of the student learns from every layer of the teacher, weighted by how similar their meaning is.
 
-    L = ce_weight · CE + weight · mean over images and student layers of Σ_t α_st · MSE(P_st(F_s), F_t).
+        L = ce_weight · CE + weight · mean over images and student layers of Σ_t α_st · MSE(P_st(F_s), F_t)
 
-    α_s· = softmax_t(q_s · k_t) is an image's own: q_s and k_t are its row of the batch's similarities FFᵀ at a layer,
-    embedded by a perceptron of that layer and L2-normalised. The gradient runs through α too. P_st is a bottleneck of
-    1×1, 3×3 and 1×1 convolutions, and each pair meets at the smaller map's size. Weight, widths and the lack of a
-    temperature are those of the authors' code; it adds KD, which is ``semckd+kd: {kd: {weight: 1}}`` here.
+    α_s· = softmax_t(q_s · k_t) is computed for each image. q_s and k_t are the image's row of the batch's similarities
+    FFᵀ at a layer, embedded by a perceptron of that layer and L2-normalised. The gradient flows through α too. P_st is
+    a bottleneck of 1×1, 3×3 and 1×1 convolutions. Each pair is compared at the smaller map's size. The weight, the
+    widths and the lack of a temperature are those of the authors' code. That code adds KD, which is
+    ``semckd+kd: {kd: {weight: 1}}`` here.
 
-    Ours: layers are the networks' levels of resolution; a batch with fewer images than usual, which the authors leave
-    out, is as similar as nothing to those that are missing; projectors are at most 1,024 wide, which the authors'
-    largest teacher needs (a ResNet50 would take 0.8 billion parameters otherwise).
+    Layers are all stages but the first, as in the authors' code. Choices of ours:
+
+    - In a batch with fewer images than usual, the similarity to the missing ones is zero. The authors leave such a
+      batch out.
+    - Projectors are at most 1,024 wide, which the authors' largest teacher needs. (A ResNet50 would take 0.8 billion
+      parameters otherwise.)
     """
 
     source = "features"
@@ -39,8 +43,8 @@ class SemCKD(Method):
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
         self.weight = weight
         self.batch = facts.batch
-        self.mine = {depth: student.form(depth) for depth in levels(student, "student")}
-        self.theirs = {depth: teacher.form(depth) for depth in levels(teacher, "teacher")}
+        self.mine = {depth: student.form(depth) for depth in layers(student, "student")}
+        self.theirs = {depth: teacher.form(depth) for depth in layers(teacher, "teacher")}
         self.queries = nn.ModuleList(perceptron(self.batch) for _ in self.mine)
         self.keys = nn.ModuleList(perceptron(self.batch) for _ in self.theirs)
         self.projectors = nn.ModuleList(
@@ -69,12 +73,17 @@ class SemCKD(Method):
         return F.normalize(torch.stack(rows, 1), dim=2)
 
     def _distances(self, projectors: nn.Module, mine: Tensor, theirs: list[Tensor]) -> Tensor:
-        """Of one student layer from each of the teacher's: images × teacher layers."""
+        """From one student layer to each of the teacher's: images × teacher layers."""
         distances = []
         for projector, layer in zip(projectors.children(), theirs, strict=True):
             one, other = at_one_size(mine, layer)
             distances.append((projector(one) - other).square().mean((1, 2, 3)))
         return torch.stack(distances, 1)
+
+
+def layers(chain: Chain, role: str) -> list[int]:
+    depths = stages(chain, role)
+    return depths[1:] or depths
 
 
 def perceptron(batch: int) -> nn.Module:
@@ -83,11 +92,11 @@ def perceptron(batch: int) -> nn.Module:
 
 
 def similarities(layer: Tensor, batch: int) -> Tensor:
-    """Each image's inner products with the images of the batch, zeros for those that are missing."""
+    """Each image's inner products with the images of the batch, with zeros for the missing ones."""
     flat = layer.flatten(1)
     return F.pad(flat @ flat.T, (0, batch - len(flat)))
 
 
 def calibration(queries: Tensor, keys: Tensor) -> Tensor:
-    """Images × student layers × teacher layers: how much each may learn from each."""
+    """Images × student layers × teacher layers: how much each student layer learns from each teacher layer."""
     return F.softmax(queries @ keys.transpose(1, 2), dim=2)

@@ -14,15 +14,20 @@ from kdbench.refusal import Refusal
 
 @METHODS.register("simkd")
 class SimKD(Method):
-    """The student learns to feed the teacher's own classifier.
+    """The student learns to feed the teacher's classifier.
 
-    L = weight · MSE(P(F_s), F_t) alone, at the smaller map's size; no labels, so ce_weight is 0. P is a bottleneck of
-    1×1, 3×3 and 1×1 convolutions, ``factor`` times narrower than the teacher's map. What is shipped is the student's
-    backbone, P, and the teacher's pooling and classifier.
+        L = weight · MSE(P(F_s), F_t)
 
-    F is the last map before the pooling. Ours: of MobileNetV2 and ShuffleV2 too, where the authors' code takes the
-    student's last stage, before its last 1×1 convolution; a network that ends in tokens, or has no map, gives its
-    embedding, a map of one pixel; P ends in batch norm and, only where the teacher's map does too, in a ReLU.
+    There is no other term. The two are compared at the smaller map's size. No labels are used, so ce_weight is 0. P is
+    a bottleneck of 1×1, 3×3 and 1×1 convolutions, ``factor`` times narrower than the teacher's map. The shipped network
+    is the student's backbone, P, and the teacher's pooling and classifier. F is the last map before the pooling.
+
+    Choices of ours:
+
+    - F is the last map for MobileNetV2 and ShuffleV2 too. The authors' code takes the student's last stage there,
+      before its last 1×1 convolution.
+    - A network that ends in tokens, or has no map, gives its embedding as a map of one pixel.
+    - P ends in batch norm and, only if the teacher's map does too, in a ReLU.
     """
 
     source = "features"
@@ -54,7 +59,7 @@ class SimKD(Method):
         return {"simkd": self.weight * F.mse_loss(mine, resized(target, self.project.size))}
 
     def deployed(self, student: Chain) -> Chain:
-        """The student's backbone, the projector, and what the teacher does with its last map."""
+        """The student's backbone, the projector, and the teacher's links behind its last map."""
         links = nn.Sequential(*student.links[: self.mine], self.project, *self.teacher.links[self.theirs :])
         shipped = Chain(links, links, stages=(), image=student.image)
         shipped.precision = student.precision
@@ -62,7 +67,7 @@ class SimKD(Method):
 
 
 class Projector(nn.Module):
-    """From the student's last map to one that can stand where the teacher's does."""
+    """From the student's last map to one that replaces the teacher's."""
 
     def __init__(self, source: Form, target: Form, factor: int, positive: bool) -> None:
         super().__init__()
@@ -72,7 +77,7 @@ class Projector(nn.Module):
         self.end = nn.ReLU() if positive else nn.Identity()
 
     def compared(self, value: Tensor) -> Tensor:
-        """As a map at the size at which the two are compared."""
+        """The projected map, at the size at which the two are compared."""
         grid: Tensor = self.convolutions(resized(as_map(value, self.source), self.size))
         end: Tensor = self.end(self.norm(grid))
         return end
@@ -83,7 +88,7 @@ class Projector(nn.Module):
 
 
 def last_map(chain: Chain) -> int:
-    """The depth of the last map, if nothing but vectors follow; the embedding's otherwise."""
+    """The depth of the last map if only vectors follow, else the embedding's."""
     for depth in range(len(chain) - 1, 0, -1):
         if chain.form(depth).kind != "vector":
             return depth if chain.form(depth).kind == "map" else len(chain) - 1
@@ -91,7 +96,7 @@ def last_map(chain: Chain) -> int:
 
 
 def rectified(chain: Chain, depth: int) -> bool:
-    """Is the value at this depth never negative, because a ReLU was the last to change it?"""
+    """Whether the value at this depth is never negative, because a ReLU was the last to change it."""
     link = chain.links[depth - 1]
     if isinstance(link, nn.Identity | nn.MaxPool2d) and depth > 1:
         return rectified(chain, depth - 1)

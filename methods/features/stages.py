@@ -1,4 +1,4 @@
-"""What is common to methods that compare two networks stage by stage."""
+"""Shared parts of the methods that compare two networks stage by stage."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from kdbench.refusal import Refusal
 class Stagewise(Method):
     """A method that reads features at pairs of depths, student and teacher, all as maps.
 
-    Tokens lie down on their grid; what stands before the grid (a class token) has no place on a map and is left out.
+    Tokens are placed on their grid. Tokens before the grid (a class token) have no place on a map and are left out.
     """
 
     source = "features"
@@ -32,7 +32,7 @@ class Stagewise(Method):
         return Needs(student=frozenset(mine), teacher=frozenset(theirs))
 
     def maps(self, student: Trace, teacher: Trace) -> list[tuple[Tensor, Tensor]]:
-        """The student's map beside the teacher's, pair by pair."""
+        """Pairs of maps, the student's and the teacher's."""
         return [
             (as_map(student[mine], form), as_map(teacher[theirs], other))
             for (mine, theirs), (form, other) in zip(self.pairs, self.forms, strict=True)
@@ -40,7 +40,7 @@ class Stagewise(Method):
 
 
 def spatial(name: str, student: Chain, teacher: Chain) -> list[tuple[int, int]]:
-    """The aligned depths, less those where only one position can be compared: it has no pattern in space."""
+    """The aligned depths, without those where only one position can be compared: it has no spatial pattern."""
     pairs = aligned(student, teacher)
     forms = [(student.form(mine), teacher.form(theirs)) for mine, theirs in pairs]
     found = [pair for pair, both in zip(pairs, forms, strict=True) if math.prod(smaller(*both)) > 1]
@@ -57,14 +57,14 @@ def at_one_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def widened(source: Form, target: Form) -> nn.Module:
-    """A learned 1×1 convolution to the other network's width, and nothing at all where the widths agree."""
+    """A learned 1×1 convolution to the other network's width, or the identity where the widths agree."""
     if source.channels == target.channels:
         return nn.Identity()
     return nn.Conv2d(source.channels, target.channels, 1, bias=False)
 
 
 def consecutive(name: str, student: Chain, teacher: Chain) -> list[tuple[int, int]]:
-    """The aligned depths of a method that relates each stage to the next."""
+    """The aligned depths, for a method that relates each stage to the next."""
     pairs = aligned(student, teacher)
     if len(pairs) < 2:
         raise Refusal(f"{name}: student and teacher must have two stages in common, got {len(pairs)}")
@@ -72,7 +72,7 @@ def consecutive(name: str, student: Chain, teacher: Chain) -> list[tuple[int, in
 
 
 def initial_epochs_of(name: str, epochs: int) -> int:
-    """The length of an initial phase, if there can be a phase of this length."""
+    """The length of an initial phase; a length below 1 is refused."""
     if epochs < 1:
         raise Refusal(f"{name}: initial_epochs must be at least 1, got {epochs}")
     return epochs

@@ -12,11 +12,11 @@ from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.stages import Stagewise, at_one_size
 from kdbench.methods.method import METHODS, Batch, Facts, above
 
-SMALLEST = 1e-5  # a variance never falls below it
+SMALLEST = 1e-5  # the lowest variance
 
 
 class Gaussian(nn.Module):
-    """q(t | s): a normal distribution with the mean μ(s) and, for each of the teacher's channels, a variance."""
+    """q(t | s): a normal distribution with the mean μ(s) and one variance for each of the teacher's channels."""
 
     def __init__(self, width: int, target: int, variance: float) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class Gaussian(nn.Module):
             nn.ReLU(),
             nn.Conv2d(target, target, 1, bias=False),
         )
-        # The number whose softplus is the variance: log(exp(v) − 1), which must not overflow on the way.
+        # The number whose softplus is the variance: log(exp(v) − 1), computed without overflow.
         more = variance - SMALLEST
         self.log_scale = nn.Parameter(torch.full((target,), more + math.log(-math.expm1(-more))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """−log q(t | s), less its constant: the mean over all elements."""
+        """−log q(t | s) without its constant, averaged over all elements."""
         student, teacher = at_one_size(student, teacher)
         variance = (F.softplus(self.log_scale) + SMALLEST)[:, None, None]
         return ((self.mean(student) - teacher).square() / variance + variance.log()).mean() / 2
@@ -40,15 +40,18 @@ class Gaussian(nn.Module):
 
 @METHODS.register("vid")
 class VariationalInformationDistillation(Stagewise):
-    """A lower bound of the mutual information between the two networks' features is maximised, at every stage.
+    """Maximises a lower bound of the mutual information between the two networks' features, at every stage.
 
-    I(t; s) ≥ H(t) + E[log q(t | s)]: L = ce_weight · CE + weight · Σ_stages −log q(t | s), with q a normal distribution
-    whose mean is regressed from the student's map, position by position, and whose variance is
-    σ²_c = softplus(α_c) + ε for each of the teacher's channels. All of it is trained, the variances too.
+        I(t; s) ≥ H(t) + E[log q(t | s)]
+        L = ce_weight · CE + weight · Σ_stages −log q(t | s)
+
+    q is a normal distribution. Its mean is regressed from the student's map, position by position. For each of the
+    teacher's channels, its variance is σ²_c = softplus(α_c) + ε. All of it is trained, the variances too.
 
     Three 1×1 convolutions with ReLU between them, variances that start at 5, ε = 1e-5, the weight of 1 and the mean
-    over elements are those of the field's reference codebases; one of them forgets to train the variances. Ours:
-    stages answer to each other by resolution, not by number (`aligned`).
+    over elements are those of the field's reference codebases. One of them does not train the variances.
+
+    Choice of ours: stages are paired by resolution, not by number (`aligned`).
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Knowledge in the gradients: how the answer would change."""
+"""Knowledge in the gradients: how a network's answer would change."""

@@ -1,7 +1,7 @@
 """KL(p_t ‖ p_s) to second order around the teacher's representation z: ½ dᵀ F d, with d = z_s − z_t.
 
-F is the Fisher information of the teacher's prediction p about z, F = E_{y~p}[∇log p(y) ∇log p(y)ᵀ]. What differs
-between sources is what z is and how much of F is kept: all of it, its diagonal W, or nothing (W = 1).
+F is the Fisher information of the teacher's prediction p about z, F = E_{y~p}[∇log p(y) ∇log p(y)ᵀ]. Sources of
+knowledge differ in what z is and in how much of F they keep: all of it, its diagonal W, or nothing (W = 1).
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 
 def half_square(difference: Tensor, weighted: Tensor) -> Tensor:
-    """½ dᵀ(F d), of a difference and the same one behind F."""
+    """½ dᵀ(F d), from the difference d and from F d."""
     return (difference * weighted).flatten(1).sum(1).mean() / 2
 
 
@@ -25,7 +25,7 @@ def diagonal_form(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
 
 
 def matrix_form(student: Tensor, teacher: Tensor, matrix: Tensor) -> Tensor:
-    """½ dᵀ M d with one symmetric matrix for all samples."""
+    """½ dᵀ M d with one symmetric matrix M for all samples."""
     difference = student - teacher
     return half_square(difference, difference @ matrix)
 
@@ -43,8 +43,8 @@ def logits_form(student: Tensor, teacher: Tensor, p: Tensor) -> Tensor:
 
 
 def mean_trace(diagonal: Tensor) -> Tensor:
-    """The batch mean of the trace of F: a form divided by it is a weighted mean over coordinates, of any teacher."""
-    # Of a teacher that is sure of every image only rounding is left: it must vanish, and not be blown up, or be 0/0.
+    """The batch mean of the trace of F; a form divided by it is a weighted mean over coordinates, for any teacher."""
+    # For a teacher certain of every image only rounding is left. It must vanish, not be amplified, and not give 0/0.
     return diagonal.flatten(1).sum(1).mean().clamp(min=torch.finfo(diagonal.dtype).eps)
 
 
@@ -59,8 +59,8 @@ def logits_diagonal(p: Tensor) -> Tensor:
 def classifier_diagonal(p: Tensor, classifier: Tensor) -> Tensor:
     """diag(Aᵀ(diag p − p pᵀ)A): for each coordinate of the embedding, the variance under p of its column of A.
 
-    Variances do not change when the rows are counted from another origin. Each sample's is the row of its likeliest
-    class: of a sure teacher's prediction, the difference of two large sums would be rounding alone.
+    Variances do not depend on the origin. Here each sample's origin is the row of its most likely class: for a
+    confident teacher, the difference of two large sums would be only rounding.
     """
     likeliest = p.argmax(1)
     others = p.scatter(1, likeliest[:, None], 0)
@@ -83,10 +83,11 @@ def prediction_information(p: Tensor) -> Tensor:
 def tail_diagonal(tail: Callable[[Tensor], Tensor], feature: Tensor, samples: int, generator: Generator) -> Tensor:
     """diag F at any depth, through the rest of the network: E_{y~p}[(∂log p(y)/∂z)²].
 
-    Of 0 samples, exactly: one backward pass for each class. Otherwise from so many draws of signs ε, as the mean of
-    (∂/∂z Σ_y ε_y √p(y) log p(y))², in which what differs from class to class cancels in the mean. Draws of y ~ p would
-    be right in the mean too, but of a sure teacher nearly all of them are the class that says nothing.
-    A network at rest treats images one by one: the gradient of their sum is each one's own.
+    With ``samples=0`` the value is exact: one backward pass for each class. Otherwise it is the mean over ``samples``
+    draws of signs ε of (∂/∂z Σ_y ε_y √p(y) log p(y))², where the products of different classes cancel in the mean.
+    Draws of y ~ p would be unbiased too, but for a confident teacher nearly all of them are the class that carries no
+    information. A network in evaluation mode treats each image separately: the gradient of their sum is each image's
+    own gradient.
     """
     feature = feature.detach().requires_grad_()
     log_p = F.log_softmax(tail(feature), dim=1)

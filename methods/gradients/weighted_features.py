@@ -27,29 +27,35 @@ from kdbench.refusal import Refusal
 
 @METHODS.register("weighted_features")
 class WeightedFeatures(Method):
-    """A feature of the teacher's, each coordinate as important as the teacher's prediction is sensitive to it.
+    """Matches a feature of the teacher; each coordinate's weight is the sensitivity of the teacher's prediction to it.
 
-    L = ce_weight · CE + weight · ½ Σ_k W_k (P(h_s)_k − h_t,k)², h the embedding, A the teacher's classifier,
-    p = softmax(A h_t + b), P a linear projector:
+        L = ce_weight · CE + weight · ½ Σ_k W_k (P(h_s)_k − h_t,k)²
 
-    - "plain": W = 1, feature matching; in tables its source is features.
+    h is the embedding, A the teacher's classifier, p = softmax(A h_t + b), and P a linear projector. ``weighting``
+    selects W:
+
+    - "plain": W = 1, feature matching. Tables give its source as features.
     - "fisher": W = E_{y~p}[(∂log p(y)/∂h_k)²], the diagonal of the Fisher information of p about h, exactly:
       diag(Aᵀ(diag p − p pᵀ)A).
     - "classifier": the form of AᵀA, which is ½ ‖A P(h_s) − A h_t‖². The authors' work on incremental learning has the
-      mean squared error of these with weight 0.1: here weight 0.2, normalised by "classes".
-    - "full": the form of scale · F + damping · I, F the Fisher information averaged over the training set, once, before
-      the first step (elastic feature consolidation, scale 10 and damping 0.1; as published the form is not halved).
+      mean squared error of these with weight 0.1. Here that is weight 0.2, normalised by "classes".
+    - "full": the form of scale · F + damping · I. F is the Fisher information averaged over the training set, computed
+      once before the first step. This is elastic feature consolidation, with scale 10 and damping 0.1. The published
+      form is neither halved nor normalised: weight 2 and ``normalise: false``. Where classes arrive task by task, it
+      averages over the images of the finished task; ours averages over those of the new one.
 
-    ``depth`` moves h to one of the teacher's stages, and to the student's that is aligned with it. There W comes from
-    differentiating the teacher's tail: all classes at once under random signs, ``samples`` times for each image, which
-    is right in the mean; 0 takes the expectation exactly, one pass a class.
+    ``depth`` moves h to one of the teacher's stages, and to the student's stage that is aligned with it. There W comes
+    from differentiating the teacher's tail: all classes at once under random signs, ``samples`` times for each image,
+    which is unbiased. With 0 samples, the expectation is exact and takes one pass per class.
 
-    The paper's text leaves the rest open, so it is ours. ``normalise`` divides the sum by the batch mean of the trace
-    of the weights, which makes it a weighted mean over coordinates: it does not grow with the width, and images are
-    related. By "classes" it divides by their number, as far as the teacher knows them. Without it, the loss has the
-    KL's own scale. The projector has no bias, and none stands where the two forms agree, unless it is to stand
-    "always": in a study of widths the student as wide as the teacher would otherwise be the only one without. The
-    weight is a guess: short runs on the digits come to harm at ten times it.
+    Choices of ours, which the paper's text leaves open:
+
+    - ``normalise`` divides the sum by the batch mean of the trace of the weights, which makes it a weighted mean over
+      coordinates. It does not grow with the width, and it relates the images of a batch. "classes" divides by the
+      number of classes that the teacher knows. Without ``normalise``, the loss has the KL's own scale.
+    - The projector has no bias. Where the two forms agree there is no projector, unless ``projector`` is "always". In a
+      study of widths, the student as wide as the teacher would otherwise be the only one without.
+    - The weight is a guess: short runs on the digits are harmed at ten times it.
     """
 
     source = "gradients"
@@ -100,7 +106,7 @@ class WeightedFeatures(Method):
 
     @classmethod
     def draws_on(cls, params: Mapping[str, Any]) -> Source:
-        return "features" if params.get("weighting") == "plain" else cls.source  # no gradient is in it
+        return "features" if params.get("weighting") == "plain" else cls.source  # "plain" uses no gradient
 
     def prepare(self) -> None:
         if self.weighting == "full":
@@ -157,7 +163,7 @@ class WeightedFeatures(Method):
 
 
 def _partners(student: Chain, teacher: Chain, depth: int | None) -> tuple[int, int]:
-    """The student's depth and the teacher's: the embeddings, or a stage of the teacher's and its partner."""
+    """The depths of student and teacher: the embeddings, or a teacher's stage and its partner."""
     embeddings = len(student) - 1, len(teacher) - 1
     if depth in (None, embeddings[1]):
         return embeddings

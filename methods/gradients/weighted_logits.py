@@ -14,19 +14,23 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, Source
 
 @METHODS.register("weighted_logits")
 class WeightedLogits(Method):
-    """The teacher's logits, each as important as the teacher's prediction is sensitive to it.
+    """Matches the teacher's logits; each logit's weight is the sensitivity of the teacher's prediction to it.
 
-    L = ce_weight · CE + weight · ½ Σ_k W_k (z_s,k − z_t,k)², z the logits and p = softmax(z_t):
-    "plain" W = 1, in tables of the source logits; "diagonal" W_k = p_k(1 − p_k), the diagonal of the Fisher
-    information of p about z; "full" the quadratic form of all of it, diag p − p pᵀ, which is the KL divergence to
-    second order.
+        L = ce_weight · CE + weight · ½ Σ_k W_k (z_s,k − z_t,k)²
 
-    The paper's text leaves normalisation and weights open, so these are ours. As it stands the loss has the scale of
-    the KL divergence at T = 1, hence weight 1; W = 1 has not, it grows with the number of classes. ``normalise``
-    divides by the batch mean of the trace of the Fisher information (of W = 1, the number of classes): a weighted mean
-    over classes, and, where plain, the limit of T² · KL at high temperatures but for the shift of a sample's logits.
-    It relates the images of a batch, and of a sure teacher's it leaves nearly all weight to the few that it is unsure
-    of: weighted by gradients, that trains unsteadily.
+    z are the logits and p = softmax(z_t). ``weighting`` selects W:
+
+    - "plain": W = 1. Tables give its source as logits.
+    - "diagonal": W_k = p_k(1 − p_k), the diagonal of the Fisher information of p about z.
+    - "full": the quadratic form of all of it, diag p − p pᵀ, which is the KL divergence to second order.
+
+    Choices of ours: the normalisation and the weights, which the paper's text leaves open. Without ``normalise`` the
+    loss has the scale of the KL divergence at T = 1, hence weight 1. W = 1 does not have this scale: it grows with the
+    number of classes. ``normalise`` divides by the batch mean of the trace of the Fisher information (for W = 1, by the
+    number of classes), which gives a weighted mean over classes. For "plain" this is the limit of T² · KL at high
+    temperatures, except for the shift of a sample's logits. ``normalise`` relates the images of a batch. For a
+    confident teacher it gives nearly all weight to the few images that the teacher is unsure of. With weights from
+    gradients, this trains unsteadily.
     """
 
     source = "gradients"
@@ -49,7 +53,7 @@ class WeightedLogits(Method):
 
     @classmethod
     def draws_on(cls, params: Mapping[str, Any]) -> Source:
-        return "logits" if params.get("weighting") == "plain" else cls.source  # no gradient is in it
+        return "logits" if params.get("weighting") == "plain" else cls.source  # "plain" uses no gradient
 
     def needs(self) -> Needs:
         return Needs(whole_batch=self.normalise and self.weighting != "plain")

@@ -1,1 +1,1 @@
-"""Knowledge in the labels: no teacher at all."""
+"""Knowledge in the labels: there is no teacher."""

@@ -1,4 +1,4 @@
-"""Cross-entropy alone: the student without a teacher, and the way that teachers are made."""
+"""Cross-entropy only: the student without a teacher. Teachers are trained in this way."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from kdbench.methods.method import METHODS, Batch, Method
 
 @METHODS.register("ce")
 class CrossEntropy(Method):
-    """The labels alone; the loop adds cross-entropy, so nothing is left to say here."""
+    """The student learns from the labels only; the loop adds cross-entropy, so there are no other terms."""
 
     source = "labels"
     taught = False

@@ -1,1 +1,1 @@
-"""Knowledge in the logits: what the teacher says about every class."""
+"""Knowledge in the logits: the teacher's output for every class."""

@@ -16,27 +16,31 @@ from kdbench.refusal import Refusal
 
 @METHODS.register("blockwise")
 class Blockwise(Method):
-    """Block-KD: the teacher's later blocks read the student's features, and what they say is distilled as logits.
+    """Block-KD: the student's features pass through the teacher's later blocks, and the resulting logits are distilled.
 
-    The stepping stone N_i = T_c∘T_n∘…∘T_{i+1}∘C_i∘S_i∘…∘S_1 is the student up to its block i, a connector, and the rest
-    of the teacher; N_n is the student's body under the teacher's head (its last norm and pooling, where it has them,
-    and its classifier). The teacher is frozen, but the gradient flows through it into C_i and S_1..S_i. With α =
-    ``ce_weight``, β = ``distill_weight``, γ = ``cross_weight``, and KL(Y, Z) short for T² · KL(softmax(Z/T) ‖
-    softmax(Y/T)), so that the second argument is the target (the teacher or the ensemble):
+    The stepping stone N_i = T_c∘T_n∘…∘T_{i+1}∘C_i∘S_i∘…∘S_1 is the student up to its block i, a connector C_i, and the
+    rest of the teacher. N_n is the student's body under the teacher's head: its classifier, and its last norm and
+    pooling where it has them. The teacher is frozen, but the gradient flows through it into C_i and S_1..S_i. In the
+    loss, α is ``ce_weight``, β is ``distill_weight``, γ is ``cross_weight``, and KL(Y, Z) is short for
+    T² · KL(softmax(Z/T) ‖ softmax(Y/T)). Its second argument is the target: the teacher or the ensemble.
 
-        L = α · [CE(S) + Σ_i 2^-(n-i) · CE(N_i)]            the student's own is added by the loop; the rest is `stones`
+        L = α · [CE(S) + Σ_i 2^-(n-i) · CE(N_i)]            the loop adds CE(S); the rest is `stones`
           + β · [KL(S, T) + Σ_i 2^-(n-i) · KL(N_i, T)]      `distill`
           + γ · [KL(S, E) + Σ_i KL(N_i, E)]                 `cross`, with E the mean of all N_i's logits
 
-    Stepping stones are for training alone: the student is shipped as it is.
+    Stepping stones exist only in training: the student is shipped as it is.
 
-    Ours, as the paper's text does not tell us: α = β = 1 and γ = 0.3, which did best of 0.3 and 1 for β and γ on held-
-    out images of CIFAR-100 (one seed); T = 4 and the factor T², in `cross` too; connectors of a 1×1 convolution and
-    batch norm, no activation, with sizes matched by pooling or repeating; E carries no gradient (``detach_ensemble``);
-    direction of the KLs. Blocks end where the stages of the two networks answer to each other (`aligned`), so n is the
-    smaller network's number of them, and a stem is a block only at a resolution of its own. ``stones`` is the lighter
-    variant: the deepest so many are kept, which weigh the most and have the shortest tails; the weights of those that
-    stay do not change, and E is their mean.
+    Choices of ours, which the paper's text leaves open:
+
+    - α = β = 1 and γ = 0.3: of 0.3 and 1 for β and γ, these did best on held-out images of CIFAR-100 (one seed).
+    - T = 4 and the factor T², in `cross` too.
+    - A connector is a 1×1 convolution and batch norm, without activation. Sizes are matched by pooling or repeating.
+    - E carries no gradient (``detach_ensemble``).
+    - The direction of the KLs.
+    - Blocks end where the stages of the two networks are paired (`aligned`), so n is the smaller network's number of
+      them. A stem is a block only if it has its own resolution.
+    - ``stones`` is the lighter variant: it keeps only this many stones. These are the deepest ones, which have the
+      largest weights and the shortest tails. Their weights do not change, and E is their mean.
     """
 
     source = "logits"
@@ -73,7 +77,7 @@ class Blockwise(Method):
         return Needs(student=frozenset(mine for mine, _ in self.blocks), labels=True, live_teacher=True)
 
     def stones(self, student: Trace) -> list[Tensor]:
-        """What each stepping stone says, from shallow to deep."""
+        """The logits of each stepping stone, from shallow to deep."""
         return [
             self.teacher.resume(connector(student[mine]), after=theirs)
             for connector, (mine, theirs) in zip(self.connectors, self.blocks, strict=True)
@@ -95,12 +99,12 @@ class Blockwise(Method):
 
 
 def discounted(terms: Sequence[Tensor]) -> Tensor:
-    """Σ_i 2^-(n-i) · term_i: each weighs half of the one behind it."""
+    """Σ_i 2^-(n-i) · term_i: each term has half the weight of the next deeper one."""
     return torch.stack([term / 2**back for back, term in enumerate(reversed(terms))]).sum()
 
 
 def agreement(student: Tensor, stones: Sequence[Tensor], temperature: float, *, detach: bool) -> Tensor:
-    """L_cross: how far the student and every stepping stone are from the mean of the stones' logits."""
+    """L_cross: the distance of the student and of every stepping stone from the mean of the stones' logits."""
     ensemble = torch.stack(list(stones)).mean(0)
     target = ensemble.detach() if detach else ensemble
     return torch.stack([softened_kl(logits, target, temperature) for logits in (student, *stones)]).sum()

@@ -16,30 +16,35 @@ Correlation = Literal["classes", "samples", "coefficients"]
 
 @METHODS.register("clkd")
 class CLKD(Method):
-    """The matrix of logits Z (B × C) read by rows, by columns, and by how its columns vary together.
+    """Compares the matrix of logits Z (B × C) by its rows, by its columns, and by how its columns vary together.
 
-    L = ce_weight · CE + mu · (L_ins + beta · L_cls) + nu · L_cc, on raw logits: no softmax, no temperature.
+        L = ce_weight · CE + mu · (L_ins + beta · L_cls) + nu · L_cc
 
-    - ``instance``, L_ins: the rows of Z (samples), each divided by its L2 norm; squared error to the teacher's.
+    All terms use raw logits: no softmax, no temperature.
+
+    - ``instance``, L_ins: squared error between the two networks' rows of Z (samples), each divided by its L2 norm.
     - ``class``, L_cls: the same for the columns of Z (one class over the batch).
     - ``correlation``, L_cc: squared Frobenius distance of the two networks' correlation matrices, / C².
 
-    Two choices are OURS, for the paper's text does not settle them; the defaults are those that did best on held-out
-    images of CIFAR-100 and on the digits, where either covariance drowned the other terms and ended below no L_cc:
+    Choices of ours, which the paper's text does not settle. The defaults did best on held-out images of CIFAR-100 and
+    on the digits. There, either covariance dominated the other terms and gave a lower result than no L_cc at all.
 
     - ``reduction``: "sample" sums the squares within each normalised vector and takes the mean over the vectors (over
-      samples in L_ins, over classes in L_cls): 2 − 2·cos, between 0 and 4 whatever the sizes. "element" is the mean
-      over all elements: the same divided by C (L_ins) or by B (L_cls), and little is left of it beside cross-entropy.
-    - ``correlation``: which way round the matrix is. Both readings centre each column, that is each class by its mean
-      over the batch: Zc. "classes" is Zcᵀ·Zc / (B − 1), C × C: the covariance of classes, estimated from B samples.
-      "samples" is the sum over classes of the outer product of the class's centred column, Zc·Zcᵀ / (C − 1), B × B:
-      how alike two samples are, seen from the batch's mean. Its C − 1 would go with centring each sample over the
-      classes; the columns are centred nevertheless, because they are what the sum runs over. Divided by C², it grows
-      with B²: its weight depends on the batch size. As they are written down both are covariances: nothing divides by
-      the deviations, and L_cc grows with the fourth power of the logits' scale. "coefficients" is a third reading,
-      ours: Pearson's coefficients between classes over the batch, C × C, as the name says, all between −1 and 1.
+      samples in L_ins, over classes in L_cls). This is 2 − 2·cos, between 0 and 4 for all sizes. "element" is the mean
+      over all elements: the same divided by C (L_ins) or by B (L_cls), which is very small beside cross-entropy.
+    - ``correlation``: the orientation of the matrix. The paper's text has two readings, "classes" and "samples". Both
+      centre each column, that is each class by its mean over the batch: Zc.
+    - "classes" is Zcᵀ·Zc / (B − 1), C × C: the covariance of classes, estimated from B samples.
+    - "samples" is Zc·Zcᵀ / (C − 1), B × B: the sum over classes of the outer product of the class's centred column. It
+      shows how similar two samples are, seen from the batch's mean. The divisor C − 1 would fit centring each sample
+      over the classes. The columns are centred nevertheless, because the sum runs over them. Divided by C², the term
+      grows with B²: its weight depends on the batch size.
+    - As written, "classes" and "samples" are covariances: nothing divides by the deviations, and L_cc grows with the
+      fourth power of the logits' scale.
+    - "coefficients" is a third reading, ours: Pearson's coefficients between classes over the batch, C × C, as the name
+      says, all between −1 and 1.
 
-    mu and nu, and ce_weight, are those on which independent implementations agree; beta is 2 in some and 1 in others.
+    Independent implementations agree on mu, nu and ce_weight. For beta, some use 2 and others 1.
     """
 
     source = "logits"
@@ -80,7 +85,7 @@ def normalised_distance(student: Tensor, teacher: Tensor, dim: int, reduction: R
 
 
 def correlation_distance(student: Tensor, teacher: Tensor, correlation: Correlation) -> Tensor:
-    """L_cc; a batch of one image, which varies in nothing, has none."""
+    """L_cc; a batch of one image has no variation, and its L_cc is 0."""
     samples, classes = student.shape
     s, t = student - student.mean(0), teacher - teacher.mean(0)
     match correlation:

@@ -14,16 +14,16 @@ from kdbench.refusal import Refusal
 
 @METHODS.register("ctkd")
 class CTKD(Method):
-    """KD at a temperature that is learned against the student: it moves to where the loss is larger.
+    """KD with a temperature that is trained against the student: it moves to where the loss is larger.
 
-    L = ce_weight · CE + weight · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)), T = lowest + span · sigmoid(θ).
+        L = ce_weight · CE + weight · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)), T = lowest + span · sigmoid(θ)
 
-    - θ, one number for all samples (the paper's global version), descends on −λ·L while the student descends on L: its
-      gradient is reversed on the way back. T² belongs to the loss that θ sees.
+    - θ is one number for all samples (the paper's global version). It descends on −λ·L while the student descends on L:
+      its gradient is reversed in the backward pass. The loss that θ sees includes T².
     - λ grows from 0 to 1 over the first ``loops`` epochs, λ = (1 − cos(π · epoch/loops)) / 2: easy first, then hard.
 
-    All values are those of the authors' CIFAR-100 script. θ begins at 1 there, T at 15.6, and so it does here; it is
-    trained by the student's own optimiser, weight decay included.
+    All values are those of the authors' CIFAR-100 script. As there, θ starts at 1 and so T at 15.6. The student's
+    optimiser trains θ, weight decay included.
     """
 
     source = "logits"
@@ -42,7 +42,7 @@ class CTKD(Method):
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
         if lowest <= 0 or span < 0:
-            raise Refusal(f"ctkd: lowest must be above 0 and span not below, got {lowest} and {span}")
+            raise Refusal(f"ctkd: lowest must be above 0 and span at least 0, got {lowest} and {span}")
         self.lowest, self.span = lowest, span
         self.loops = loops
         self.weight = weight
@@ -55,5 +55,5 @@ class CTKD(Method):
 
 
 def reversed_gradient(value: Tensor, strength: Tensor) -> Tensor:
-    """The same value, whose gradient comes back multiplied by −strength."""
+    """The same value; the backward pass multiplies its gradient by −strength."""
     return value.detach() + strength * (value.detach() - value)

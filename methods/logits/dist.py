@@ -9,14 +9,16 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 @METHODS.register("dist")
 class DIST(Method):
-    """Predictions that are correlated with the teacher's, and need not be equal to them.
+    """The student's predictions must correlate with the teacher's, but need not be equal to them.
 
-    L = ce_weight · CE + beta · L_inter + gamma · L_intra, where each is T² · (1 − Pearson) of softmax(z/T).
+        L = ce_weight · CE + beta · L_inter + gamma · L_intra
+
+    L_inter and L_intra are T² · (1 − Pearson) of softmax(z/T).
 
     - ``inter``: along the rows, how each sample's classes relate; the mean over samples.
     - ``intra``: along the columns, how the samples of the batch relate in each class; the mean over classes.
 
-    Weights of 2 and T = 4 are what the field runs on CIFAR-100; on ImageNet the weights stay and T is 1.
+    The field uses weights of 2 and T = 4 on CIFAR-100. On ImageNet the weights are the same and T is 1.
     """
 
     source = "logits"
@@ -55,5 +57,5 @@ def uncorrelated(student: Tensor, teacher: Tensor, temperature: float) -> tuple[
 def pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Correlation coefficients along ``dim``."""
     a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-    # Added, as the authors do, and not a floor: the two differ where a class is nearly absent from the batch.
+    # Added, as in the authors' code. A floor would differ where a class is nearly absent from the batch.
     return (a * b).sum(dim) / (a.norm(dim=dim) * b.norm(dim=dim) + 1e-8)

@@ -10,17 +10,21 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 @METHODS.register("dkd")
 class DKD(Method):
-    """The KD loss taken apart at the labelled class, so that each part can have a weight of its own.
+    """The KD loss split at the labelled class, so that each part can have its own weight.
 
-    L = ce_weight · CE + warm-up · (alpha · TCKD + beta · NCKD), both parts times T².
+        L = ce_weight · CE + warm-up · (alpha · TCKD + beta · NCKD)
+
+    Both parts are multiplied by T².
 
     - ``target``, TCKD: KL between the two networks' answers to "the labelled class or another?".
-    - ``others``, NCKD: KL between their answers among the other classes alone. KD itself weighs it with 1 − p_t of the
-      labelled class, and so mutes it where the teacher is sure.
+    - ``others``, NCKD: KL between their answers among only the other classes. KD itself weights it with 1 − p_t of the
+      labelled class, which suppresses it where the teacher is confident.
 
-    The warm-up is linear over the first ``warmup`` epochs. The paper tunes beta for each pair of networks (2, 6 and 8
-    among others); one value for all of them is OURS. A recipe much shorter than the paper's 240 epochs wants a shorter
-    warm-up: in one of 20 that falls to a rate of zero, the default's full weight comes when nothing moves any more.
+    The warm-up is linear over the first ``warmup`` epochs. A recipe much shorter than the paper's 240 epochs needs a
+    shorter warm-up. With 20 epochs and a learning rate that falls to zero, the default reaches its full weight when
+    training has already stopped.
+
+    Choice of ours: one beta for all pairs of networks. The paper tunes beta for each pair (2, 6 and 8 among others).
     """
 
     source = "logits"

@@ -9,10 +9,11 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, above
 
 @METHODS.register("kd")
 class KD(Method):
-    """The teacher's softened answer, beside the labels.
+    """The student learns the teacher's softened predictions as well as the labels.
 
-    L = ce_weight · CE + weight · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)). The weights and the temperature are those
-    of the field's two reference codebases.
+        L = ce_weight · CE + weight · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T))
+
+    The weights and the temperature are those of the field's two reference codebases.
     """
 
     source = "logits"

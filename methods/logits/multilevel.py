@@ -10,34 +10,37 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 @METHODS.register("multilevel")
 class MultiLevel(Method):
-    """Predictions aligned at three levels and five temperatures, on two views of every image.
+    """Aligns predictions at three levels and five temperatures, on two views of every image.
 
-    L = ce_weight · (CE + CE of the strong view) + weight · (L_instance + L_batch + L_class), with p = softmax(z/T)
-    and T = 2, 3, ``temperature``, 5 and 6:
+        L = ce_weight · (CE + CE of the strong view) + weight · (L_instance + L_batch + L_class)
+
+    Here p = softmax(z/T), and T is 2, 3, ``temperature``, 5 and 6.
 
     - ``instance``: T² · KL of each sample's prediction, summed over the temperatures and both views.
     - ``batch``: squared Frobenius distance of p·pᵀ (B × B: how samples relate), / B, summed over the temperatures.
-    - ``class``: the same of pᵀ·p (C × C: how classes relate), / C.
-    - ``strong_task``: cross-entropy on the strong view, with the loop's own weight; without a teacher, no knowledge.
+    - ``class``: the same for pᵀ·p (C × C: how classes relate), / C.
+    - ``strong_task``: cross-entropy on the strong view, with the loop's weight. It carries no teacher knowledge.
 
-    The numbers published for this method come from the authors' code, so this is what their code computes; in three
-    things it is not what their text says. A sample (or class) whose confidence lies above the batch's median was to be
-    left out, but the code multiplies the finished mean with the share of those kept, about one half; at the instance
-    level on the first view alone. For the first T and the last the code shows the strong view's instance term the first
-    view's logits. And the batch and class levels are taken on the first view alone.
+    The numbers published for this method come from the authors' code, so this method computes what their code computes.
+    Their code differs from their text in three ways:
 
-    The strong view (two of RandAugment's operations, each of a strength of its own, and Cutout, as the authors have it)
-    is something that no other method gets: in a ranking it needs a note. So do published figures: the authors'
-    configurations are of 240 epochs at half the usual rate (0.025) for six pairs, and of 480, or 960 for resnet32x4 to
-    the ShuffleNets, at 0.01 for the five with MobileNetV2 or ShuffleNet students; a later paper's are of 480 and 960.
+    - In the text, a sample (or class) whose confidence is above the batch's median is left out. The code multiplies the
+      finished mean by the share of those kept, about one half. At the instance level it does so only on the first view.
+    - For the first T and the last, the code gives the strong view's instance term the logits of the first view.
+    - The batch and class levels use only the first view.
 
-    Ours: the strong view begins from the first one's crop and flip, where the authors' has a crop and flip of its own.
-    Its operations are torchvision's, which also lighten and sharpen where the authors' only darken and blur, and shift
-    by up to 45 % where theirs stop at 30.
+    The strong view uses two of RandAugment's operations, each with its own strength, and Cutout, as the authors' does.
+    No other method gets it, so a ranking needs a note. So do published figures. The authors' configurations for six
+    pairs have 240 epochs at half the usual rate (0.025). Those for the five pairs with MobileNetV2 or ShuffleNet
+    students have 480 epochs at 0.01, or 960 for resnet32x4 to the ShuffleNets. A later paper's have 480 and 960 epochs.
+
+    Choices of ours: the strong view starts from the first view's crop and flip; the authors' has a separate crop and
+    flip. Its operations are torchvision's. They also lighten and sharpen, where the authors' only darken and blur. They
+    shift by up to 45 %, where the authors' stop at 30 %.
     """
 
     source = "logits"
-    raw_terms = frozenset({"batch", "class", "strong_task"})  # not standardised in the code of logit standardisation
+    raw_terms = frozenset({"batch", "class", "strong_task"})  # left raw by the code of logit standardisation
 
     def __init__(
         self,

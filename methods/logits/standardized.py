@@ -11,7 +11,7 @@ from kdbench.methods.logits.divergence import silent_where_blank
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, hyper_parameters
 from kdbench.refusal import Refusal
 
-# What the paper's code sets where it is told no more than to standardise.
+# The values that the paper's code sets if only its option to standardise is set.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "kd": {"temperature": 2.0, "weight": 9.0},
     "dkd": {"temperature": 2.0, "alpha": 9.0, "beta": 72.0},
@@ -22,16 +22,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @METHODS.register("standardized")
 class Standardized(Method):
-    """Another logit method (``method``, with ``params`` of its own) that sees z-scored logits in place of raw ones.
+    """Another logit method (``method``, with its own ``params``) that sees z-scored logits instead of raw ones.
 
-    Each sample's logits become (z − mean) / (std + 1e-7) over its classes, std unbiased, in both networks and in all
-    views: the student is asked for the teacher's relations between classes, and no longer for the size of its logits.
-    Cross-entropy sees raw logits; its weight is the inner method's, unless ``ce_weight`` says otherwise.
+    Each sample's logits become (z − mean) / (std + 1e-7) over its classes, with the unbiased std, in both networks and
+    in all views. The student must match the teacher's relations between classes, and no longer the size of its logits.
+    Cross-entropy uses raw logits. Its weight is the inner method's, unless ``ce_weight`` is given.
 
-    By default the inner method is KD as the paper runs it: ce_weight 0.1, weight 9, T = 2. DKD has alpha 9, beta 72 and
-    T = 2, multi-level distillation weight 9 and T = 2 in the place of 4 (so that it takes 2 twice), and CTKD weight 9,
-    as in the paper's code; its logs have other values for many pairs. Others run with their own defaults. A method may
-    name ``raw_terms`` that stay on the raw logits.
+    By default the inner method is KD as the paper runs it: ce_weight 0.1, weight 9, T = 2. As in the paper's code, DKD
+    has alpha 9, beta 72 and T = 2, multi-level distillation has weight 9 and T = 2 instead of 4 (so it uses 2 twice),
+    and CTKD has weight 9. The logs of that code have other values for many pairs. Other methods run with their own
+    defaults. A method may name ``raw_terms``, which stay on the raw logits.
     """
 
     source = "logits"
@@ -54,7 +54,7 @@ class Standardized(Method):
         weight = {} if ce_weight is None else {"ce_weight": ce_weight}
         inner = kind(student, teacher, facts, **completed(method, params) | weight)
         if (needs := inner.needs()).student or needs.teacher or needs.teacher_embedding or needs.live_teacher:
-            raise Refusal(f"standardized: method must read logits alone, got '{method}', which reads more of a network")
+            raise Refusal(f"standardized: method must read only logits, got '{method}', which reads more of a network")
         super().__init__(student, teacher, facts, ce_weight=inner.ce_weight)
         self.inner = inner
         self.raw: frozenset[str] = getattr(kind, "raw_terms", frozenset())
@@ -85,17 +85,17 @@ class Standardized(Method):
 
 
 def completed(method: str, params: dict[str, Any] | None) -> dict[str, Any]:
-    """A method's parameters: those that are given, else the paper's, else the method's own defaults."""
+    """A method's parameters: the given ones, else the paper's, else the method's own defaults."""
     defaults = {name: parameter.default for name, parameter in hyper_parameters(METHODS[method]).items()}
     return defaults | PUBLISHED.get(method, {}) | (params or {})
 
 
 def on_standardised(trace: Trace) -> Trace:
-    """The same trace, and the same of each view, with z-scored logits."""
+    """The same trace with z-scored logits, also in each view."""
     return replace(trace, logits=standardised(trace.logits), views=tuple(map(on_standardised, trace.views)))
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """Each sample's logits with mean 0 and deviation 1."""
+    """Each sample's logits with mean 0 and standard deviation 1."""
     logits = silent_where_blank(logits)
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)

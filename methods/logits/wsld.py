@@ -11,14 +11,17 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs, above
 
 @METHODS.register("wsld")
 class WSLD(Method):
-    """KD whose every sample has a weight of its own: little where the student already does better than the teacher.
+    """KD with a weight for each sample: small where the student already does better than the teacher.
 
-    L = ce_weight · CE + weight · mean over samples of w · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)), where
-    w = 1 − exp(−CE_s / CE_t), both cross-entropies with the label and at temperature 1; w carries no gradient.
+        L = ce_weight · CE + weight · mean over samples of w · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T))
+        w = 1 − exp(−CE_s / CE_t)
 
-    The authors write the cross-entropy of the soft labels where KL stands: the same gradient, and a value that differs
-    by the teacher's entropy. T = 4 and weight 2.25 are what NKD's authors give it on CIFAR-100; we have not read them
-    in the paper, and using them for every data set is OURS: WSLD's own code, for ImageNet alone, has 2 and 2.5.
+    CE_s and CE_t are the cross-entropies with the label, at temperature 1; w carries no gradient. The authors write the
+    cross-entropy of the soft labels instead of KL. Its gradient is the same, and its value differs by the teacher's
+    entropy.
+
+    Choice of ours: T = 4 and weight 2.25 for every data set. NKD's authors use these values for WSLD on CIFAR-100. We
+    have not read them in the paper. WSLD's own code, which is only for ImageNet, has 2 and 2.5.
     """
 
     source = "logits"

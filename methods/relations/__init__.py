@@ -1,1 +1,1 @@
-"""Knowledge in the relations: how images, layers or channels stand to one another."""
+"""Knowledge in the relations between images, layers or channels."""

@@ -1,5 +1,5 @@
 """Correlation congruence: Peng et al., "Correlation Congruence for Knowledge Distillation" (ICCV 2019, arXiv
-1904.01802), and what the field's reference codebases run under its name."""
+1904.01802), and the loss that the field's reference codebases run under its name."""
 
 import math
 from typing import Literal
@@ -13,7 +13,7 @@ from kdbench.refusal import Refusal
 
 
 def neighbours_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Σ_d |Δ_i|·|Δ_{i+1}| of the differences Δ = student − teacher; the mean over the batch's B − 1 neighbours."""
+    """Σ_d |Δ_i|·|Δ_{i+1}| with Δ = student − teacher; the mean over the batch's B − 1 pairs of neighbours."""
     apart = (student - teacher).abs()
     return (apart[:-1] * apart[1:]).sum() / max(len(apart) - 1, 1)
 
@@ -33,21 +33,23 @@ def _kernel(points: Tensor, gamma: float, order: int) -> Tensor:
 
 @METHODS.register("cc")
 class CorrelationCongruence(Method):
-    """How an image's features go along with another's.
+    """Matches how the features of one image correlate with those of another.
 
-    L = ce_weight · CE + weight · L_CC, on the embedding. Two losses go by this name:
+        L = ce_weight · CE + weight · L_CC
 
-    - ``form="neighbours"``, the default, is what the reference codebases run and what the published tables hold. It
-      is *not* the paper's loss. Student's and teacher's embeddings pass through a linear map each, to ``width``
-      dimensions, both of them trained, neither normalised; the error of an image is multiplied with the error of the
-      image that happens to stand next to it in the batch. So it depends on the batch's order, it correlates errors
-      rather than features, and two maps to one constant would please it perfectly. Weight 0.02, width 128.
+    L_CC is computed on the embedding. Two losses have this name:
+
+    - ``form="neighbours"``, the default, is the loss that the reference codebases run and that the published tables
+      hold. It is *not* the paper's loss. Two linear maps to ``width`` dimensions, one per network, project the
+      embeddings. Both are trained, and their outputs are not normalised. The error of an image is multiplied by the
+      error of the next image in the batch. So the loss depends on the batch's order, it correlates errors rather than
+      features, and two maps to one constant would minimise it. Weight 0.02, width 128.
     - ``form="kernel"`` is the paper's correlation congruence: K(x, y) = exp(−γ‖x − y‖²) for all pairs in the batch, by
-      its Taylor series up to ``order``, student's against teacher's in squared Frobenius norm / B². Kernels need no
-      equal widths, and nothing is trained beside the student. γ = 0.4 and order 2 are what public codes take. The
-      weight was set for the other form; here it must be chosen anew.
+      its Taylor series up to ``order``. The student's and the teacher's kernels are compared by the squared Frobenius
+      norm / B². Widths may differ, and only the student is trained. Public codes use γ = 0.4 and order 2. The default
+      weight is for the other form and must be chosen again here.
 
-    The paper's own recipe has vanilla KD beside it (``cc+kd``) and samples batches by class, which this does not.
+    The paper's own recipe also has vanilla KD (``cc+kd``). It samples batches by class, which this method does not.
     """
 
     source = "relations"

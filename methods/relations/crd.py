@@ -12,22 +12,26 @@ EPSILON = 1e-7
 
 
 def contrast(positive: Tensor, negative: Tensor, chosen: Tensor, noise: float) -> Tensor:
-    """−log h(positive) − Σ log(1 − h(negative)) over the chosen negatives, h(s) = s / (s + noise); the mean over the
-    batch. ``positive`` has a score an image, ``negative`` and ``chosen`` a row an image."""
+    """−log h(positive) − Σ log(1 − h(negative)) over the chosen negatives, h(s) = s / (s + noise); averaged over the
+    batch.
+
+    ``positive`` has one score per image. ``negative`` and ``chosen`` have one row per image.
+    """
     true = (positive / (positive + noise + EPSILON)).log()
     false = (noise / (negative + noise + EPSILON)).log()
     return -(true + (chosen * false).sum(1)).mean()
 
 
 def draw(labels: Tensor, known: Tensor, count: int, reach: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """``reach`` candidates for all rows, and for each row the first ``count`` of them that are not of its class."""
+    """``reach`` candidates for all rows, and for each row a mask of the first ``count`` of them that are of another
+    class."""
     candidates = torch.randperm(len(known), generator=generator, device=known.device)[:reach]
     foreign = known[candidates] != labels[:, None]
     return candidates, foreign & (foreign.cumsum(1) <= count)
 
 
 class Memory(nn.Module):
-    """What one network's head said last of every training image; the other network's answers are held against it."""
+    """The latest outputs of one network's head for every training image, to contrast the other network's with."""
 
     bank: Tensor
     scale: Tensor
@@ -58,24 +62,30 @@ class Memory(nn.Module):
 
 @METHODS.register("crd")
 class CRD(Method):
-    """Student and teacher speak of the same image, or of two images: a critic that cannot tell has learned nothing.
+    """A critic learns to tell whether the two networks' outputs belong to the same image or to two images.
 
-    L = ce_weight · CE + weight · (L_s + L_t). In L_s the student's answer to an image, through a linear head and of
-    unit length, is held against the teacher's answers in a memory: to the same image and to ``negatives`` images of
-    other classes. h(s) = s / (s + K/N) with s = exp(⟨mine, theirs⟩ / temperature) / Z is the paper's critic, and the
-    loss its noise-contrastive estimation. L_t is the same with the roles exchanged; both heads are trained.
+        L = ce_weight · CE + weight · (L_s + L_t)
 
-    As in the reference code: Z is the mean score of the first batch, times N, and stays a constant; the memory starts
-    from uniform noise and is moved towards a batch's answers, by 1 − momentum, once the batch has been scored; the
-    critic's Σ runs over the negatives without a weight. Weight 0.8, width 128, temperature 0.07, K = 16384, momentum
-    0.5 are those of the field's reference codebases for CIFAR. Where all classes but an image's own hold fewer than K
-    images, K is what they hold.
+    In L_s, the student's embedding of an image passes a linear head and is scaled to unit length. It is contrasted with
+    the teacher's outputs in a memory bank: those for the same image and for ``negatives`` images of other classes. The
+    paper's critic is h(s) = s / (s + K/N) with s = exp(⟨mine, theirs⟩ / temperature) / Z. The loss is its
+    noise-contrastive estimation. L_t is the same with the roles exchanged. Both heads are trained.
 
-    Ours: how negatives are drawn. The reference draws a subset of its own for each image, uniformly and without
-    replacement. Here the batch shares one random order of the training set, and each image takes the first K in it
-    that are not of its class. For each image alone that is the very same distribution, so the expected loss and
-    gradient of a step are the reference's; but the images of a batch share negatives, so a step's noise is somewhat
-    greater. It turns B · K memory rows that would have to be gathered into about K.
+    As in the reference code:
+
+    - Z is the mean score of the first batch, times N, and stays constant.
+    - The memory bank starts from uniform noise. After a batch has been scored, the bank moves towards its outputs by
+      1 − momentum.
+    - The critic's Σ runs over the negatives without a weight.
+
+    Weight 0.8, width 128, temperature 0.07, K = 16384 and momentum 0.5 are those of the field's reference codebases for
+    CIFAR. If all classes except an image's own hold fewer than K images, K is their number.
+
+    Choice of ours: how negatives are drawn. The reference draws a separate subset for each image, uniformly and without
+    replacement. Here the batch shares one random order of the training set, and each image takes the first K in it that
+    are of another class. For each single image this is the same distribution, so the expected loss and gradient of a
+    step are the reference's. But the images of a batch share negatives, so a step's noise is somewhat greater. About K
+    memory rows are gathered instead of B · K.
     """
 
     source = "relations"
@@ -105,7 +115,7 @@ class CRD(Method):
             raise Refusal("crd: the training set must have images of two classes, got one: there are no negatives")
         self.weight = weight
         self.negatives = min(negatives, facts.size - largest)
-        self.reach = min(self.negatives + largest, facts.size)  # among so many there are enough for every class
+        self.reach = min(self.negatives + largest, facts.size)  # this many hold enough for every class
         self.mine = nn.Linear(student.embedding_width, width)
         self.theirs = nn.Linear(teacher.embedding_width, width)
         self.of_student, self.of_teacher = (Memory(facts.size, width, temperature, momentum) for _ in range(2))

@@ -16,7 +16,7 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _probabilities(points: Tensor) -> Tensor:
-    """How probable it is that an image, in its row, picks another, or itself, as its neighbour."""
+    """Row i: the probability of each image, image i included, to be the neighbour that image i picks."""
     directions = points / (points.norm(dim=1, keepdim=True) + EPSILON)
     kernel = (directions @ directions.T + 1) / 2
     return kernel / kernel.sum(1, keepdim=True)
@@ -24,12 +24,13 @@ def _probabilities(points: Tensor) -> Tensor:
 
 @METHODS.register("pkt")
 class PKT(Method):
-    """Whom an image has for a neighbour, as a distribution over the batch.
+    """Matches which neighbours an image has, as a distribution over the batch.
 
-    L = ce_weight · CE + weight · KL(P_t ‖ P_s), p(j|i) = K(z_i, z_j) / Σ_k K(z_i, z_k), where K is the paper's cosine
-    kernel, brought to [0, 1], and z the embedding. As in the reference codebases the sum runs over j = i too, the
-    divergence is the mean over all B² entries (hence the large weight, which is theirs), and 1e-7 stands beside norms
-    and probabilities.
+        L = ce_weight · CE + weight · KL(P_t ‖ P_s), p(j|i) = K(z_i, z_j) / Σ_k K(z_i, z_k)
+
+    K is the paper's cosine kernel, scaled to [0, 1], and z is the embedding. As in the reference codebases, the sum
+    includes j = i, the divergence is the mean over all B² entries (hence the large weight, which is theirs), and 1e-7
+    is added to norms and probabilities.
     """
 
     source = "relations"

@@ -10,7 +10,7 @@ from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖G_s − G_t‖²_F / B² of the activations of a batch, whatever their shapes."""
+    """‖G_s − G_t‖²_F / B² of the activations of a batch, which may have any shapes."""
     return F.mse_loss(_similarity(student), _similarity(teacher))
 
 
@@ -21,12 +21,15 @@ def _similarity(activations: Tensor) -> Tensor:
 
 @METHODS.register("sp")
 class SimilarityPreserving(Method):
-    """Images that the teacher finds alike, the student finds alike.
+    """Images that are similar for the teacher become similar for the student.
 
-    L = ce_weight · CE + weight · ‖G_s − G_t‖²_F / B², where G is Q·Qᵀ with each row divided by its L2 norm, and Q the B
-    activations of a layer, flattened: neither widths nor sizes need to agree. The weight, 3000, and the layer, the last
-    stage, are those of the field's reference codebases; here that is the deepest aligned pair of stages. For tokens Q
-    leaves those before the grid out; that choice is ours, as the paper knows none.
+        L = ce_weight · CE + weight · ‖G_s − G_t‖²_F / B²
+
+    G is Q·Qᵀ with each row divided by its L2 norm. Q holds the B activations of a layer, flattened. Neither widths nor
+    sizes need to agree. The weight, 3000, and the layer, the last stage, are those of the field's reference codebases.
+    Here this layer is the deepest aligned pair of stages.
+
+    Choice of ours: for tokens, Q leaves out those before the grid. The paper has no tokens.
     """
 
     source = "relations"

@@ -1,4 +1,4 @@
-"""A whole SLURM on one machine, with GPUs that are only names: for the tests, and for whoever wants to try a submit."""
+"""A private SLURM cluster on one machine, with fake GPUs: for the tests, and to try `submit`."""
 
 from kdbench.refusal import Refusal
 

@@ -1,4 +1,4 @@
-"""Starts, disturbs and stops a private SLURM: its own configuration, key, sockets and ports, all in one folder."""
+"""Starts, disturbs and stops a private SLURM with its own configuration, key, sockets and ports, all in one folder."""
 
 import os
 import random
@@ -25,8 +25,8 @@ SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 OF_SLURM = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SACCT", "SCANCEL", "MUNGE")
 LONGEST_FOLDER = 70  # a socket's path has 107 characters; a job's is cluster/n1/n1_JOB.STEP
 UP = {"idle", "mixed", "allocated", "completing"}
-PATIENCE = 60.0  # seconds that the cluster has to do what it was told
-UNSEEN = 3.0  # seconds after which a daemon that nobody sees has died
+PATIENCE = 60.0  # seconds that the cluster has to reach a state
+UNSEEN = 3.0  # seconds after which a daemon that is not seen counts as dead
 
 
 def missing_packages(accounting: bool = False) -> list[str]:
@@ -38,8 +38,8 @@ def missing_packages(accounting: bool = False) -> list[str]:
 class DevCluster:
     """``with DevCluster(folder) as cluster``: a SLURM that runs until the block ends.
 
-    All that it has lies in the folder: ``log`` stays behind, ``cluster`` goes with it. A cluster that another process
-    has started is met again by ``DevCluster(folder)``: nothing is remembered but what the folder holds.
+    Everything is in the folder: ``log`` is kept afterwards, ``cluster`` is removed. ``DevCluster(folder)`` also finds a
+    cluster that another process has started, since all state is in the folder.
     """
 
     def __init__(self, folder: Path, options: Options = DEFAULT) -> None:
@@ -56,7 +56,7 @@ class DevCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What sbatch, squeue and the rest need to meet this cluster and no other."""
+        """The environment with which sbatch, squeue and the rest use this cluster and no other."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_SLURM)}
         return {**kept, "SLURM_CONF": str(self.conf), "PATH": _path()}
 
@@ -71,12 +71,12 @@ class DevCluster:
         return f"export SLURM_CONF={shlex.quote(str(self.conf))}"
 
     def ask(self, *command: str | Path) -> str:
-        """The answer of sbatch, squeue, scontrol, ...; a CalledProcessError keeps what they complain about."""
+        """The output of sbatch, squeue, scontrol, ...; a CalledProcessError has their error messages."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     def start(self) -> None:
-        """Returns when all nodes are idle; what was started is stopped again if one does not come up."""
+        """Start the cluster, and return when all nodes are idle. If one does not come up, everything is stopped."""
         self._refuse_what_cannot_work()
         self._make_room()
         try:
@@ -94,15 +94,15 @@ class DevCluster:
             raise
 
     def stop(self) -> None:
-        """Leaves the logs and nothing else, whatever state the cluster is in."""
+        """Stop the cluster, whatever state it is in. Only the logs are kept."""
         processes.kill(lambda: [*processes.holding(self.logs), *processes.of_jobs(self.conf)])
-        if self.conf.exists():  # nobody else's folder of this name
+        if self.conf.exists():  # else it may be another folder of this name
             shutil.rmtree(self.home)
 
     def kill_node(self, name: str, reported: bool = False) -> None:
-        """As a power cut would: the daemon and all that jobs run there are gone at once.
+        """Kill the daemon and all processes of jobs on a node at once, as a power cut would.
 
-        The controller believes that after the node's timeout, or at once if it is reported.
+        The controller notices after the node's timeout, or at once if ``reported``.
         """
         log = f"slurmd-{name}"
         processes.kill(lambda: [*processes.holding(self.logs, log), *processes.of_jobs(self.conf, name)])
@@ -110,12 +110,12 @@ class DevCluster:
             self.ask("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=killed")
 
     def start_node(self, name: str) -> None:
-        """As after a reboot; returns when the node takes jobs again."""
+        """Start a node as after a reboot, and return when it accepts jobs again."""
         self._spawn(f"slurmd-{name}", "slurmd", "-b", "-N", name)
         self._wait(lambda: self._states().get(name) in UP, f"slurmd-{name}")
 
     def restart_controller(self) -> None:
-        """As an administrator would: it saves its state and reads it again."""
+        """Restart the controller as an administrator would: it saves its state and reads it again."""
         for process in processes.holding(self.logs, "slurmctld"):
             process.terminate()
         self._wait(lambda: not self.running)
@@ -126,7 +126,7 @@ class DevCluster:
         if lacking := missing_packages(self.options.accounting):
             raise refusal(f"SLURM must be installed: apt-get install {' '.join(lacking)}")
         if os.geteuid() != 0:
-            raise refusal("must be started by root, who alone can make the GPUs' device files")
+            raise refusal("must be started by root: only root can make the GPUs' device files")
         if not re.fullmatch(r"[\w./+-]+", str(self.folder)) or len(str(self.folder)) > LONGEST_FOLDER:
             rule = f"at most {LONGEST_FOLDER} letters, digits and ./+-_ in its path"
             raise refusal(f"the folder must have {rule}, got {str(self.folder)!r}")
@@ -137,7 +137,7 @@ class DevCluster:
             raise refusal(f"a cluster runs in {self.folder} already")
 
     def _make_room(self) -> None:
-        """A machine that went down leaves a folder as it was."""
+        """Clear the folder, which a machine that went down leaves behind."""
         if self.conf.exists():
             shutil.rmtree(self.home)
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ class DevCluster:
             "munge.key": secrets.token_hex(64),
         }
         version = [int(number) for number in re.findall(r"\d+", self.ask("slurmctld", "-V"))]
-        if version[:2] >= [23, 11]:  # asks for control groups, and knows the word that does without
+        if version[:2] >= [23, 11]:  # needs control groups, unless this plugin is disabled
             texts["cgroup.conf"] = "CgroupPlugin=disabled\n"
         if self.options.accounting:
             texts["slurmdbd.conf"] = slurmdbd_conf(self.home, self.logs, host, ports[1], database, password)
@@ -173,7 +173,7 @@ class DevCluster:
     def _munged(self) -> list[str]:
         files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munged.pid", "seed-file": "munge.seed"}
         places = [f"--{option}={self.home}/{file}" for option, file in files.items()]
-        return ["munged", "--force", f"--log-file={self.logs}/munged.log", *places]  # by force: the folder is private
+        return ["munged", "--force", f"--log-file={self.logs}/munged.log", *places]  # --force: the folder is private
 
     def _start_accounting(self) -> None:
         data = f"--datadir={self.home}/database"
@@ -191,7 +191,7 @@ class DevCluster:
         self._wait(lambda: self._says("sacctmgr", "-i", "add", "cluster", "devcluster") is not None, "slurmdbd")
 
     def _states(self) -> dict[str, str]:
-        """A node that does not answer has a mark at its state, and is never up."""
+        """The state of each node. That of a node that does not respond ends with a mark, and is never in ``UP``."""
         rows = (self._says("sinfo", "-h", "-N", "-o", "%N %T") or "").splitlines()
         return dict(row.split() for row in rows)
 
@@ -202,7 +202,7 @@ class DevCluster:
             return None
 
     def _spawn(self, log: str, *command: str) -> None:
-        """A daemon goes into the background by itself; what it says before that is in its log, too."""
+        """Start a daemon, which goes into the background by itself. Its output before that is in its log, too."""
         with (self.logs / f"{log}.log").open("ab") as words:
             done = subprocess.run(
                 command,
@@ -217,7 +217,8 @@ class DevCluster:
             raise self._trouble(log)
 
     def _wait(self, reached: Callable[[], bool], *daemons: str) -> None:
-        """A daemon that has died is not waited for; one that is just going into the background may hold no log yet."""
+        """Wait until a state is reached or one of the daemons has died. A daemon that is just going into the background
+        may have no log open yet, which is tolerated for ``UNSEEN`` seconds."""
         deadline = time.monotonic() + PATIENCE
         unseen: dict[str, float] = {}
         while not reached():
@@ -243,7 +244,7 @@ def _path() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Below those that the kernel hands out; held together while they are chosen, so that no two are the same."""
+    """Free ports below those that the kernel hands out. All are held while they are chosen: no two are the same."""
     held: list[socket.socket] = []
     try:
         while len(held) < count:

@@ -1,4 +1,4 @@
-"""What a private cluster is made of, and the configuration that says it to SLURM."""
+"""The options of a private cluster, and the SLURM configuration made from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from kdbench.slurm.devcluster import refusal
 
 @dataclass(frozen=True)
 class Partition:
-    """Where a higher tier waits, the jobs of a lower one are warned, given their grace, and requeued."""
+    """A partition. If jobs of a higher tier wait, those of a lower are warned, get a grace time and are requeued."""
 
     name: str
     tier: int = 1
@@ -17,7 +17,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Options:
-    """The first partition is the default one. Processors and memory are claims: the machine may have less."""
+    """The options. The first partition is the default. The numbers of CPUs and memory may exceed the machine's."""
 
     nodes: int = 2
     gpus: int = 2
@@ -45,7 +45,7 @@ class Options:
 
 
 def slurm_conf(options: Options, home: Path, logs: Path, host: str, ports: list[int]) -> str:
-    """Ports are the controller's, the accounting's, and one for each node."""
+    """The text of slurm.conf. The ports are the controller's, the accounting's, and one for each node."""
     controller, accounting, *nodes = ports
     lines = [
         "ClusterName=devcluster",
@@ -54,7 +54,7 @@ def slurm_conf(options: Options, home: Path, logs: Path, host: str, ports: list[
         "SlurmUser=root",
         "SlurmdUser=root",
         "MailProg=/bin/true",
-        # A requeued job waits until its old credential has expired: two minutes, if nobody says less.
+        # A requeued job waits until its old credential has expired: two minutes by default.
         f"AuthInfo=socket={home}/munge.socket,cred_expire={options.requeue_seconds}",
         f"StateSaveLocation={home}/state",
         f"SlurmdSpoolDir={home}/%n",
@@ -105,7 +105,7 @@ def slurm_conf(options: Options, home: Path, logs: Path, host: str, ports: list[
 
 
 def gres_conf(options: Options, gpus: Path) -> str:
-    """SLURM believes in a GPU only if it has a device file of its own."""
+    """The text of gres.conf. SLURM accepts a GPU only if it has its own device file."""
     return "".join(
         f"NodeName={name} Name=gpu File={gpus}/{name}-{gpu}\n" for name in options.names for gpu in range(options.gpus)
     )

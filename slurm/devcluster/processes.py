@@ -1,4 +1,4 @@
-"""The processes of a private cluster: found by what they hold, never by a bare name."""
+"""The processes of a private cluster. They are found by the files that they hold, never only by name."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +13,10 @@ DAEMONS = {"setsid", "munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "s
 
 
 def holding(logs: Path, name: str = "") -> list[psutil.Process]:
-    """Daemons that have a log in the folder open (the one of this name), and what they started.
+    """Daemons that have a log in the folder open (the log of this name, if given), and the processes they started.
 
-    Even one that was killed before it wrote its pid file is found; so is the step of a job, which survives its slurmd.
-    Daemons come first: one that saw its job die before itself would report that the job has failed.
+    This finds a daemon that was killed before it wrote its pid file, and the step of a job, which survives its slurmd.
+    Daemons come first: a daemon that sees its job die before itself would report that the job has failed.
     """
     daemons, started = [], []
     for process in psutil.process_iter(["name"]):
@@ -30,7 +30,7 @@ def holding(logs: Path, name: str = "") -> list[psutil.Process]:
 
 
 def of_jobs(conf: Path, node: str = "") -> Iterator[psutil.Process]:
-    """What jobs started (on a node), even if it has left its parent: SLURM writes both names into its environment."""
+    """Processes that jobs started (on a node), even if they left their parent. SLURM's variables identify them."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             environment = process.environ()
@@ -40,7 +40,7 @@ def of_jobs(conf: Path, node: str = "") -> Iterator[psutil.Process]:
 
 
 def kill(find: Callable[[], list[psutil.Process]], seconds: float = 30) -> None:
-    """Until none is found: what is killed may just have started another one."""
+    """Kill processes until none is found: a killed process may just have started another one."""
     deadline = time.monotonic() + seconds
     while found := find():
         if time.monotonic() > deadline:
@@ -52,7 +52,7 @@ def kill(find: Callable[[], list[psutil.Process]], seconds: float = 30) -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """A zombie is dead: nobody may be there to bury it."""
+    """Whether a process is alive. A zombie is not: it may never be reaped."""
     with suppress(psutil.Error):
         return process.status() != psutil.STATUS_ZOMBIE
     return False

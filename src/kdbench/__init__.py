@@ -1,12 +1,12 @@
 """kdbench: which knowledge should a small network take from a large one — logits, features, gradients or relations?
 
-The rooms stand at the top of the repository and are linked into this package:
+The subpackages are top-level folders of the repository, linked into this package:
 
-- ``kdbench.methods``: what knowledge is and how it travels;
+- ``kdbench.methods``: the methods that transfer knowledge;
 - ``kdbench.benchmark``: from a grid to a leaderboard;
-- ``kdbench.slurm``: how cells reach a cluster.
+- ``kdbench.slurm``: runs cells on a cluster.
 
-What every room shares lies beside them and imports nothing heavy: ``kdbench.refusal``.
+Code that all subpackages share is beside them and imports nothing heavy: ``kdbench.refusal``.
 """
 
 __version__ = "0.1.0"

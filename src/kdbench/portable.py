@@ -1,6 +1,6 @@
-"""The same bits on every x86 processor with AVX2: what libraries are told before they are loaded.
+"""Settings for the same bits on every x86 processor with AVX2; they must be set before the libraries are loaded.
 
-torch is imported where it is asked, and not before: what it has been told it knows by then.
+For this reason torch is imported only inside the function that needs it.
 """
 
 import os
@@ -8,8 +8,8 @@ import sys
 
 from kdbench.refusal import Refusal
 
-# Of a processor's instructions those that all have; one thread, for how sums are split over threads depends on how many
-# there are; and no GPU, which rounds in ways of its own.
+# Only instructions that all these processors have. One thread, as the number of threads changes how sums are split.
+# No GPU, because it rounds differently.
 TOLD = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -20,14 +20,14 @@ TOLD = {
 
 
 def compute_portably() -> None:
-    """From here on, in this process and those that it starts."""
+    """Apply the settings to this process and the processes that it starts."""
     os.environ.update(TOLD)
     if _instructions() != "AVX2":
         raise Refusal(f"--portable needs an x86 processor with AVX2, got one with {_instructions()}")
 
 
 def start_again_portably() -> None:
-    """This command once more from its start, where no library is loaded yet."""
+    """Restart this command, because no library may be loaded before the settings."""
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"KDBENCH_PORTABLE": "1"})
 
 
@@ -36,12 +36,12 @@ def can_be_portable() -> bool:
 
 
 def portable() -> bool:
-    """Whether libraries were told so, by whomever."""
+    """Whether the settings are in effect, whatever set them."""
     return all(os.environ.get(name) == value for name, value in TOLD.items())
 
 
 def _instructions() -> str:
-    """As torch calls those that it uses."""
+    """torch's name for the instruction set that it uses."""
     from torch.backends.cpu import get_cpu_capability
 
     return get_cpu_capability()

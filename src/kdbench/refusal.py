@@ -1,37 +1,46 @@
-"""What is said to a user who asked for something that cannot be done."""
+"""The error for a request that cannot be fulfilled, and helpers for its message."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from traceback import walk_tb
 
-LISTED = 60  # names, at most
-EXTENSION = "kdbench_extension_"  # how the modules begin that users' files are loaded as
-OWN = "; one of your own comes with its file, by --with or a grid's 'files'"
+LISTED = 60  # the most names in a message
+EXTENSION = "kdbench_extension_"  # the prefix of the modules that users' files are loaded as
+OWN = "; to use your own, name its file with --with or in a grid's 'files'"
 
 
 class Refusal(ValueError):
-    """Something that was asked for cannot be done; the message is one sentence for the person who asked."""
+    """A request cannot be fulfilled; the message is one sentence for the user."""
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """``; did you mean 'kd'?`` where a known name is near, however it is spelt in capitals, else a list of what there
-    is, if it can be read, and ``otherwise``."""
+    """The end of a message about an unknown name.
+
+    If known names are similar, ignoring case, it is ``; did you mean 'kd'?``. Otherwise it lists the known names,
+    unless they are too many, and ends with ``otherwise``.
+    """
     names = sorted(known)
     plain = {one.casefold(): one for one in names}
-    close = get_close_matches(name.casefold(), plain, n=3, cutoff=0.6)  # below it, words are alike by chance
+    close = get_close_matches(name.casefold(), plain, n=3, cutoff=0.6)  # below it, words are similar by chance
     if close:
         return "; did you mean " + " or ".join(f"'{plain[match]}'" for match in close) + "?"
     if len(names) > LISTED:
-        return f"; 'kdbench list' tells what there is{otherwise}"
+        return f"; 'kdbench list' shows all names{otherwise}"
     return (f"; known: {', '.join(names)}" if names else "") + otherwise
 
 
+def in_a_line(error: BaseException) -> str:
+    """The beginning of an error's message, without line breaks."""
+    return " ".join(str(error).split())[:300]
+
+
 def in_a_sentence(error: BaseException) -> str:
-    """An error that somebody's code raised, with the line of their file where there is one."""
+    """One sentence for an error that a user's code raised, with the line in the user's file if there is one."""
     own = [
         f" ({Path(frame.f_code.co_filename).name}, line {line})"
         for frame, line in walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").startswith(EXTENSION)
     ]
-    return f"{type(error).__name__}: {error}".partition("\n")[0] + (own[-1] if own else "")
+    name, what = type(error).__name__, in_a_line(error)
+    return (f"{name}: {what}" if what else name) + (own[-1] if own else "")

@@ -44,7 +44,7 @@ def test_a_data_set_is_described_by_its_size() -> None:
 
 def test_a_data_set_of_which_a_tenth_is_held_out_is_described_too() -> None:
     row = described("digits:held-out", NOWHERE)
-    assert (row["train"], row["held out"]) == (300, "a tenth of each class of train, to test on instead")
+    assert (row["train"], row["held out"]) == (300, "a tenth of each class of train, used as the test set")
 
 
 def test_a_network_is_described_depth_by_depth() -> None:
@@ -53,7 +53,7 @@ def test_a_network_is_described_depth_by_depth() -> None:
 
 
 def test_what_nothing_is_called_is_answered_with_the_nearest_name() -> None:
-    with pytest.raises(Refusal, match="nothing is called 'quickstar'; did you mean 'quickstart'"):
+    with pytest.raises(Refusal, match="unknown name 'quickstar'; did you mean 'quickstart'"):
         described("quickstar", NOWHERE)
 
 

@@ -12,10 +12,10 @@ import pytest
 
 import kdbench as package
 from kdbench.benchmark import cli, networks
+from kdbench.benchmark.conversion import Misfit
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.experiments import rerun
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.conversion import Misfit
 from kdbench.benchmark.experiments.grid import shipped
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
@@ -105,10 +105,10 @@ def test_a_cell_need_not_be_called_by_the_whole_of_its_id(
     begins, digest = first.id.partition("-s0")[0], first.id[-12:]
     for name in (digest, digest[:4], f"{begins}-s0"):
         assert json.loads(kdbench("show", name, "--json").out)["id"] == first.id
-    assert kdbench("show", begins).sentence == f"nothing is called '{begins}'; 2 cells begin so"
+    assert kdbench("show", begins).sentence == f"unknown name '{begins}'; 2 cells start with it"
     asked = kdbench("run", "--cell", begins)
-    assert asked.sentence == f"--cell must name one finished cell, got '{begins}': 2 begin so"
-    assert kdbench("show", digest[:3]).sentence.startswith(f"nothing is called '{digest[:3]}'")
+    assert asked.sentence == f"--cell must name one finished cell, got '{begins}': 2 start with it"
+    assert kdbench("show", digest[:3]).sentence.startswith(f"unknown name '{digest[:3]}'")
 
 
 def test_a_failed_cell_is_shown_with_its_traceback(kdbench: Command, make_cell: MakeCell) -> None:
@@ -137,9 +137,9 @@ def test_a_verb_that_lacks_its_verb_is_answered_with_the_help(kdbench: Command, 
         (["list", "method"], "'method' is not one of 'methods', 'networks', 'datasets', 'recipes', 'grids'"),
         (["list", "methods", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
         (["list", "methods", "--with", "mine.py"], "mine.py: no such file"),
-        (["show", "kdd"], "nothing is called 'kdd'; did you mean 'kd'"),
+        (["show", "kdd"], "unknown name 'kdd'; did you mean 'kd'"),
         (["show", "resnet9"], "a resnet's depth must be 6n + 2"),
-        (["show", "../x"], "nothing is called '../x'; 'kdbench list' tells what there is"),
+        (["show", "../x"], "unknown name '../x'; 'kdbench list' shows all names"),
         (["show", "x.yaml"], "x.yaml: no such file"),
         (["plan"], "Missing argument 'GRID'"),
         (["plan", "quickstart", "again"], "Got unexpected extra argument (again)"),
@@ -202,7 +202,7 @@ def test_a_full_disk_is_no_mistake_of_ours(kdbench: Command, monkeypatch: pytest
 def test_what_is_shown_stays_where_it_is(kdbench: Command) -> None:
     Path("results/records").mkdir(parents=True)
     Path("results/leaderboard.json").write_text("{}")
-    assert kdbench("show", "../leaderboard").sentence.startswith("nothing is called '../leaderboard'")
+    assert kdbench("show", "../leaderboard").sentence.startswith("unknown name '../leaderboard'")
     assert Path("results/leaderboard.json").exists()
 
 
@@ -267,7 +267,7 @@ def test_a_cell_that_is_stopped_while_it_is_run_anew_keeps_nothing_and_says_so(
 
     monkeypatch.setattr(rerun, "run_again", stopped)
     answer = kdbench("run", "--cell", "7f18230f")
-    assert (answer.code, answer.err) == (130, "kdbench: stopped; the same command begins anew\n")
+    assert (answer.code, answer.err) == (130, "kdbench: stopped; the same command starts again from the beginning\n")
 
 
 @pytest.mark.parametrize("verb", ["plan", "status"])
@@ -277,7 +277,7 @@ def test_a_grid_is_planned_for_people_and_for_scripts(kdbench: Command, verb: st
 
 
 def test_a_plan_tells_which_data_are_not_there_yet(kdbench: Command) -> None:
-    missing = "cifar100 is not there yet: no cifar100.npz or cifar-100-python/* in mine"
+    missing = "cifar100 is missing: no cifar100.npz or cifar-100-python/* in mine"
     plan = "plan", "cifar100-short", "--data", "mine"
     assert kdbench(*plan).out.splitlines()[-1] == missing
     assert json.loads(kdbench(*plan, "--json").out)["data_not_there"] == [missing]

@@ -120,7 +120,7 @@ def test_ones_own_are_listed_and_shown_with_their_file(
     kdbench: Command, folder: Path, noun: str, file: str, name: str
 ) -> None:
     if noun == "networks":  # one that cannot take every image is listed too
-        assert "must answer with 100 logits, got 7" in kdbench("list", noun, "--with", file).out
+        assert "must return 100 logits, got 7" in kdbench("list", noun, "--with", file).out
     assert name in [row["name"] for row in json.loads(kdbench("list", noun, "--with", file, "--json").out)]
     assert kdbench("show", name, "--with", file).code == 0
     assert extensions.origin(name) == str(folder / file)
@@ -186,7 +186,7 @@ def test_a_file_that_changes_changes_the_ids_of_the_cells_that_need_it(folder: P
 @pytest.mark.parametrize(
     ("needs", "why"),
     [
-        ("{'student': 3}", "echo: needs() must answer with Needs, got a dict"),
+        ("{'student': 3}", "echo: needs() must return Needs, got a dict"),
         ("Needs(student=frozenset({99}))", "echo: needs() must name depths from 0 to the student's 2, got 99"),
         ("Needs(teacher=frozenset({99}))", "echo: needs() must name depths from 0 to the teacher's 11, got 99"),
     ],
@@ -205,7 +205,7 @@ def test_needs_that_cannot_be_met_are_invalid_and_the_other_methods_are_not(
     ("reads", "why"),
     [
         ("1 / 0", "dots cannot be read: ZeroDivisionError: division by zero"),
-        ("None", "dots: what reads it must answer with a Dataset, got a NoneType"),
+        ("None", "dots: its reader must return a Dataset, got a NoneType"),
     ],
 )
 def test_a_data_set_that_cannot_be_read_is_refused_in_a_sentence(
@@ -227,8 +227,8 @@ def test_where_a_file_lies_changes_no_id(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words", "sentence"),
     [
-        ("", [], "data.py must be loaded for this cell: name it by --with"),
-        ("# a thought", ["--with", "data.py"], "data.py must be as it was when the cell was declared, of the digest "),
+        ("", [], "data.py must be loaded for this cell: pass it with --with"),
+        ("# a thought", ["--with", "data.py"], "data.py must be the same as when the cell was declared (digest "),
     ],
 )
 def test_a_cell_is_run_anew_with_the_files_that_it_was_declared_with(
@@ -255,9 +255,9 @@ def test_loading_twice_is_harmless(kdbench: Command) -> None:
         ("echo,", "{echo: {wait: 2}},", "methods[1].echo.wait: echo has no parameter 'wait'"),
         ("echo,", "{echo: {weight: hot}},", "methods[1].echo.weight: must be a number, got 'hot'"),
         ("-> linear", "-> large only", "pairs: large only cannot take images of 1x8x8: "),
-        ("-> linear", "-> mute", "pairs: mute must answer with 3 logits, got 7"),
+        ("-> linear", "-> mute", "pairs: mute must return 3 logits, got 7"),
         ("-> linear", "-> no chain", "pairs: no chain must be a Chain, got a Flatten"),
-        ("-> linear", "-> other image", "pairs: other image must give its chain the image that it was given, (1,"),
+        ("-> linear", "-> other image", "pairs: other image must pass the given image to its chain, (1,"),
         ("-> linear", "-> too deep", "ValueError: stages must be depths from 0 to 2, got (3,) (network.py, line 28)"),
         ("-> linear", "-> wrong", "NameError: name 'undefined' is not defined (network.py, line 32)"),
         ("-> linear", "-> resnet8x025", "pairs: unknown network 'resnet8x025'; did you mean 'resnet8x0.25'"),
@@ -314,7 +314,7 @@ def test_an_imported_teacher_of_ones_own_network_is_named_with_its_file(folder: 
 def test_two_files_of_one_name_cannot_be_told_apart_and_are_refused(folder: Path) -> None:
     (folder / "parts" / "data.py").write_text(DATA.replace("dots", "dashes"))
     extensions.load(folder / "data.py")
-    with pytest.raises(Refusal, match=r"parts/data.py must not have the name of another: .*data.py is loaded"):
+    with pytest.raises(Refusal, match=r"parts/data.py must not share its name with another file: .*data.py is loaded"):
         extensions.load(folder / "parts" / "data.py")
 
 
@@ -362,7 +362,7 @@ def test_a_plugin_goes_by_its_module(monkeypatch: pytest.MonkeyPatch, folder: Pa
         monkeypatch.setitem(extensions._owner, name, folder / name / "__init__.py")
     assert extensions.needed("one", "other") == {"one": "one", "other": "other"}
     extensions.needs({"one": "one", "other": "other"})
-    with pytest.raises(Refusal, match="other must be as it was"):
+    with pytest.raises(Refusal, match="other must be the same as"):
         extensions.needs({"one": "one", "other": "another"})
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.methods.forms import Adapter, Form, as_map, resized
+from kdbench.methods.forms import Adapter, Form, as_map, averaged, resized
 
 FORMS = [
     *(Form("map", 3, (4, 4)), Form("map", 5, (2, 2)), Form("map", 5, (7, 3))),
@@ -47,6 +47,19 @@ def test_a_map_shrinks_by_averages_and_grows_by_repeating() -> None:
     image = torch.arange(4.0).view(1, 1, 2, 2)
     assert resized(image, (1, 1)).tolist() == [[[[1.5]]]]
     assert resized(image, (4, 1)).flatten().tolist() == [0.5, 0.5, 2.5, 2.5]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (3, 3), (4, 8), (8, 8)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_averaging_has_the_bits_of_adaptive_pooling(size: tuple[int, int], layout: torch.memory_format) -> None:
+    """Whichever kernel does it."""
+    one = torch.randn(4, 16, 8, 8).to(memory_format=layout).requires_grad_()
+    other = one.detach().clone().requires_grad_()
+    pooled, expected = averaged(one, size), torch.nn.functional.adaptive_avg_pool2d(other, size)
+    assert torch.equal(pooled, expected)
+    for value in (pooled, expected):
+        value.square().sum().backward()
+    assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad)
 
 
 def test_where_the_numbers_of_prefix_tokens_differ_each_is_the_mean_of_the_grid() -> None:

@@ -43,7 +43,7 @@ def test_teachers_come_first_a_failure_stops_nobody_and_can_be_retried(
     (bench.folder / "mine.py").write_text(MINE)
     assert bench.counts() == {"finished": 2, "failed": 1}
     (failed,) = bench.plan.those(State.FAILED)
-    assert failed.reason == "ValueError: a mistake of the user's"
+    assert re.fullmatch(r"ValueError: a mistake of the user's \(mine.py, line \d+\)", failed.reason)
     assert "ValueError: a mistake of the user's\n" in watch.tail(failed.cell.id, bench.store)
     places = [re.findall(r"on (n\d): .* GPUs (\S+),", bench.log(entry.cell)) for entry in bench.plan.students]
     assert places[0] != places[1] and {gpu for ((_, gpu),) in places} <= {"0", "1"}  # a GPU each

@@ -146,7 +146,7 @@ def test_cells_are_pending_with_the_schedulers_reason_or_lost(store: Store, sent
     said = watch.sent(planned(store), store)
     (teacher,), students = sent.arrays[0][0], sent.arrays[1][0]
     assert said.pending == {teacher: "job 5 pending: Resources"}
-    assert said.lost == {cell: f"its job left no record: 'logs {cell}'; 'submit' goes on" for cell in students}
+    assert said.lost == {cell: f"its job left no record: 'logs {cell}'; 'submit' resumes" for cell in students}
 
 
 def test_a_cell_that_has_ended_since_the_plan_is_not_lost_and_the_records_are_asked_once(
@@ -227,7 +227,7 @@ def test_a_cell_that_failed_can_be_sent_again_while_its_job_still_does_others(
 def test_a_machine_without_slurm_says_so_and_what_the_files_say(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     said = watch.sent(planned(store), store)
-    sentence = "submitted; SLURM cannot be asked from this machine: there is no command 'squeue'"
+    sentence = "submitted; SLURM must be available on this machine, but there is no command 'squeue'"
     assert (set(said.pending.values()), said.lost) == ({sentence}, {})
 
 
@@ -240,13 +240,13 @@ def test_logs_are_found_by_how_a_cell_begins_the_newest_shown(store: Store, sent
     assert logs(store, cell) == [log] and watch.tail(cell[:-3], store).endswith("last")
     several = sum(key.startswith("digits-resnet8x") for key in submitted(store))
     assert several > 1
-    with pytest.raises(Refusal, match=f"no submitted cell is called 'digits-resnet8x'; {several} begin so"):
+    with pytest.raises(Refusal, match=f"unknown submitted cell 'digits-resnet8x'; {several} start with it"):
         watch.tail("digits-resnet8x", store)
     store.fail(failure(here := load("quickstart").cells[0], "a mistake", "its traceback", None))
     with pytest.raises(Refusal, match=f"it ran on this machine: 'kdbench show {here.id}'"):
         watch.tail(here.id, store)
     assert here.id.startswith("digits-resnet8x")
-    with pytest.raises(Refusal, match=f"'digits-resnet8x'; {several} begin so"):  # of those that were submitted
+    with pytest.raises(Refusal, match=f"'digits-resnet8x'; {several} start with it"):  # of those that were submitted
         watch.tail("digits-resnet8x", store)
 
 
@@ -271,14 +271,14 @@ def refused(grid: str = GRID, results: str = "results") -> str:
 @pytest.mark.usefixtures("store")
 def test_a_submit_where_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert refused() == "SLURM cannot be asked from this machine: there is no command 'sinfo'"
+    assert refused() == "SLURM must be available on this machine, but there is no command 'sinfo'"
 
 
 @pytest.mark.usefixtures("store")
 def test_portable_jobs_are_sent_where_they_ask_for_no_gpu_and_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TOLD.items():
         monkeypatch.setenv(name, value)
-    assert refused() == "--portable leaves GPUs alone: the site must ask for none, got gpus: 1"
+    assert refused() == "--portable uses no GPU: the site must have gpus: 0, got gpus: 1"
     Path("site.yaml").write_bytes(msgspec.yaml.encode({"gpus": 0}))
     said = submit(load("grid.yaml"), "site.yaml", Path("results"), Path("data"), dry_run=True)
     assert all(f"export {name}=" in said for name in TOLD)
@@ -290,7 +290,7 @@ def test_a_gpu_must_be_of_a_kind_that_the_partition_has(answer: Answer, monkeypa
     monkeypatch.setattr(queue, "gpu_types", lambda _: {"a100", "v100"})
     Path("site.yaml").write_bytes(msgspec.yaml.encode({"partition": "gpu", "gpus": "h200:2"}))
     assert refused() == (
-        "gpus must name a type of the partition's, so that a comparison runs on one kind: 'a100:2', got 'h200:2'; "
+        "gpus must name one of the partition's types, to run a comparison on one kind of GPU: 'a100:2', got 'h200:2'; "
         "it has a100, v100"
     )
 
@@ -304,7 +304,7 @@ def test_a_data_set_that_is_not_there(answer: Answer) -> None:
 @pytest.mark.usefixtures("store")
 def test_a_results_folder_whose_name_slurm_would_read_as_its_own(answer: Answer) -> None:
     answer("")
-    assert "must be without '%', which SLURM reads as its own" in refused(results="100%j")
+    assert "must be without '%', which SLURM interprets" in refused(results="100%j")
 
 
 def test_a_second_submit_while_one_is_under_way(store: Store, answer: Answer) -> None:

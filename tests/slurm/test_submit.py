@@ -28,7 +28,7 @@ def test_what_is_in_the_queue_is_not_submitted_again_until_it_is_cancelled(bench
     assert bench.submit() == "Nothing is left to submit; 3 in the queue already."
     sent = watch.sent(bench.plan, bench.store)
     assert [why.split(" ", 2)[2] for why in sent.pending.values()] == ["pending: JobHeldUser"] * 3
-    assert watch.cancel(bench.plan, bench.store) == "Cancelled 3 jobs; 'submit' goes on where they were."
+    assert watch.cancel(bench.plan, bench.store) == "Cancelled 3 jobs; 'submit' resumes them."
     assert len(watch.sent(bench.plan, bench.store).lost) == 3
     assert not list(bench.store.folder.rglob("*.pkl"))
     assert bench.submit().startswith("Submitted 3 cells in 3 jobs")
@@ -40,15 +40,15 @@ def test_jobs_are_cancelled_by_their_cells_whatever_grid_they_were_sent_for(benc
     bench.submit()
     made = bench.plan
     other = tuple(replace(one, cell=msgspec.structs.replace(one.cell, seed=77)) for one in made.students)
-    assert watch.cancel(replace(made, teachers=(), students=other), bench.store).startswith("Nothing of this grid")
+    assert watch.cancel(replace(made, teachers=(), students=other), bench.store).startswith("No cell of this grid")
     same = replace(made, grid=replace(made.grid, name="includes it"))
-    assert watch.cancel(same, bench.store) == "Cancelled 3 jobs; 'submit' goes on where they were."
+    assert watch.cancel(same, bench.store) == "Cancelled 3 jobs; 'submit' resumes them."
 
 
 def test_what_cannot_work_is_refused_or_counted(bench: Bench) -> None:
     impossible = "feature_only: {teacher_depths: [3, 2]}"
     bench.write(SMALL.replace("[ce, kd]", f"[ce, {impossible}]"), **HELD)
-    assert bench.submit(dry_run=True).endswith("1 cell in 1 job would be submitted; 1 invalid ('plan' says why).")
+    assert bench.submit(dry_run=True).endswith("1 cell in 1 job would be submitted; 1 invalid ('plan' shows why).")
     bench.write(SMALL.replace("[ce, kd]", f"[{impossible}]"), **HELD)
     for dry_run in (True, False):
         with pytest.raises(Refusal, match=r"no cell can work: .*: feature_only: teacher_depths must be layers"):

@@ -1,4 +1,4 @@
-"""Throughput records of cells that were never measured; cells and the command are those of the benchmark's tests."""
+"""Throughput records that were never measured; cells and commands are fixtures of the benchmark's tests."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ MakeThroughput = Callable[..., Throughput]
 
 
 def pace(speed: float) -> Pace:
-    """Beside labels that are learned at 1,000 images a second."""
+    """A pace, where training on labels only has 1,000 images a second."""
     return Pace(cost=1000 / speed, images_per_second=speed, step_ms=64e3 / speed, peak_memory_mb=900.0, tflops=0.05)
 
 

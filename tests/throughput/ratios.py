@@ -1,4 +1,4 @@
-"""What ``make bench`` prints of its JSON: images a second, and how many times the yardstick's that is."""
+"""Prints the JSON of ``make bench``: images a second, absolute and as a multiple of the yardstick's."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ speeds["times"] = speeds["images_per_second"] / speeds["pair"].map(ordinary)
 speeds["shown"] = [f"{speed:,.0f} ({times:.2f}×)" for speed, times in speeds[["images_per_second", "times"]].values]
 table = speeds.pivot(index=["pair", "precision"], columns="way", values="shown").reset_index()
 order = ["pair", "precision", "yardstick", "live", "remembered", "ce"]
-print("Images a second, and how many times the yardstick's:\n")
+print("Images a second (and as a multiple of the yardstick's):\n")
 print(table.reindex(columns=order).astype(object).fillna("–").to_markdown(index=False, disable_numparse=True))
 print()
 for one in benchmarks:

@@ -1,4 +1,4 @@
-"""A results folder of any size, as years of cluster runs would have left it: valid records in packs, a whole grid's.
+"""A results folder of any size with valid records of a whole grid in packs, like years of cluster runs leave it.
 
 python -m tests.throughput.synthetic FOLDER 100000
 """
@@ -43,12 +43,12 @@ methods:
 recipe: cifar-240
 """
 A_SEED = 2 * 10 * 50  # cells
-CURVES = 256  # different ones; all else is each cell's own
+CURVES = 256  # different curves; all other values are specific to the cell
 EPOCHS = 240
 
 
 def grid(folder: Path, cells: int) -> Grid:
-    """A grid of so many cells, 1,000 a seed; its file is ``folder/synthetic.yaml``."""
+    """A grid of this many cells, 1,000 for each seed; its file is ``folder/synthetic.yaml``."""
     file = folder / "synthetic.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{SHEET}seeds: {max(1, cells // A_SEED)}\n")
@@ -56,7 +56,7 @@ def grid(folder: Path, cells: int) -> Grid:
 
 
 def fill(results: Path, grid: Grid) -> int:
-    """The records of all of a grid's cells and teachers, in packs; how many there are."""
+    """Write records of all cells and teachers of a grid, in packs, and return their number."""
     draw = np.random.default_rng(0)
     curves = [_curves(draw) for _ in range(CURVES)]
     packs: dict[str, list[Cell]] = defaultdict(list)
@@ -70,7 +70,7 @@ def fill(results: Path, grid: Grid) -> int:
 
 
 def _curves(draw: np.random.Generator) -> tuple[list[float], list[float], Any, Any]:
-    """Top-1 and loss by epoch; and, as JSON already, all curves and the seconds of each epoch."""
+    """Top-1 and loss by epoch, and as encoded JSON all curves and the seconds of each epoch."""
     share = np.linspace(0, 1, EPOCHS)
     top1 = np.round(72 - 50 * np.exp(-6 * share) + draw.normal(0, 0.4, EPOCHS), 2).tolist()
     loss = (1 + 3 * np.exp(-6 * share) + draw.normal(0, 0.02, EPOCHS)).tolist()

@@ -1,4 +1,4 @@
-"""What book-keeping costs: the first word of help, and the plan of a grid that has a record for each of its cells."""
+"""The cost of book-keeping: the time of --help, and the plan of a grid with a record for each cell."""
 
 import subprocess
 import sys

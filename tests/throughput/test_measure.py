@@ -1,4 +1,4 @@
-"""What a pace is made of, that it is the real loop's, and how the verb keeps what was measured."""
+"""How a pace is computed, that it is that of the real loop, and how the verb keeps records."""
 
 import json
 import os
@@ -35,7 +35,7 @@ Command, MakeCell = Callable[..., Any], Callable[..., Cell]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of a step, and a device that does a billion operations a second."""
+    """Windows of one step, and a device with a billion operations a second."""
     monkeypatch.setattr(measuring, "SECONDS", 1e-9)
     monkeypatch.setattr(measuring, "peak_flops", lambda device, precision: 1e9)
 
@@ -44,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pace_is_that_of_windows_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five slow steps and one that shows how long they take now, then windows of five: the first is not counted."""
+    """Five slow steps, one step that is timed to choose the window, then windows of five. The first does not count."""
     now, taken = 0.0, []
 
     def steps() -> Iterator[Live]:
@@ -64,7 +64,7 @@ def test_a_pace_is_that_of_windows_after_a_warm_up(monkeypatch: pytest.MonkeyPat
 def test_a_cost_is_of_times_that_were_taken_in_turn(
     make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine that gets slower all the while, on which a step of kd takes twice that of the labels."""
+    """On a machine that keeps getting slower, where a step of kd takes twice as long as one on labels only."""
     now, load = 0.0, 1.0
     real = measuring.Learners.steps
 
@@ -92,7 +92,7 @@ def test_a_cost_is_of_times_that_were_taken_in_turn(
 def test_the_device_s_own_rate_is_the_better_of_products_and_convolutions(
     monkeypatch: pytest.MonkeyPatch, side: int, channels: int, best: int
 ) -> None:
-    """Every look at this clock is 1/128 s later: 39 of either are to fill 0.1 s, at 1/384 s for one."""
+    """Each reading of this clock is 1/128 s later: 39 calls are chosen to fill 0.1 s, at 1/384 s each."""
     looks = iter(range(10**6))
     monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: next(looks) / 128))
     monkeypatch.setattr(peak, "SIDE", side)
@@ -111,13 +111,13 @@ def test_a_record_says_what_was_measured(make_cell: MakeCell, quick: None, tmp_p
     assert (record.pair, record.method, record.params) == (cell.pair, "crd", cell.params)
     assert (record.batch, record.precision, record.recipe, record.epochs) == (20, "fp32", "tiny", 2)
     assert record.environment.key == environment(CPU, "fp32").key
-    assert record.method_parameters > 2 * 300 * 128  # a bank of embeddings for each network, and the projectors
+    assert record.method_parameters > 2 * 300 * 128  # two banks of embeddings and the projectors
     assert record.student_parameters == record.deployed_parameters == 5142
 
     live, seconds = record.live, record.live.step_ms / 1000
     assert sorted(live.windows_ms)[len(live.windows_ms) // 2] == live.step_ms
     assert live.images_per_second == pytest.approx(20 / seconds, rel=1e-3)
-    # Forward and, at twice its cost, backward through the student; forward through the teacher.
+    # Forward and backward (twice the cost) through the student, forward through the teacher.
     assert live.tflops == pytest.approx(2 * 20 * (3 * student.macs + teacher.macs) / seconds / 1e12, abs=1e-6)
     assert record.peak_tflops == 1e-3
 
@@ -131,7 +131,7 @@ def test_a_teacher_that_is_not_asked_counts_for_nothing(make_cell: MakeCell, qui
 def test_what_a_run_would_not_compile_is_measured_as_it_is(
     make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Second derivatives; the environment says so. Labels alone, beside which it is timed, can be compiled."""
+    """It needs second derivatives, and the environment shows it. Training on labels only, its reference, compiles."""
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda step, **_: compiled.append(step) or step)
     record = measure(make_cell("jacobian", teacher="resnet14x0.5"), replace(CPU, compile="on"), Path(), tmp_path)
@@ -174,7 +174,7 @@ def test_the_main_phase_and_those_before_it_are_measured_one_by_one_and_without_
 def test_what_phases_before_the_main_one_cost_is_shared_out_over_its_epochs(
     make_cell: MakeCell, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four epochs whose steps take thrice as long as the labels', before two that take as long as those."""
+    """Four epochs with steps three times as long as on labels only, before two with steps of equal length."""
     now = 0.0
     real = measuring.Learners.steps
 
@@ -234,7 +234,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def never_slow(monkeypatch: pytest.MonkeyPatch, make: MakeThroughput) -> list[str]:
-    """Whoever is measured is listed, and as fast as all others."""
+    """The list of measured methods, all equally fast."""
     asked: list[str] = []
 
     def pretend(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Throughput:
@@ -266,7 +266,7 @@ def test_a_grid_is_measured_once_and_answers_with_its_table(
 def test_a_cell_is_measured_in_a_process_of_its_own(
     make_cell: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the caller's threads and files; what this process has in memory is not the cell's."""
+    """With the caller's threads and files, but without this process's memory."""
     (tmp_path / "mine.py").write_text(MINE)
     extensions.load(tmp_path / "mine.py")
     ballast = torch.ones(2**28)
@@ -355,6 +355,6 @@ def test_a_cell_that_cannot_work_is_named_and_a_grid_of_them_is_refused(
     assert (answer.code, never_slow) == (0, ["ce"])
     assert "cannot work: feature_only: teacher_depths must be layers" in answer.err
     Path(grid).write_text(GRID + "world: 2\n")
-    assert "cannot work: what several processes train is not measured" in kdbench("throughput", grid).sentence
+    assert "cannot work: training with several processes is not measured" in kdbench("throughput", grid).sentence
     Path(grid).write_text(GRID.replace("[ce, kd]", f"[{impossible}]"))
     assert "no cell can work" in kdbench("throughput", grid).sentence

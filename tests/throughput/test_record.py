@@ -1,4 +1,4 @@
-"""What is read back, what is not believed, and the pace of a whole run."""
+"""Reading records, invalid files, and the cost of a whole run."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_a_field_of_a_newer_version_is_no_trouble(tmp_path: Path, make: MakeThro
 
 
 def test_the_cost_of_a_run_lies_between_its_first_epochs_and_that_of_those_who_come_later(make: MakeThroughput) -> None:
-    """Two views, two epochs: an image is asked about 2 (1 - 1/4) = 1.5 times; (1.5 · 9 + 0.5 · 3) / 2."""
+    """Two views and two epochs: the teacher answers for an image 2 (1 - 1/4) = 1.5 times; (1.5 · 9 + 0.5 · 3) / 2."""
 
     def amortised(epochs: int, views: int = 2) -> float | None:
         return make(cold=pace(1000 / 9), remembered=pace(1000 / 3), views=views, epochs=epochs).amortised()

@@ -1,6 +1,6 @@
-"""How fast the loop is beside the ordinary way of writing it, in one run on one machine: ``make bench``.
+"""The speed of the loop compared with an ordinary implementation, in one run on one machine: ``make bench``.
 
-Noise stands for CIFAR-100: what is in the images changes no speed.
+Noise replaces CIFAR-100, because the content of images does not change speed.
 """
 
 import os
@@ -26,7 +26,7 @@ from tests.throughput import yardstick
 
 ENGINE = Engine.best()
 CUDA = ENGINE.device.type == "cuda"
-PAIRS = {("resnet32x4", "resnet8x4"): 1, ("resnet56", "resnet20"): 3}  # and the steps of a round, on two cores
+PAIRS = {("resnet32x4", "resnet8x4"): 1, ("resnet56", "resnet20"): 3}  # with the steps of a round on two cores
 BATCH, CLASSES, IMAGE = 64, 100, (3, 32, 32)
 WARM_UP, ROUNDS = 4, 5
 
@@ -54,7 +54,7 @@ def pictures(noise: Dataset) -> yardstick.Pictures:
 
 
 def clock(benchmark: BenchmarkFixture, steps: Iterator[object], count: int, **about: str) -> None:
-    """``count`` steps make a round; all that was begun ends in it."""
+    """Time rounds of ``count`` steps, including all work that they started."""
 
     def walk() -> None:
         for _ in islice(steps, count):
@@ -93,7 +93,7 @@ def test_loop(
         answers = memory(taught, noise, cell.training, tmp_path) if way == "remembered" else None
         return taught.steps(noise, cell.training, ENGINE, answers)
 
-    if way == "remembered":  # by one who went before
+    if way == "remembered":  # an earlier run fills the memory
         for _ in islice(begun(), WARM_UP + count * (1 + ROUNDS)):
             pass
     clock(benchmark, begun(), count, pair=" → ".join(pair), way=way, precision=precision)

@@ -1,4 +1,4 @@
-"""The page of tables, against numbers that were worked out by hand."""
+"""The page of tables, against numbers computed by hand."""
 
 from kdbench.benchmark.throughput.table import page, pages
 from tests.throughput.conftest import MakeThroughput, pace
@@ -9,7 +9,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_a_row_says_what_was_measured_and_the_cheapest_of_a_source_comes_first(make: MakeThroughput) -> None:
-    """Its answers are all asked in 4 of 240 epochs, as an image is seen from 4 views: (4 · 8 + 236 · 3) / 240."""
+    """An image has 4 views, so 4 of its 240 answers are computed: (4 · 8 + 236 · 3) / 240."""
     crd = make("crd", live=pace(200), cold=pace(125), remembered=pace(1000 / 3), views=4, method_parameters=12_800_000)
     table = rows(page([crd, make("dkd", live=pace(400)), make(live=pace(500)), make("ce")]))[2:]
     assert [row[1:10] for row in table] == [
@@ -40,7 +40,7 @@ def test_other_precisions_and_recipes_have_tables_of_their_own(make: MakeThrough
 
 
 def test_a_share_is_of_the_best_rate_that_the_environment_ever_showed(make: MakeThroughput) -> None:
-    """In its precision: bf16's own, and fp32's 0.2 TFLOP/s, seen once."""
+    """In the same precision: the only one of bf16, and the 0.2 TFLOP/s of fp32, measured once."""
     text = page([make("ce", peak_tflops=0.1), make(peak_tflops=0.2), make(id="e", precision="bf16", peak_tflops=0.5)])
     assert [row[-1] for row in rows(text) if row[1] in ("ce", "kd")] == ["10%", "25%", "25%"]
     assert "Peak: 0.5 TFLOP/s in bf16, 0.2 TFLOP/s in fp32." in text

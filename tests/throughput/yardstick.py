@@ -1,7 +1,7 @@
-"""What distillation costs where it is written in the ordinary way: the yardstick of ``make bench``, and nothing else.
+"""An ordinary implementation of distillation: the yardstick of ``make bench``, for nothing else.
 
-Eager fp32; images augmented one by one, as PIL images, by torchvision's transforms in two worker processes; the teacher
-asked at every step; torch's SGD. No averages, no accuracies and no waiting for the device are in it.
+It uses eager fp32, PIL images that torchvision's transforms augment one by one in two worker processes, the teacher at
+every step, and torch's SGD. It computes no averages or accuracies, and does not wait for the device.
 """
 
 from collections.abc import Iterator
@@ -46,8 +46,8 @@ def loader(pictures: Pictures, batch: int, device: torch.device) -> DataLoader[t
 def steps(
     student: nn.Module, teacher: nn.Module, pictures: Pictures, batch: int, device: torch.device
 ) -> Iterator[None]:
-    """Without an end; a step is over at each ``yield``."""
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False  # as such code has it
+    """Endless steps; each ``yield`` ends one."""
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False  # as is usual
     student.to(device).train()
     teacher.to(device).eval()
     optimizer = SGD(student.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)

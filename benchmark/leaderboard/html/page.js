@@ -1,7 +1,7 @@
 "use strict";
-// Whatever comes from records reaches the page as text, never as markup.
+// Content from records reaches the page as text, never as markup.
 
-const MOST = 300; // rows that are shown before one asks for all
+const MOST = 300; // rows that are shown at first
 const MARKS = { labels: "●", logits: "■", features: "▲", gradients: "◆", relations: "▼", combined: "+", other: "×" };
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -29,7 +29,7 @@ function source(value) {
 
 function cell(column, value, name = "td") {
   if (isText(column)) return make(name, {}, column.name === "source" ? source(value) : value);
-  const [lead, ...aside] = value[1].replace("-", "−").split(/ (?=[±(])/); // what stands aside: an interval, say
+  const [lead, ...aside] = value[1].replace("-", "−").split(/ (?=[±(])/); // the text after the number, such as an interval
   return column.aside ? make(name, { className: "number paired" }, lead, make("span", { className: "aside" }, ...aside))
     : make(name, { className: "number" }, lead);
 }
@@ -51,7 +51,7 @@ function board(data) {
       const best = !isText(column); // numbers start with the largest
       if (state.column !== place) [state.column, state.down] = [place, best];
       else if (state.down === best) state.down = !best;
-      else state.column = -1; // the third time: as it was
+      else state.column = -1; // the third click restores the order
       draw();
     });
     head.append(th);
@@ -85,7 +85,7 @@ function board(data) {
     const turn = state.down ? -1 : 1;
     return [...rows].sort((a, b) => {
       const [x, y] = [key(a), key(b)];
-      if (x == null || y == null) return (x == null) - (y == null); // what is missing comes last, whichever way
+      if (x == null || y == null) return (x == null) - (y == null); // missing values come last in either direction
       return turn * (typeof x === "string" ? x.localeCompare(y, "en") : x - y);
     });
   }
@@ -127,7 +127,7 @@ function board(data) {
       body.append(...some.flatMap(line));
       table.append(body);
     }
-    if (!found) table.append(make("tbody", {}, make("tr", {}, make("td", { className: "none", colSpan: data.columns.length }, "No row is like that."))));
+    if (!found) table.append(make("tbody", {}, make("tr", {}, make("td", { className: "none", colSpan: data.columns.length }, "No rows match."))));
     const total = data.groups.reduce((sum, group) => sum + group.rows.length, 0);
     count.textContent = `${grouped(found)} of ${grouped(total)} rows`;
     more.hidden = shown === found;
@@ -151,13 +151,13 @@ function seeds(columns, rows) {
   return make("table", {}, make("thead", {}, make("tr", {}, ...head, make("th"))), make("tbody", {}, ...lines));
 }
 
-let records = null; // read when one is first asked for: they may be large
+let records = null; // parsed on first use: they may be large
 
 function show(id) {
   records ??= read("records");
   const dialog = document.getElementById("record"), text = dialog.querySelector("pre");
   document.getElementById("record-name").textContent = id;
-  text.textContent = records[id] ?? `This page does not carry its records. This one is shown by\n\n    kdbench show ${id}`;
+  text.textContent = records[id] ?? `This page does not contain its records. To see this one, run\n\n    kdbench show ${id}`;
   dialog.showModal();
   text.scrollTop = 0;
 }

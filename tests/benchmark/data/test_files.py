@@ -4,6 +4,7 @@ import gc
 import itertools
 import multiprocessing
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,15 @@ def test_an_image_that_was_replaced_is_noticed_by_its_size(data: Dataset) -> Non
     assert data.train.digest() != before
 
 
+def test_a_copy_elsewhere_has_the_same_digest(
+    data: Dataset, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As the copy that a cluster's job reads from its node's disk."""
+    copy = tmp_path_factory.mktemp("node") / "copy"
+    shutil.copytree(folder, copy)
+    assert load(f"imagefolder:{copy}@16", Path()).digest() == data.digest()
+
+
 def test_a_tenth_can_be_held_out(name: str) -> None:
     tuning = load(f"{name}:held-out", Path())
     assert isinstance(tuning.train, Files) and isinstance(tuning.test, Files)
@@ -273,13 +283,13 @@ def test_a_damaged_image_is_one_sentence_from_a_worker_too(
 
 def test_folders_that_are_missing_or_differ_are_refused(folder: Path) -> None:
     (folder / "val" / "cow").rename(folder / "val" / "dog")
-    with pytest.raises(Refusal, match=r"train/ and val/ must hold the same classes, got 'cow' in train/ alone"):
+    with pytest.raises(Refusal, match=r"train/ and val/ must hold the same classes, got 'cow' in train/ only"):
         source(f"imagefolder:{folder}@20")
     (folder / "train" / "cow").rename(folder / "train" / "elk")
-    with pytest.raises(Refusal, match=r"train/ and val/ must hold the same classes, got 'dog' in val/ alone"):
+    with pytest.raises(Refusal, match=r"train/ and val/ must hold the same classes, got 'dog' in val/ only"):
         source(f"imagefolder:{folder}@20")
     (folder / "val").rename(folder / "valid")
-    with pytest.raises(Refusal, match=r"val must be a folder of class folders of images: ") as refused:
+    with pytest.raises(Refusal, match=r"val must be a folder with one folder of images per class: ") as refused:
         source(f"imagefolder:{folder}@20")
     assert "\n" not in str(refused.value)
 

@@ -37,14 +37,14 @@ def test_they_are_copied_once_a_held_out_part_among_them(folder: Path, tmp_path:
     assert place.is_relative_to(tmp_path / "scratch") and content(place) == ["train", "val"] and "copied from" in why
     (place / "mark").touch()
     again, why = staged("tiny:held-out", folder, tmp_path / "scratch")
-    assert again == place and (again / "mark").exists() and why.endswith("where it was")
+    assert again == place and (again / "mark").exists() and why.endswith("copied earlier")
 
 
 def test_four_at_once_copy_once(folder: Path, tmp_path: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         answers = pool.starmap(staged, [("tiny", folder, tmp_path / "scratch")] * 4)
     assert len({place for place, _ in answers}) == 1
-    assert sorted(why.endswith("where it was") for _, why in answers) == [False, True, True, True]
+    assert sorted(why.endswith("copied earlier") for _, why in answers) == [False, True, True, True]
 
 
 def test_half_a_copy_is_not_believed(folder: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_without_room_they_are_read_where_they_are(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8))
     place, why = staged("tiny", folder, tmp_path / "scratch")
-    assert place == folder and "it takes 8 bytes, and" in why and not list((tmp_path / "scratch").rglob("image"))
+    assert place == folder and "it needs 8 bytes, and" in why and not list((tmp_path / "scratch").rglob("image"))
 
 
 @pytest.mark.parametrize("scratch", ["/proc/nowhere", "/dev/null/scratch"])

@@ -71,7 +71,7 @@ def test_what_cannot_be_kept_is_used_with_a_warning(root: Path, monkeypatch: pyt
         raise OSError("no space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.warns(UserWarning, match="could not be kept .* no space left on device"):
+    with pytest.warns(UserWarning, match="could not be saved .* no space left on device"):
         data = load("tiny-imagenet", root.parent)
     assert len(data.train) == TRAIN
     assert [file.name for file in root.parent.iterdir()] == [root.name]  # no half of it
@@ -103,10 +103,10 @@ def cut(file: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "no list of classes": ("wnids.txt", Path.unlink, "is not whole"),
-    "no list of labels": ("val/val_annotations.txt", Path.unlink, "is not whole"),
-    "an unknown class": ("wnids.txt", lambda file: file.write_text("n03\nn02\n"), "is not whole .*n01"),
-    "labels cut in a line": ("val/val_annotations.txt", lambda file: file.write_text("val_3.J"), "is not whole"),
+    "no list of classes": ("wnids.txt", Path.unlink, "is incomplete"),
+    "no list of labels": ("val/val_annotations.txt", Path.unlink, "is incomplete"),
+    "an unknown class": ("wnids.txt", lambda file: file.write_text("n03\nn02\n"), "is incomplete .*n01"),
+    "labels cut in a line": ("val/val_annotations.txt", lambda file: file.write_text("val_3.J"), "is incomplete"),
     "a training image gone": ("train/n01/images/n01_1.JPEG", Path.unlink, "must hold 6 training images, got 5"),
     "labels cut": (
         "val/val_annotations.txt",
@@ -127,5 +127,5 @@ def test_a_folder_that_is_not_whole_is_refused_and_not_kept(root: Path, damage: 
     with pytest.raises(Refusal, match=says) as refused:
         load("tiny-imagenet", root.parent)
     assert "\n" not in str(refused.value)
-    assert str(refused.value).endswith("unpack tiny-imagenet-200.zip anew (cs231n.stanford.edu/tiny-imagenet-200.zip)")
+    assert str(refused.value).endswith("unpack tiny-imagenet-200.zip again (cs231n.stanford.edu/tiny-imagenet-200.zip)")
     assert not (root.parent / "tiny-imagenet.npz").exists()

@@ -106,9 +106,9 @@ def test_a_damaged_packed_file_is_refused(tmp_path: Path, arrays: Arrays, damage
         ({"y_test": None}, "must be an .npz with x_train, y_train, x_test and y_test"),
         ({"y_test": np.array([object()] * 8)}, "must be an .npz with"),
         ({"y_test": np.array(["cat"] * 8)}, "must be an .npz with"),
-        ({"x_train": np.zeros((20, 32, 32, 3), np.uint8)}, r"the training images must be bytes of shape \(20, 3, 32"),
-        ({"x_test": np.zeros((8, 3, 32, 32), np.float32)}, "the test images must be bytes"),
-        ({"x_test": np.zeros((7, 3, 32, 32), np.uint8)}, "the test images must be bytes"),
+        ({"x_train": np.zeros((20, 32, 32, 3), np.uint8)}, r"the training images must be uint8 of shape \(20, 3, 32"),
+        ({"x_test": np.zeros((8, 3, 32, 32), np.float32)}, "the test images must be uint8"),
+        ({"x_test": np.zeros((7, 3, 32, 32), np.uint8)}, "the test images must be uint8"),
         ({"y_train": np.full(20, 100)}, "the training set must have 20 labels from 0 to 99"),
         ({"y_train": np.full(20, -1)}, "the training set must have 20 labels from 0 to 99"),
         ({"y_train": np.zeros(19, np.int64)}, "the training set must have 20 labels"),
@@ -199,7 +199,7 @@ def test_files_that_are_damaged_or_gone_are_refused(
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(Refusal) as refused:
         load(name, tmp_path)
-    assert str(refused.value).startswith(f"{name}: {KEPT[name].files} in {tmp_path} is not whole (")
+    assert str(refused.value).startswith(f"{name}: {KEPT[name].files} in {tmp_path} is incomplete or damaged (")
     assert str(refused.value).endswith("; remove it, or name another folder with --data")
     assert "\n" not in str(refused.value)
 

@@ -59,7 +59,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "proof"),)
 
     torch.save({"model": Malice()}, tmp_path / "teacher.pth")
-    with pytest.raises(Refusal, match="must hold weights alone"):
+    with pytest.raises(Refusal, match="must hold only weights"):
         state_in(tmp_path / "teacher.pth")
     assert not (tmp_path / "proof").exists()
 
@@ -120,7 +120,7 @@ def test_an_imported_teacher_cannot_be_trained_anew(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "teacher.pth")
     store = Store(tmp_path / "results")
     _, record = take(tmp_path / "teacher.pth", "resnet8", "digits", store, tmp_path)
-    with pytest.raises(Refusal, match="must have a recipe to be trained by"):
+    with pytest.raises(Refusal, match="must have a recipe to be trained"):
         run_again(store.records_folder / f"{record.id}.json", store.folder, tmp_path)
 
 

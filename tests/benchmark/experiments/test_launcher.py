@@ -63,6 +63,24 @@ class Greedy(Wicked):
         return torch.empty(2**60)
 """
 
+# After it the process can load nothing any more, as one that has lost its GPU.
+LOSES = """
+from kdbench.benchmark.experiments import run, worker
+from kdbench.methods.method import METHODS, Method
+
+def lost(*_):
+    raise RuntimeError("CUDA error")
+
+@METHODS.register("loses")
+class Loses(Method):
+    source = "logits"
+
+    def losses(self, student, teacher, batch):
+        worker.usable = lambda device: False
+        run.load_data = lost
+        raise RuntimeError("illegal memory access")
+"""
+
 WICKED = ["raises", "nan", "dies", "greedy"]
 
 GRID = f"""
@@ -99,7 +117,7 @@ def test_a_cell_that_fails_in_whatever_way_leaves_its_reason_and_the_others_fini
     assert code == 1
     told = outcomes(out)
     assert {name for name, outcome in told.items() if outcome == "finished"} == {"resnet8-ce", "resnet8x0.25-ce", "kd"}
-    assert told["raises"] == "failed: ValueError: a mistake of the user's"
+    assert told["raises"] == "failed: ValueError: a mistake of the user's (mine.py, line 19)"
     assert told["nan"].startswith("failed: Diverged: the loss is no longer a number in epoch 1")
     assert told["dies"] == "failed: its process died (SIGKILL: out of memory?)"
     assert told["greedy"].startswith("failed: ran out of memory: ")
@@ -122,6 +140,17 @@ def test_a_cell_that_fails_in_whatever_way_leaves_its_reason_and_the_others_fini
     after = mine.store.records()
     assert len(after) == 7
     assert {key: after[key] for key in before} == before
+
+
+def test_a_worker_that_has_lost_its_gpu_is_replaced(command: MakeCommand) -> None:
+    grid = "{files: mine.py, datasets: digits, pairs: resnet8 -> resnet8x0.25, methods: loses, seeds: 2,"
+    mine = command(grid_yaml=grid + " recipe: {base: quick, epochs: 1}}\n", mine_py=LOSES)
+    code, out, _ = mine.run("grid.yaml", "--workers", 1)
+    assert code == 1
+    assert "2 failed" in out
+    assert {failure.error for failure in mine.store.failures().values()} == {
+        "RuntimeError: illegal memory access (mine.py, line 15)"  # the second one too, and not "CUDA error"
+    }
 
 
 def test_a_retry_that_is_refused_forgets_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +198,7 @@ def test_a_run_says_how_many_students_its_new_teachers_have_left_behind(
 
     monkeypatch.setattr(local.Launcher, "launch", launch)
     assert local.run_grid(grid, tmp_path, tmp_path) == 0
-    assert "1 cell outdated by now; run them again with --retry outdated.\n" in capsys.readouterr().out
+    assert "Outdated: 1 cell; run again with --retry outdated.\n" in capsys.readouterr().out
     assert local.run_grid(grid, tmp_path, tmp_path) == 0
     assert capsys.readouterr().out.endswith("--retry outdated.\nNothing is left to run.\n")
 
@@ -194,12 +223,10 @@ def test_a_teacher_that_fails_blocks_its_students_and_nobody_else(command: MakeC
     told = outcomes(out)
     assert code == 1
     assert told.pop("resnet8-ce").startswith("failed: Diverged")
-    assert told == {"resnet8x0.25-ce": "finished"} | dict.fromkeys(
-        ["raises", "kd"], "blocked: its teacher is not there"
-    )
+    assert told == {"resnet8x0.25-ce": "finished"} | dict.fromkeys(["raises", "kd"], "blocked: its teacher is missing")
     code, out, _ = mine.run("grid.yaml")  # again: the failure stands, and is not tried
     assert code == 1
-    assert outcomes(out) == dict.fromkeys(["raises", "kd"], "blocked: its teacher is not there")
+    assert outcomes(out) == dict.fromkeys(["raises", "kd"], "blocked: its teacher is missing")
 
 
 FULL = """
@@ -216,7 +243,7 @@ def test_a_failure_that_cannot_be_written_ends_the_run_in_a_sentence(command: Ma
     mine = command(grid_yaml=f"{GRID}teacher_recipe: {{base: quick, epochs: 1, lr: 1.0e+15}}\n", mine_py=MINE + FULL)
     code, _, err = mine.run("grid.yaml")
     assert (code, err.splitlines()) == (2, [
-        "kdbench: OSError: [Errno 28] No space left on device", "kdbench: No space left on device"
+        "kdbench: OSError: [Errno 28] No space left on device (mine.py, line 39)", "kdbench: No space left on device"
     ])  # fmt: skip
 
 

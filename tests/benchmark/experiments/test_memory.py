@@ -146,7 +146,7 @@ def test_a_record_is_run_anew_in_its_own_manner(
         assert run_again(record.id, store.folder, Path()) == 0
         assert capsys.readouterr().out.endswith("The same bits as the record.\n")
     assert run_again(record.id, store.folder, Path(), live_teacher=True) == 0
-    assert "it comes from another environment" in capsys.readouterr().out
+    assert "as expected: the environment differs" in capsys.readouterr().out
 
 
 def test_the_flag_reaches_whoever_runs(kdbench: Make, write_grid: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +183,8 @@ def test_a_plan_says_what_is_there_and_what_is_spared(make_cell: Make, store: St
     there = of_plan(made)["memories"][0]["there"]
     assert there > 0
     line = (
-        f"teachers' memory: {there / 1e6:.1f} MB so far, at most 0.4 MB; teachers answer for about 3 epochs of images "
-        "instead of 8 (every view in advance: 9)"
+        f"teachers' memory: {there / 1e6:.1f} MB now, at most 0.4 MB; teachers answer for about 3 epochs of images "
+        "instead of 8 (all views: 9)"
     )
     assert line in plan_text(made).splitlines()
 

@@ -41,13 +41,13 @@ def test_a_student_is_outdated_whose_teacher_has_other_weights_by_now_and_missin
     (entry,) = made.those(State.OUTDATED)
     for lines in (plan_text(made).splitlines(), status_text(made, outdated.folder).splitlines()):
         assert lines[0].endswith(": 1 finished, 1 outdated, 1 missing")
-        assert lines[1] == f"  outdated  {entry.cell.id}: it learned from other weights than its teacher has by now"
+        assert lines[1] == f"  outdated  {entry.cell.id}: its teacher has been retrained since"
         assert lines[2] == "Outdated cells are run again with --retry outdated."
     assert [row["id"] for row in of_status(made, outdated.folder)["outdated"]] == [entry.cell.id]
 
     again = plan(grid, outdated, "outdated")
     assert states(again)["resnet8x0.25 kd"] == "missing"
-    assert "it learned from other weights" in next(
+    assert "its teacher has been retrained since" in next(
         line for line in plan_text(again).splitlines() if entry.cell.id in line
     )
     assert states(plan(grid, outdated, "failed"))["resnet8x0.25 kd"] == "outdated"
@@ -60,7 +60,7 @@ def test_the_teacher_of_an_outdated_student_is_needed_where_that_is_run_again_al
     outdated.weights(kd.teacher).unlink()
     assert states(plan(grid, outdated))["resnet14x0.5 ce"] == "finished"
     made = plan(grid, outdated, "outdated")
-    assert (made.teachers[0].state, made.teachers[0].reason) == (State.MISSING, "its weights are not here")
+    assert (made.teachers[0].state, made.teachers[0].reason) == (State.MISSING, "its weights are missing")
 
 
 def test_an_outdated_student_can_be_run_again_though_it_failed_at_that_or_its_teacher_did(
@@ -71,7 +71,7 @@ def test_an_outdated_student_can_be_run_again_though_it_failed_at_that_or_its_te
     for cell in (kd, kd.teacher):
         outdated.fail(failed(cell))
     (entry,) = plan(grid, outdated).those(State.OUTDATED)
-    assert entry.reason.endswith("; trained again, it failed: Diverged: the loss is no longer a number")
+    assert entry.reason.endswith("; retraining this cell failed: Diverged: the loss is no longer a number")
     assert set(states(plan(grid, outdated, "outdated")).values()) == {"missing"}
 
 
@@ -117,7 +117,7 @@ def test_an_outdated_student_that_failed_when_it_was_trained_again_is_a_failure_
     assert run_grid(alone, outdated.folder, Path()) == 0
     outdated.fail(failed(kd))
     assert run_grid(alone, outdated.folder, Path()) == 1
-    assert "trained again, it failed: Diverged" in capsys.readouterr().out
+    assert "retraining this cell failed: Diverged" in capsys.readouterr().out
     shown = described(kd.id, outdated.folder)
     assert (shown["result"]["top1"], shown["failed since"]["error"]) == (50.0, failed(kd).error)
 
@@ -140,6 +140,6 @@ def test_a_run_says_what_else_it_leaves_alone(
     assert "tiny: 1 of 4 cells to run" in said and f"  failed  {ce.id}: Diverged" in said
     assert "Failed cells are run again with --retry failed." in said
     assert warned.splitlines() == [
-        "kdbench: 1 finished cell, 1 teacher among them, ran without --portable, and stay as they are",
-        "kdbench: digits has become another: 1 finished cell of this grid ran on what it was, and stay as they are",
+        "kdbench: 1 finished cell, 1 teacher among them, ran without --portable and will be kept",
+        "kdbench: digits has changed: 1 finished cell of this grid used the earlier data and will be kept",
     ]

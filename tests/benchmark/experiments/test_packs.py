@@ -1,6 +1,7 @@
 """Many single records become a few files, and at no moment is one of them missing."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from kdbench.benchmark.experiments.legibility import pretty
 from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.whole import write
+from kdbench.refusal import Refusal
 from tests.benchmark.experiments.stores import by_id, files, single
 
 Make = Callable[..., Any]
@@ -248,81 +250,30 @@ def test_a_record_with_fields_of_a_newer_version_is_read_and_keeps_them_when_pac
     assert json.loads(pack.read_bytes()) == newer
 
 
-def test_a_record_that_only_a_newer_version_can_read_is_reported_and_stays_through_packing(
-    packed: Store, records: list[Record], make_cell: Make, make_record: Make
-) -> None:
-    """Its cell has a field that is unknown here, in a pack and in a file of its own."""
-    pack = sorted(packed.records_folder.glob("*.jsonl"))[0]
-    lines = pack.read_bytes().splitlines(keepends=True)
-    lines[1] = lines[1].replace(b'"cell":{', b'"cell":{"mood":1,', 1)
-    pack.write_bytes(b"".join(lines))
-    newer = single(packed, make_record(make_cell(seed=78)))
-    content = pretty(make_record(make_cell(seed=78))).replace(b'"seed": 78', b'"seed": 78, "mood": 1')
-    write(newer, content)
-    left = {key: record for key, record in by_id(records).items() if key != msgspec.json.decode(lines[1])["id"]}
-
-    reader = Store(packed.folder)
-    assert reader.records() == left
-    assert reader.outlines().keys() == left.keys()
-    unknown = "it is of a newer kdbench: Object contains unknown field `mood` - at `$.cell`"
-    assert reader.troubles == [
-        f"{newer} is left where it is: {unknown}",
-        f"{pack}, line 2, is left where it is: {unknown}",
-    ]
-    packed.finish(make_record(make_cell(seed=77)))
-    packed.pack()
-    assert newer.read_bytes() == content
-    assert lines[1] in pack.read_bytes().splitlines(keepends=True)
-    assert not packed.damaged_folder.exists()
-
-
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_nothing_is_written_over_a_record_that_only_a_newer_version_can_read_and_none_is_taken_for_missing(
-    store: Store, records: list[Record], pack_from_one: None, is_packed: bool
-) -> None:
-    name = "pack.jsonl" if is_packed else f"{records[0].id}.json"
-    content = msgspec.json.encode(records[0]).replace(b'"cell":{', b'"cell":{"mood":1,', 1) + b"\n"
-    write(store.records_folder / name, content)
-    write(store.weights(records[0].cell), b"theirs")
-    for act in (lambda: store.finish(records[0], b"mine"), lambda: store.record(records[0].id)):
-        with pytest.raises(FileExistsError, match=f"the record of {records[0].id} is of a newer kdbench, and stays"):
-            act()
-    assert files(store.records_folder) == [name]
-    assert (store.records_folder / name).read_bytes() == content
-    assert store.weights(records[0].cell).read_bytes() == b"theirs"
-
-
-def test_a_newer_versions_line_stays_in_a_pack_beside_one_of_the_same_cell(
-    packed: Store, records: list[Record]
-) -> None:
-    pack = sorted(packed.records_folder.glob("*.jsonl"))[0]
-    lines = pack.read_bytes().splitlines(keepends=True)
-    mine, lines[1] = lines[1], lines[1].replace(b'"cell":{', b'"cell":{"mood":1,', 1)
-    pack.write_bytes(b"".join(lines))
-    record = msgspec.json.decode(mine, type=Record)
-    write(single(packed, record), mine)  # copied from another folder
-    for _ in range(2):
-        packed.pack()
-        assert pack.read_bytes().splitlines(keepends=True) == [lines[0], lines[1], mine, *lines[2:]]
-        assert Store(packed.folder).records() == by_id(records)
-
-
 @pytest.mark.parametrize(
     ("ours", "theirs", "why"),
     [
+        (b'"cell":{', b'"cell":{"mood":1,', "Object contains unknown field `mood` - at `$.cell`"),
         (b'"schedule":"constant"', b'"schedule":"cosine"', "Invalid enum value 'cosine' - at `$.cell.recipe.schedule`"),
         (b'"format":1', b'"format":2', "its format is 2"),
     ],
 )
-def test_a_record_with_a_word_or_a_format_of_a_newer_version_is_that_versions(
-    store: Store, records: list[Record], ours: bytes, theirs: bytes, why: str
+def test_a_record_of_a_newer_version_is_refused_and_stays(
+    store: Store, records: list[Record], is_packed: bool, ours: bytes, theirs: bytes, why: str
 ) -> None:
-    content = msgspec.json.encode(records[0])
-    assert ours in content
-    write(single(store, records[0]), content.replace(ours, theirs))
-    assert store.records() == store.outlines() == {}
-    assert store.troubles[0].endswith(f"is left where it is: it is of a newer kdbench: {why}")
-    assert list(store.newer) == [records[0].id]
+    """Taken for missing or for damaged, its cell would be run again and the record overwritten."""
+    file = store.records_folder / ("pack.jsonl" if is_packed else f"{records[0].id}.json")
+    content = msgspec.json.encode(records[0]).replace(ours, theirs, 1) + b"\n"
+    write(file, content)
+    write(store.weights(records[0].cell), b"theirs")
+    place = re.escape(f"{file}, line 1" if is_packed else str(file))
+    for act in (store.records, store.outlines, lambda: store.finish(records[0], b"mine")):
+        with pytest.raises(Refusal, match=f"^{place}: it must be read by a newer kdbench: {re.escape(why)}$"):
+            act()
+    assert files(store.folder) == sorted([f"records/{file.name}", f"teachers/{records[0].id}.safetensors"])
+    assert file.read_bytes() == content
+    assert store.weights(records[0].cell).read_bytes() == b"theirs"
 
 
 def test_of_two_lines_of_one_cell_the_first_is_believed_and_kept(

@@ -66,15 +66,15 @@ def test_a_rerun_tells_the_same_bits_from_others_and_leaves_the_store_as_it_was(
     record.result.teacher_weights = "others"
     others.write_bytes(msgspec.json.encode(record))
     assert run_again(str(others), tmp_path, Path()) == 0
-    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
+    assert capsys.readouterr().out.endswith("as expected: the teacher's weights differ.\n")
     record.result.teacher_weights, record.environment.key = teachers, "another"
     others.write_bytes(msgspec.json.encode(record))
     assert run_again(str(others), tmp_path, Path()) == 0
-    assert capsys.readouterr().out.endswith("as may be: it comes from another environment.\n")
+    assert capsys.readouterr().out.endswith("as expected: the environment differs.\n")
     record.data = "old older"
     others.write_bytes(msgspec.json.encode(record))
     assert run_again(str(others), tmp_path, Path()) == 0
-    assert capsys.readouterr().out.endswith("as may be: its data were others.\n")
+    assert capsys.readouterr().out.endswith("as expected: the data differ.\n")
     others.unlink()
     assert seen(store) == before
 
@@ -88,7 +88,7 @@ def test_a_teacher_whose_weights_are_gone_is_trained_first_and_they_are_kept(
     file.unlink()
     assert run_again(cell.id, store.folder, Path()) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{cell.teacher.id}, its teacher, comes first: no weights of it are here\n")
+    assert out.startswith(f"{cell.teacher.id}, its teacher, is trained first: its weights are missing\n")
     assert out.endswith("The same bits as the record.\n")
     assert (file.read_bytes(), store.record(cell.teacher.id)) == (weights, before)
 
@@ -128,7 +128,7 @@ def test_a_teacher_that_comes_out_otherwise_teaches_this_once_and_leaves_the_sto
     store.weights(cell.teacher).unlink()
     before = seen(store)
     assert run_again(cell.id, store.folder, Path()) == 0
-    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
+    assert capsys.readouterr().out.endswith("as expected: the teacher's weights differ.\n")
     assert seen(store) == before
 
 
@@ -148,7 +148,7 @@ def test_who_has_a_record_alone_gets_no_teacher_but_the_one_that_it_speaks_of(
     record.result.teacher_weights = "another machine's"
     file.write_bytes(msgspec.json.encode(record))
     assert run_again(str(file), other.folder, Path()) == 0
-    assert capsys.readouterr().out.endswith("as may be: its teacher has other weights.\n")
+    assert capsys.readouterr().out.endswith("as expected: the teacher's weights differ.\n")
     assert not other.records() and not other.weights(cell.teacher).exists()
 
 
@@ -157,7 +157,7 @@ def test_a_teacher_that_another_run_trains_is_left_to_it(ran: Ran) -> None:
     store.weights(cell.teacher).unlink()
     lease = Lease.take(store.work(cell.teacher.id))
     assert lease
-    with lease, pytest.raises(Refusal, match=r"but is being trained by another$"):
+    with lease, pytest.raises(Refusal, match=r"but another process is training it$"):
         run_again(cell.id, store.folder, Path())
 
 
@@ -187,7 +187,7 @@ def test_several_processes_train_a_cell_and_before_it_its_teacher(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"params": {}}, "must hold a record, or a cell as grids make it, got another cell: write a grid of it"),
+        ({"params": {}}, "must hold a record, or a cell as grids make it, got another cell: declare it in a grid"),
         ({"protocol": ""}, "must hold a record, or a cell as grids make it"),
         ({"recipe": Recipe(epochs=1, lr_of={"resnet8": 0.1})}, "must hold a record, or a cell as grids make it"),
         ({"method": "ce", "params": {}}, "must hold a record, or a cell as grids make it"),  # and a teacher

@@ -17,7 +17,6 @@ from kdbench.benchmark.data import load
 from kdbench.benchmark.experiments import environment as environment_module
 from kdbench.benchmark.experiments import run as run_module
 from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.peak_memory import PeakMemory
 from kdbench.benchmark.experiments.record import Record, same_bits
 from kdbench.benchmark.experiments.run import run
 from kdbench.benchmark.experiments.store import Store
@@ -25,6 +24,7 @@ from kdbench.benchmark.experiments.weights import digest, parameters
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live
+from kdbench.benchmark.training.peak_memory import PeakMemory
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.method import METHODS, Batch, Facts, Method
 from kdbench.refusal import Refusal
@@ -274,7 +274,7 @@ def test_a_student_whose_teacher_was_trained_anew_begins_anew(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(run_module, "stream", lambda *_: 4711)
         once(cell.teacher, store)
-    with pytest.warns(UserWarning, match="is of another teacher's student: it begins anew"):
+    with pytest.warns(UserWarning, match="is from a run with another teacher: training restarts"):
         resumed = once(cell, store, "stopped")
     assert same_bits(resumed.result, once(cell, store).result)
 
@@ -282,7 +282,7 @@ def test_a_student_whose_teacher_was_trained_anew_begins_anew(
 def test_a_file_that_changed_since_the_cell_was_declared_is_not_run(make_cell: Make, store: Store) -> None:
     """Its teacher's files count too: who starts later, as another worker does, would load what they are by then."""
     for cell in (make_cell(code={"mine.py": "0" * 12}), make_cell("kd", teacher=make_cell(code={"mine.py": "0" * 12}))):
-        assert refusal(cell, store) == "mine.py must be loaded for this cell: name it by --with"
+        assert refusal(cell, store) == "mine.py must be loaded for this cell: pass it with --with"
 
 
 def refusal(cell: Cell, store: Store) -> str:

@@ -160,7 +160,7 @@ def test_a_record_whose_cell_is_not_the_one_it_names_is_set_aside(store: Store, 
     file = single(store, records[0])
     file.write_bytes(flipped(file.read_bytes()))
     assert store.record(records[0].id) is None
-    assert "it is not what it says: its cell is" in store.troubles[0]
+    assert "its id does not match its cell, which is" in store.troubles[0]
 
 
 def test_nothing_that_was_set_aside_before_is_written_over(store: Store, records: list[Record]) -> None:

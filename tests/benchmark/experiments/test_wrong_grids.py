@@ -15,8 +15,8 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "capitals": ({"methods": "KD"}, "3: methods: unknown method 'KD'; did you mean 'kd'"),
     "a method of one's own": (
         {"methods": "logit_mse"},
-        f"3: methods: unknown method 'logit_mse'; known: {', '.join(sorted(METHODS))}; one of your own comes with its "
-        "file, by --with or a grid's 'files'",
+        f"3: methods: unknown method 'logit_mse'; known: {', '.join(sorted(METHODS))}; to use your own, name its "
+        "file with --with or in a grid's 'files'",
     ),
     "a data set of one's own": ({"datasets": "my_images"}, "1: datasets: unknown data set 'my_images'; known: "),
     "a network of one's own": ({"pairs": "mine -> resnet8"}, "2: pairs: unknown network 'mine'; known: "),
@@ -89,7 +89,7 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "lr without end": ({"recipe": "{base: quick, lr: .inf}"}, "4: recipe.lr: must be a number, got '.inf'"),
     "lr that overflows": (
         {"recipe": "{base: quick, lr: 1e999}"},
-        "4: a number must lie between -2^63 and 2^63, got 1e9",
+        "4: a number must be between -2^63 and 2^63, got 1e9",
     ),
     "lr of a network": (
         {"recipe": "{base: quick, lr_of: {resnet8: 0.1, resnet20: -1}, precision: fp16}"},
@@ -106,7 +106,7 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "yes for true": ({"recipe": "{base: quick, augment: yes}"}, "4: recipe.augment: must be true or false, got 'yes'"),
     "a momentum that nothing would heed": (
         {"recipe": "{base: quick, momentum: 0.8}"},
-        "4: recipe.momentum: must be 0.9 with onecycle or adamw, which have their own, got 0.8",
+        "4: recipe.momentum: must be 0.9 with onecycle or adamw, which set their own, got 0.8",
     ),
     "negative milestone": (
         {"recipe": "{base: quick, milestones: [3, -1]}"},
@@ -123,14 +123,14 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "true seeds": ({"seeds": "true"}, "5: seeds: must be a whole number or a list, got true"),
     "a true seed": ({"seeds": "[true]"}, "5: seeds[0]: must be a whole number, got true"),
     "seeds of nothing": ({"seeds": ""}, "5: seeds: must be a whole number or a list, got nothing"),
-    "a seed twice": ({"seeds": "[1, 1]"}, "5: seeds[1]: 1 stands twice"),
-    "a seed too large": ({"seeds": f"[{10**30}]"}, "5: a number must lie between -2^63 and 2^63, got 1000"),
-    "a seed of many digits": ({"seeds": f"[{'9' * 5000}]"}, "5: a number must lie between -2^63 and 2^63, got 9999"),
+    "a seed twice": ({"seeds": "[1, 1]"}, "5: seeds[1]: 1 is listed twice"),
+    "a seed too large": ({"seeds": f"[{10**30}]"}, "5: a number must be between -2^63 and 2^63, got 1000"),
+    "a seed of many digits": ({"seeds": f"[{'9' * 5000}]"}, "5: a number must be between -2^63 and 2^63, got 9999"),
     "too many seeds": ({"seeds": f"{10**9}"}, "1: a grid must not declare more than 100,000 cells, got 2,000,000,000"),
     "no teacher seeds": ({"teacher_seeds": "[]"}, "5: teacher_seeds: must be a list of length >= 1, got an empty list"),
     "no data sets": ({"datasets": "[]"}, "1: datasets: must be a list of length >= 1, got an empty list"),
     "no methods": ({"methods": "[]"}, "3: methods: must be a list of length >= 1, got an empty list"),
-    "a method twice": ({"methods": "[kd, ce, kd]"}, "3: methods[2]: 'kd' stands twice"),
+    "a method twice": ({"methods": "[kd, ce, kd]"}, "3: methods[2]: 'kd' is listed twice"),
     "a pair without arrow": (
         {"pairs": "resnet14 resnet8"},
         "2: pairs: a pair must be written 'teacher -> student', got",
@@ -139,7 +139,7 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "a pair of three": ({"pairs": "resnet8 -> resnet8 -> resnet8"}, "2: pairs: unknown network 'resnet8 -> resnet8'"),
     "an imported teacher without its digest": (
         {"pairs": "[resnet14 -> resnet8, resnet8@12 -> resnet8]"},
-        "2: pairs[1]: an imported teacher must be named NETWORK@DIGEST as its import said, got 'resnet8@12'",
+        "2: pairs[1]: an imported teacher must be named NETWORK@DIGEST as its import printed, got 'resnet8@12'",
     ),
     "a student that was imported": (
         {"pairs": "resnet14 -> resnet8@0123456789ab"},
@@ -157,7 +157,7 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     ),
     "no teacher": (
         {"pairs": None, "students": "resnet8"},
-        "4: students: 'kd' needs a teacher: name teachers, or pairs",
+        "4: students: 'kd' needs a teacher: add 'teachers' or 'pairs'",
     ),
     "a wrong teacher": (
         {"pairs": None, "students": "resnet8", "teachers": "[resnet14, resnet9]"},
@@ -177,7 +177,7 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     ),
     "a value twice in a sweep": (
         {"methods": "[{kd: {weight: {sweep: [1, 2, 1]}}}]"},
-        "3: methods[0].kd.weight.sweep[2]: 1 stands twice",
+        "3: methods[0].kd.weight.sweep[2]: 1 is listed twice",
     ),
     "a sweep of a setting": (
         {"recipe": "{base: quick, lr: {sweep: [1, 2]}}"},
@@ -191,12 +191,12 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     "an include of nothing": ({"include": "[]"}, "5: include: must be a list of length >= 1, got an empty list"),
     "a key that changes nothing of an include": (
         dict.fromkeys(["datasets", "pairs", "methods", "recipe"]) | {"include": "quickstart", "seeds": "10"},
-        "2: seeds: changes nothing of what is included: name 'methods' to declare cells of this grid's own, or",
+        "2: seeds: has no effect on the included grids: add 'methods' to declare cells in this grid, or",
     ),
     "a list for a text": ({"about": "[a]"}, "5: about: must be text, got a list"),
-    "a key twice": ({"about": "x\nrecipe: quick"}, "6: the key 'recipe' stands twice"),
-    "a setting twice": ({"recipe": "{base: quick, epochs: 2, epochs: 3}"}, "4: the key 'epochs' stands twice"),
-    "a parameter twice": ({"methods": "[{kd: {weight: 2, weight: 2}}]"}, "3: the key 'weight' stands twice"),
+    "a key twice": ({"about": "x\nrecipe: quick"}, "6: the key 'recipe' occurs twice"),
+    "a setting twice": ({"recipe": "{base: quick, epochs: 2, epochs: 3}"}, "4: the key 'epochs' occurs twice"),
+    "a parameter twice": ({"methods": "[{kd: {weight: 2, weight: 2}}]"}, "3: the key 'weight' occurs twice"),
     "a key that is a number": ({"3": "4"}, "5: a key must be text, got 3"),
     "a key that is a list": ({"? [a, b]\n": "4"}, "5: a key must be text, got a list or a mapping"),
     "a merge key": ({"recipe": "{<<: {base: quick}, epochs: 2}"}, "4: recipe.<<: unknown key '<<'; known: "),
@@ -206,12 +206,12 @@ KINDS: dict[str, tuple[dict[str, str | None], str]] = {  # what is changed in a 
     ),
     "a tag": ({"about": "!mine x"}, "5: must be plain YAML: found the tag !mine"),
     "a tag of YAML's own": ({"seeds": "!!int three"}, "5: must be plain YAML: found the tag tag:yaml.org,2002:int"),
-    "an alias inside itself": ({"recipe": "&a {base: *a}"}, "4: an alias must not lie inside what it stands for"),
+    "an alias inside itself": ({"recipe": "&a {base: *a}"}, "4: an alias must not be inside the value that it"),
     "an alias of nothing": ({"recipe": "*quick"}, "4: must be plain YAML: found undefined alias 'quick'"),
     "a bracket that stays open": ({"methods": "[ce, kd"}, "4: must be plain YAML: expected ',' or ']', but got ':'"),
     "a quote that stays open": ({"recipe": "'quick"}, "5: must be plain YAML: found unexpected end of stream"),
     "several documents": ({"about": "x\n---\nabout: y"}, "6: must be plain YAML: but found another document"),
-    "values without end": ({"about": "[" * 3000}, " must be YAML that a person can read, got values too deep within"),
+    "values without end": ({"about": "[" * 3000}, " must be YAML that a person can read, got values that are nested"),
 }
 
 TEXTS: dict[str, tuple[str, str]] = {  # whole files
@@ -228,7 +228,7 @@ TEXTS: dict[str, tuple[str, str]] = {  # whole files
     "a billion laughs": (
         "a: &a [x, x, x, x, x, x, x, x, x]\n"
         + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
-        "1: aliases must not unfold to more than 100,000 values",
+        "1: aliases must not expand to more than 100,000 values",
     ),
 }
 

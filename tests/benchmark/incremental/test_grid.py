@@ -49,18 +49,18 @@ def test_tasks_are_a_number_a_mapping_or_several_and_sweep_as_parameters_do(tmp_
     ("changes", "sentence"),
     [
         ({"tasks": None}, ":1: the key 'tasks' is missing"),
-        ({"setting": None}, ":1: tasks: classes arrive in tasks in 'setting: incremental' alone"),
+        ({"setting": None}, ":1: tasks: classes arrive in tasks only in 'setting: incremental'"),
         ({"setting": "incrementel"}, ":1: setting: unknown value 'incrementel'; did you mean 'incremental'?"),
         (
             {"tasks": "3"},
-            ":2: tasks: 10 classes must come in 3 equal tasks, at least two of them first",
+            ":2: tasks: 10 classes must split into 3 equal tasks, at least two of them in the first",
         ),
         ({"tasks": "0"}, ":2: tasks.count: must be a whole number >= 1, got 0"),
         ({"tasks": "{count: 5, memroy: 20}"}, ":2: tasks.memroy: unknown key 'memroy'; did you mean 'memory'?"),
         ({"tasks": "{count: 5, memory: x}"}, ":2: tasks.memory: must be a whole number or 'all', got 'x'"),
         (
             {"tasks": "{count: 5, memory: 20, exemplars: 2}"},
-            ":2: tasks: memory is counted in all and exemplars a",
+            ":2: tasks: memory counts images in total and exemplars images per",
         ),
         ({"tasks": "[5, {count: 5, memory: 9}]"}, ":2: tasks[1]: memory must hold an image of each of the 10 classes"),
         ({"teachers": "resnet8"}, ":7: teachers: in the incremental setting the network before a task is the teacher"),
@@ -80,10 +80,10 @@ def test_what_is_wrong_is_said_in_a_sentence_with_its_place(
     [
         ("ce", {"count": 1}, ""),
         ("kd", {"count": 5}, ""),
-        ("kd", {"count": 1}, "kd learns from the network before a task: there must be two tasks, got one"),
-        ("dkd", {"count": 5}, "dkd reads labels: the network before a task knows nothing of the new ones"),
-        ("kd+dkd", {"count": 5}, "kd+dkd reads labels: the network before a task knows nothing of the new ones"),
-        ("simkd", {"count": 5}, "simkd ships a network of its own: the next task could not go on from it"),
+        ("kd", {"count": 1}, "kd learns from the network before a task: there must be at least two tasks, got one"),
+        ("dkd", {"count": 5}, "dkd reads labels, but the network before a task does not know the new classes"),
+        ("kd+dkd", {"count": 5}, "kd+dkd reads labels, but the network before a task does not know the new classes"),
+        ("simkd", {"count": 5}, "simkd deploys another network: the next task could not continue with it"),
     ],
 )
 def test_a_plan_says_why_a_method_cannot_carry_knowledge_from_task_to_task(
@@ -94,7 +94,7 @@ def test_a_plan_says_why_a_method_cannot_carry_knowledge_from_task_to_task(
 
 def test_a_plan_refuses_to_share_a_sequence_among_ranks(make_cell: MakeCell) -> None:
     cell = make_cell("kd", setting="incremental", incremental=Incremental(count=5), world=2)
-    assert unworkable(cell) == "it must have world 1, got 2: classes arrive task by task on one device"
+    assert unworkable(cell) == "it must have world 1, got 2: the incremental setting runs on one device"
 
 
 def test_a_plan_judges_the_time_of_a_cell_by_cells_of_its_own_setting(

@@ -37,7 +37,7 @@ def test_classes_come_in_equal_tasks_but_for_the_base(asked: dict[str, Any], siz
     ],
 )
 def test_classes_that_cannot_be_shared_out_are_refused(asked: dict[str, Any]) -> None:
-    with pytest.raises(Refusal, match="10 classes must come in"):
+    with pytest.raises(Refusal, match="10 classes must split into"):
         Incremental(**asked).sizes(10)
 
 

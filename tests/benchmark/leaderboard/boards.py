@@ -1,4 +1,4 @@
-"""Boards and pages of whole records, as the leaderboard makes them of what it reads of them."""
+"""Boards and pages made from whole records, through the parts that the leaderboard reads."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import page
 from kdbench.benchmark.leaderboard.table import Board, board
 
-PAIR = "big → resnet8x0.25"  # of a series of which a test says no more
+PAIR = "big → resnet8x0.25"  # of series without further settings
 
 
 def board_of(records: list[Record]) -> Board:
@@ -22,7 +22,7 @@ def board_of(records: list[Record]) -> Board:
 
 
 def page_of(records: list[Record], drawn: bool = False) -> str:
-    """With one picture, or without: a whole album takes seconds."""
+    """The page with one picture or none, because a whole album takes seconds."""
     found = board_of(records)
     figure = pictures.gains(evidence.gains(found.cells, found.series), "seed") if drawn else None
     shown = [Picture("gains", "Gains", "", saved(figure, "svg").decode(), b"", 3.5)] if figure else []
@@ -30,12 +30,12 @@ def page_of(records: list[Record], drawn: bool = False) -> str:
 
 
 def text(records: list[Record]) -> str:
-    """The Markdown, with one blank where there are several."""
+    """The Markdown, with runs of spaces reduced to one."""
     return re.sub(" +", " ", markdown(board_of(records)))
 
 
 def rows(records: list[Record]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Rows by pair and method; ``None`` where the table has nothing to say."""
+    """Rows by pair and method, with ``None`` for missing values."""
     table = board_of(records).series.astype(object)
     found = table.where(table.notna(), None).to_dict(orient="records")
     named = {(row["pair"], row["method"]): row for row in found}

@@ -1,4 +1,4 @@
-"""Records of a whole series, and boards made of them."""
+"""Records of whole series and studies."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +16,12 @@ Study = Callable[..., list[Record]]
 
 @pytest.fixture
 def pictures() -> None:
-    """Who asks for this publishes pictures too."""
+    """Request this to publish pictures too."""
 
 
 @pytest.fixture(autouse=True)
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An album takes seconds: all others publish without."""
+    """Publish without pictures unless requested, because an album takes seconds."""
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(publish, "album", lambda *_: [])
 
@@ -40,8 +40,10 @@ def series(make_cell: MakeCell, make_record: MakeRecord) -> Callable[..., list[R
 
 @pytest.fixture
 def study(make_cell: MakeCell, make_record: MakeRecord) -> Study:
-    """Records of ce and of what gains over it: ``study({"kd": [1, 2], "rkd": [0, 3]}, students=["resnet8x0.25"])``, a
-    gain a seed."""
+    """Records of ce and of methods, by their gain over ce on each seed.
+
+    Example: ``study({"kd": [1, 2], "rkd": [0, 3]}, students=["resnet8x0.25"])``.
+    """
 
     def make(gains: dict[str, list[float]], students: tuple[str, ...] = ("resnet8x0.25",), **asked: Any) -> Any:
         records, seeds = [], max(map(len, gains.values()))
@@ -59,7 +61,7 @@ def study(make_cell: MakeCell, make_record: MakeRecord) -> Study:
 
 @pytest.fixture
 def hostile(study: Study) -> list[Record]:
-    """Whatever a stranger's record may be called."""
+    """Records of a stranger with malicious names."""
     name = "</script><img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>$x$\u2028<!--"
     records = []
     for record in study({"kd": [1.0, 2.0]}):

@@ -1,4 +1,4 @@
-"""What papers say, against verdicts that were worked out by hand."""
+"""Claims of papers, against verdicts computed by hand."""
 
 import json
 import random
@@ -48,15 +48,15 @@ def test_of_one_pair_the_seeds_count_and_it_is_said(series: Series) -> None:
     (row,) = weighed(CLAIM, series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50]))
     assert (row.gain, row.half) == (2, pytest.approx(4.303 / 3**0.5, rel=1e-3))
     assert (row.unit, row.pairs, row.runs, row.verdict) == ("seeds", 1, 3, "undecided")
-    assert row.note == "one pair speaks for no other"
+    assert row.note == "one pair says nothing about other pairs"
 
 
 def test_a_teacher_that_knows_no_more_than_its_student_is_named(series: Series) -> None:
     records = series("clkd", [51, 52, 53], knows=50) + series("kd", [50, 50, 50], knows=50)
-    assert "no better" not in weighed(CLAIM, records)[0].note  # who knows what the student has by itself?
+    assert "no better" not in weighed(CLAIM, records)[0].note  # without ce, the student alone is unknown
     assert "no better" not in weighed(CLAIM, records + series("ce", [50, 48], teacher=None))[0].note
     (row,) = weighed(CLAIM, records + series("ce", [51, 49], teacher=None))
-    assert row.note.endswith("; of 1 pair the teacher is no better than the student by labels alone")
+    assert row.note.endswith("; on 1 pair the teacher is no better than the student trained on labels only")
 
 
 def test_two_versions_of_a_network_of_ones_own_are_not_compared(series: Series) -> None:
@@ -79,8 +79,8 @@ def test_of_several_pairs_each_counts_once(series: Series) -> None:
 
 
 def test_what_a_seed_does_to_all_pairs_alike_makes_the_interval_wide(series: Series) -> None:
-    """Two pairs gain 2 and 2.1 in the mean, which says ± 0.64; by seeds both gain 1, 2 and 3: ± 4.303 / sqrt(3). A seed
-    that ran on one pair alone moves the mean and not the interval."""
+    """Two pairs gain 2 and 2.1 in the mean, which gives ± 0.64. By seed both gain 1, 2 and 3: ± 4.303 / sqrt(3). A seed
+    that ran on one pair only moves the mean but not the interval."""
     records = series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50])
     records += series("clkd", [51, 52, 53, 52.4], student="resnet8") + series("kd", [50] * 4, student="resnet8")
     (row,) = weighed(CLAIM, records)
@@ -98,7 +98,7 @@ def test_data_sets_are_weighed_apart(series: Series) -> None:
 def test_two_seeds_of_a_teacher_are_one_pair_where_a_students_seed_counts_once(
     make_cell: MakeCell, series: Series
 ) -> None:
-    """Gains of 2 and 3 under one teacher, 4 and 1 under the other: of the seeds 3 and 2."""
+    """Gains of 2 and 3 under one teacher and of 4 and 1 under the other: 3 and 2 by seed."""
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
     records = series("clkd", [52, 53], teacher=first) + series("kd", [50, 50], teacher=first)
     records += series("clkd", [54, 51], teacher=second) + series("kd", [50, 50], teacher=second)
@@ -123,7 +123,7 @@ def test_a_recipe_is_evidence_of_its_own_and_another_than_the_papers_is_marked(s
     records += series("clkd", [40, 40], **short) + series("kd", [50, 50.1], **short)
     rows = {row.recipe: row for row in weighed(claim, records)}
     assert rows["tiny"].verdict == "supported"
-    assert (rows["short"].verdict, rows["short"].note.partition(";")[0]) == ("contradicted", "another recipe than tiny")
+    assert rows["short"].verdict == "contradicted" and rows["short"].note.startswith("the paper's recipe is tiny;")
 
 
 def test_of_several_forms_one_counts_the_one_of_most_pairs_and_else_the_first(series: Series) -> None:
@@ -137,7 +137,7 @@ def test_of_several_forms_one_counts_the_one_of_most_pairs_and_else_the_first(se
     assert (row.gain, row.worse) == (0.5, "kd(temperature=2.0)")
     records += series("clkd", [53], student="resnet8x0.5") + series("kd", [50], student="resnet8x0.5")
     (row,) = weighed(claim, records)
-    assert (row.gain, row.pairs, row.worse) == (2.5, 2, "kd")  # a row is of two methods: 0.5 has no place in it
+    assert (row.gain, row.pairs, row.worse) == (2.5, 2, "kd")  # a row compares two methods, so 0.5 is not in it
 
 
 def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
@@ -161,7 +161,8 @@ def test_what_nothing_of_ours_can_test_says_why(series: Series) -> None:
     (row,) = weighed(msgspec.structs.replace(CLAIM, lacks="no scale"), series("clkd", [51]) + series("kd", [50]))
     assert (row.verdict, row.note) == ("not tested", "no scale")
     minded = msgspec.structs.replace(CLAIM, mind="by half")
-    assert weighed(minded, series("clkd", [51]) + series("kd", [50]))[0].note == "by half; one pair speaks for no other"
+    (row,) = weighed(minded, series("clkd", [51]) + series("kd", [50]))
+    assert row.note == "by half; one pair says nothing about other pairs"
     assert weighed(msgspec.structs.replace(CLAIM, grid="clkd"), [])[0].note.endswith("run the grid clkd")
 
 
@@ -172,7 +173,7 @@ def test_of_one_gain_and_of_gains_that_agree_by_chance_there_is_no_interval(seri
 
 
 def test_among_many_claims_an_interval_beside_zero_is_too_little(series: Series) -> None:
-    """Of three tests Holm takes the smallest p three times, the next twice: 0.003, 0.06 and 0.5."""
+    """For three tests, Holm multiplies the smallest p by three and the next by two: 0.003, 0.06 and 0.5."""
     (tested,) = weighed(CLAIM, series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50]))
     untested = replace(tested, p=None, half=None, verdict="not tested")
     ps = [(0.03, -1.0), (0.001, 1.0), (0.5, 1.0)]

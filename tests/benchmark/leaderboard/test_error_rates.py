@@ -1,5 +1,7 @@
-"""How often the leaderboard's stars are wrong, how often they find what is there, and how often intervals cover it:
-simulated runs, through the functions that make the real tables. The figures of docs/statistics.md:
+"""How often the leaderboard's stars are wrong, how often they find an effect, and how often intervals cover it.
+
+The runs are simulated and go through the functions that make the real tables. These are the figures of
+docs/statistics.md:
 
 python -m pytest -m slow tests/benchmark/leaderboard/test_error_rates.py -s
 """
@@ -14,7 +16,7 @@ from kdbench.benchmark.leaderboard import statistics
 from kdbench.benchmark.leaderboard.frame import SECTION
 from kdbench.benchmark.leaderboard.table import FIELD, board, series
 
-TABLES, RUN = 200, 0.25  # points by which runs of one cell scatter, seed by seed
+TABLES, RUN = 200, 0.25  # tables, and the scatter of runs over seeds in points
 TAUGHT = ["kd", *(f"other{number}" for number in range(11))]
 NOWHERE = dict.fromkeys(
     ["average", "forgetting", "backward", "seconds", "speed", "memory", "teacher_top1"], float("nan")
@@ -25,8 +27,10 @@ LIKE = NOWHERE | {"deployed": 1, "discarded": 0, "environment": None, "setting":
 def cells(
     effect: float, pairs: int, seeds: int, differs: float = 0.0, scatter: float = 0.0, scatters: Sequence[float] = ()
 ) -> Iterator[pd.DataFrame]:
-    """A method's effect differs from pair to pair by ``differs`` points, and how far runs scatter by ``scatter`` in its
-    logarithm, or as ``scatters`` says."""
+    """Simulated tables. A method's effect differs from pair to pair by ``differs`` points.
+
+    The logarithm of the scatter of runs differs by ``scatter``, or ``scatters`` gives the scatter of each pair.
+    """
     draw = np.random.default_rng(0)
     names = pd.MultiIndex.from_product([["ce", *TAUGHT], range(pairs), range(seeds)], names=["method", "pair", "seed"])
     rows = names.to_frame(index=False).assign(recipe="r", teacher="t", **LIKE)
@@ -69,7 +73,7 @@ def test_error_rates_over_pairs_are_those_of_the_page() -> None:
 
 @pytest.mark.slow
 def test_error_rates_on_a_pair_are_those_of_the_page() -> None:
-    """In the mean over all pairs; the effect is each pair's own."""
+    """The mean over all pairs. The effect is that on the pair."""
     print("\npairs seeds scatter effect   any star   a method's star   interval covers")
     for pairs, seeds, scatter in ((13, 5, 0.0), (13, 5, 0.35), (13, 5, 0.7), (4, 5, 0.35), (1, 5, 0.0)):
         for effect in (0.0, 0.25, 0.5) if scatter == 0 else (0.0, 0.5):
@@ -82,7 +86,7 @@ def test_error_rates_on_a_pair_are_those_of_the_page() -> None:
 
 @pytest.mark.slow
 def test_error_rates_of_narrow_and_of_wide_students_are_those_of_the_page() -> None:
-    """Runs that scatter as those of ce do on five pairs of the digits: by 1.2 points where students are narrow."""
+    """Runs that scatter like those of ce on five pairs of the digits, by 1.2 points for narrow students."""
     scatters = (1.2, 1.2, 0.62, 0.41, 0.41)
     tables = [series(runs) for runs in cells(0.0, len(scatters), 5, scatters=scatters)]
     print("\nscatter   any star   interval covers")

@@ -1,4 +1,4 @@
-"""Methods over pairs, and what pairs lend one another, against numbers that were worked out by hand."""
+"""Methods over pairs, and intervals that use other pairs, against numbers computed by hand."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ Series = Study = Callable[..., list[Record]]
 
 @pytest.fixture
 def eight(series: Series) -> list[Record]:
-    """Eight pairs: kd gains 1 to 8 points, at another weight it loses as much on seven of them; the last has none."""
+    """Eight pairs: kd gains 1 to 8 points. With another weight it loses as much on seven and has no run on the last."""
     records = []
     for place in range(8):
         alone = {"student": "resnet8", "teacher": f"big{place}"}
@@ -29,9 +29,9 @@ def eight(series: Series) -> list[Record]:
 
 
 def test_over_pairs_a_pair_is_the_unit(eight: list[Record], series: Series) -> None:
-    """The mean of 1 to 8 is 4.5, the deviation sqrt(6): whatever the seeds. All eight have one sign: p is 2 / 2^8, and
-    three times that after Holm, as three gains are tested; seven of seven come to 2 / 2^7 in both columns."""
-    eight += series({0: 40}, student="lonely")  # a student whom nobody teaches is no pair
+    """The mean of 1 to 8 is 4.5 and the deviation sqrt(6), for any seeds. All eight have one sign: p is 2 / 2^8, and
+    three times that after Holm, because three gains are tested. Seven of seven give 2 / 2^7 in both columns."""
+    eight += series({0: 40}, student="lonely")  # a student without a teacher is not a pair
     table = board_of(eight).methods.set_index("method")
     kd, other = table.loc["kd"], table.loc["kd(weight=1.0)"]
     assert (kd["pairs"], kd["over_ce"], kd["over_kd_p"]) == (8, 4.5, pytest.approx(float("nan"), nan_ok=True))
@@ -39,7 +39,7 @@ def test_over_pairs_a_pair_is_the_unit(eight: list[Record], series: Series) -> N
     assert (kd["over_ce_p"], other["over_ce_p"]) == (3 * 2 / 2**8, 2 * 2 / 2**7)
     assert table.loc["ce", "over_kd_p"] == kd["over_ce_p"]
     assert (other["pairs"], other["over_ce"], other["over_kd"]) == (7, -4, -8)
-    # ce and kd ran on every pair, kd is better on all; who was not in every race has no rank.
+    # ce and kd ran on every pair, and kd is better on all. A method that did not run on every pair has no rank.
     assert (kd["rank"], table.loc["ce", "rank"]) == (1, 2)
     assert pd.isna(other["rank"])
 
@@ -47,19 +47,19 @@ def test_over_pairs_a_pair_is_the_unit(eight: list[Record], series: Series) -> N
 def test_what_a_seed_does_to_all_pairs_alike_shows_where_the_seed_is_the_unit(
     study: Callable[..., list[Record]],
 ) -> None:
-    """kd gains 1, 2 and 6 on one pair, a point more on the other: 3 and 4 over pairs; 1.5, 2.5 and 6.5 over seeds."""
+    """kd gains 1, 2 and 6 on one pair and a point more on the other: 3 and 4 by pair; 1.5, 2.5 and 6.5 by seed."""
     pairs = ("resnet8x0.25", "resnet8x0.5")
     records = study({"kd": [1, 2, 6]}, students=pairs)
     (row,) = board_of(records).methods.query("method == 'kd'").to_dict("records")
     assert row["over_ce"] == 3.5 and row["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
     assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 2) * 7**0.5 / 3**0.5)
-    less = board_of(records[:-1])  # the last seed is on one pair alone
+    less = board_of(records[:-1])  # the last seed is on one pair only
     (row,) = less.methods.query("method == 'kd'").to_dict("records")
     assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
 
 
 def test_ways_for_classes_to_arrive_lend_one_another_no_scatter(study: Callable[..., list[Record]]) -> None:
-    """As two pairs of one field would."""
+    """Two pairs of one field would."""
     students = ("resnet8x0.25", "resnet8x0.5")
     records = study({"kd": [1, 2, 6]}, students=students[:1]) + study({"kd": [1, 1.5, 2]}, students=students[1:])
     cells = frame(msgspec.json.decode(msgspec.json.encode(record), type=Brief) for record in records)
@@ -72,7 +72,7 @@ def test_ways_for_classes_to_arrive_lend_one_another_no_scatter(study: Callable[
 
 def test_where_pairs_are_too_few_for_any_p_value_to_be_small_there_is_none(eight: list[Record]) -> None:
     """Three gains are tested: 3 · 2 / 2^6 is more than 5%, 3 · 2 / 2^7 is less."""
-    said = "pairs: among so many gains a test over pairs finds nothing before there are 7."
+    said = "pairs are too few: with so many gains, a test over pairs finds nothing below 7 pairs."
     for pairs, silent in ((6, True), (7, False)):
         records = [
             record for record in eight if record.cell.teacher is None or record.cell.teacher.student[-1] < str(pairs)
@@ -93,7 +93,7 @@ def test_methods_over_pairs_come_first_and_only_where_there_are_several(eight: l
 
 
 def test_an_interval_on_one_pair_draws_on_the_scatter_of_all(series: Series) -> None:
-    """Gains 1 and 3 on one pair, 4 and 8 on the other: variances 2 and 8, pooled 5 with two degrees of freedom."""
+    """Gains of 1 and 3 on one pair, 4 and 8 on the other: variances 2 and 8, pooled 5 with two degrees of freedom."""
     alone = series({0: 50, 1: 50})
     records = alone + series({0: 51, 1: 53}, "kd", "big") + series({0: 54, 1: 58}, "kd", "bigger")
     halves = [row["over_ce_half"] for (_, method), row in rows(records).items() if method == "kd"]
@@ -107,7 +107,7 @@ def test_the_correlation_within_seeds_is_that_about_each_pairs_mean(series: Seri
     shifted = series({seed: top1 + 9 for seed, top1 in kd.items()}, "kd", "bigger")
     both = board_of(series(ce) + series(kd, "kd", "big") + shifted).methods.set_index("method")
     assert both.loc["kd", "correlation"] == pytest.approx(found[PAIR, "kd"]["correlation"])
-    two = rows(series(ce) + series({0: 60, 1: 58}, "kd", "big"))  # which always lie on a line
+    two = rows(series(ce) + series({0: 60, 1: 58}, "kd", "big"))  # two points are always on a line
     assert two[PAIR, "kd"]["correlation"] is None
 
 
@@ -122,7 +122,7 @@ def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(serie
 
 
 def test_where_nobody_is_called_kd_or_ce_there_is_a_table_all_the_same(study: Study) -> None:
-    """As in a grid that weighs KD in its own way."""
+    """For example in a grid with other weights of KD."""
     records = study({"rkd": [1, 2]}, ("resnet8x0.25", "resnet8"))
     assert "## digits · " in text(records)
     assert "rkd" in text([record for record in records if record.cell.method != "ce"])

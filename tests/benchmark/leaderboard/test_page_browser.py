@@ -1,4 +1,4 @@
-"""The page in a real browser, opened from disk as a reader opens it; skipped without one, and failing in CI."""
+"""The page in a real browser, opened from disk like a reader does. Without a browser, skipped, or failing in CI."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """The page of these records; whatever else it asks for, and whatever it complains of, fails the test."""
+    """The page of these records. Any other request and any console message or error fails the test."""
     wrong: list[str] = []
     contexts = []
 
@@ -60,7 +60,7 @@ def sheet(tab: Page, title: str = "Methods on each pair") -> Locator:
 
 
 def column(table: Locator, place: int) -> list[str]:
-    """What stands there in the rows of the first group; 1 is the first column."""
+    """The texts of a column in the rows of the first group; 1 is the first column."""
     return table.locator(
         f"tbody:first-of-type tr:not(.below):not(:first-child) > :nth-child({place})"
     ).all_inner_texts()
@@ -73,7 +73,7 @@ def test_a_click_on_a_column_sorts_by_it_a_second_turns_it_and_a_third_undoes_it
     assert as_it_was == ["ce", "kd", "crd", "rkd", "kd+crd"]
     for order, state in ((["crd", "kd+crd", "kd", "rkd"], "descending"), (["rkd", "kd", "kd+crd", "crd"], "ascending")):
         gain.press("Enter")
-        assert column(table, 1) == [*order, "ce"]  # which has no gain, and comes last either way
+        assert column(table, 1) == [*order, "ce"]  # ce has no gain and comes last in either direction
         assert heading.get_attribute("aria-sort") == state
     gain.click()
     assert column(table, 1) == as_it_was and heading.get_attribute("aria-sort") == "none"
@@ -93,7 +93,7 @@ def test_search_and_choice_leave_the_rows_that_are_meant(opened: Open, study: St
     part.get_by_role("combobox", name="Source").select_option("logits")
     assert count.inner_text() == "1 of 10 rows" and column(table, 1) == ["kd"]
     part.get_by_role("combobox", name="Source").select_option("labels")
-    assert table.get_by_text("No row is like that.").is_visible()
+    assert table.get_by_text("No rows match.").is_visible()
     part.get_by_label("Search").fill("")
     assert column(table, 1) == ["ce"]
 
@@ -121,7 +121,7 @@ def test_light_and_dark_follow_the_system_until_the_reader_chooses(opened: Open,
     tab = opened(study(GAINS), scheme=scheme, drawn=True)
 
     def lightness() -> list[bool]:
-        """Of the page, of what is written in a picture, and of the picture's ground."""
+        """Whether the page, the text in a picture and the picture's background are light."""
         colours = tab.evaluate(
             """() => [[document.body, "backgroundColor"], [document.querySelector("svg text"), "fill"],
                       [document.querySelector("svg path"), "fill"]].map(([on, what]) => getComputedStyle(on)[what])"""

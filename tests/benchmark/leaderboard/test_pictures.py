@@ -1,4 +1,4 @@
-"""Pictures: what they are drawn from, and that they can be read, told apart and drawn again."""
+"""Pictures: their data, their readability, and the same bytes each time."""
 
 import io
 import math
@@ -80,7 +80,7 @@ def test_a_picture_can_be_printed_and_is_the_same_bytes_again(name: str) -> None
     svg = drawing.saved(first, "svg")
     assert svg == drawing.saved(again, "svg")
     sizes = {float(size) for size in re.findall(rb"([\d.]+)px", svg)}
-    assert sizes and min(sizes) >= 8  # a pixel of the file is a point of the paper
+    assert sizes and min(sizes) >= 8  # a pixel of the file is a point in print
     assert b"<dc:date>" not in svg
 
 
@@ -126,7 +126,7 @@ def test_one_far_off_does_not_press_the_others_together() -> None:
 
 
 def test_where_many_agree_whoever_lies_within_their_intervals_is_drawn() -> None:
-    """A sweep, and the one that is best by far less than an interval is long."""
+    """A sweep whose best method leads by much less than the length of an interval."""
     rows = pd.DataFrame(
         [
             {"source": "logits", "method": f"kd({place})", "unit": unit, "gain": mean + unit - 1}
@@ -192,10 +192,10 @@ def rows_of(gains: dict[str, dict[int, float]]) -> pd.DataFrame:
     ("gains", "means"),
     [
         ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6}}, {0: 2, 1: 4}),
-        ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6, 2: 90}}, {0: 2, 1: 4}),  # all of them, on fewer units
-        ({"kd": {0: 1, 1: 2, 2: 3}, "dkd": {0: 3, 1: 6, 2: 9}, "dist": {3: 50}}, {0: 2, 1: 4, 2: 6}),  # on no unit all
-        ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6}, "clkd": {2: 50, 3: 60}}, {0: 2, 1: 4}),  # two have as many as one
-        ({"kd": {2: 5}, "dkd": {0: 3}}, {0: 3}),  # whichever: always the same
+        ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6, 2: 90}}, {0: 2, 1: 4}),  # all methods, on fewer units
+        ({"kd": {0: 1, 1: 2, 2: 3}, "dkd": {0: 3, 1: 6, 2: 9}, "dist": {3: 50}}, {0: 2, 1: 4, 2: 6}),  # no unit has all
+        ({"kd": {0: 1, 1: 2}, "dkd": {0: 3, 1: 6}, "clkd": {2: 50, 3: 60}}, {0: 2, 1: 4}),  # two share as many as one
+        ({"kd": {2: 5}, "dkd": {0: 3}}, {0: 3}),  # any one, but always the same
     ],
 )
 def test_a_source_is_the_mean_of_the_same_methods_on_every_unit(
@@ -211,7 +211,7 @@ def test_of_nothing_no_source_has_a_mean() -> None:
 
 
 def test_a_mean_gain_has_the_interval_that_was_worked_out_by_hand() -> None:
-    """1, 2 and 6: mean 3, deviation √7, and t is 4.303 with two degrees of freedom."""
+    """1, 2 and 6 have the mean 3 and the deviation √7; t is 4.303 with two degrees of freedom."""
     rows = evidence.intervals(pd.DataFrame({"of": "x", "gain": [1.0, 2, 6]}), ["of"])
     assert (rows["mean"][0], rows["count"][0]) == (3, 3)
     assert rows["half"][0] == pytest.approx(4.303 * math.sqrt(7) / math.sqrt(3), rel=1e-3)
@@ -262,7 +262,7 @@ def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, st
         drawn.append([(picture.svg, picture.png) for picture in found])
         assert [picture.name.partition("-")[0] for picture in found] == ["sources", "gains", "throughput", "curves"]
         assert all("digits · tiny. " in picture.caption for picture in found)
-        assert "2 seeds" in found[0].caption and "One pair: this says nothing of others." in found[0].caption
+        assert "2 seeds" in found[0].caption and "One pair says nothing about other pairs." in found[0].caption
         assert "left out" not in found[0].caption
     assert drawn[0] == drawn[1]
 
@@ -270,5 +270,5 @@ def test_an_album_has_what_there_is_to_show_and_says_how_much(tmp_path: Path, st
 def test_the_picture_of_sources_says_what_was_left_out_of_it(tmp_path: Path, study: Study) -> None:
     records = study({"kd": [1, 2, 3], "dkd": [0, 3, 9]})[:-1]  # dkd did not run on the last seed
     sources, gains = list(album(board_of(records), {}, Store(tmp_path)))[:2]
-    assert "seed, 2 seeds." in sources.caption and "2 to 3 seeds" in gains.caption
+    assert "on 2 seeds." in sources.caption and "2 to 3 seeds" in gains.caption
     assert "some runs are left out" in sources.caption and "left out" not in gains.caption

@@ -1,4 +1,4 @@
-"""What is written: the records' and nothing else's, the same bytes each time, whatever lies among the records."""
+"""The files depend on the records only and have the same bytes each time, with any other files among the records."""
 
 import json
 from collections.abc import Callable
@@ -62,8 +62,8 @@ def test_a_run_that_failed_is_told_of_and_stands_in_no_mean(results: Path, make_
     publish(results, None).write()
     after = written(results)
     told = after["leaderboard.md"].decode().removeprefix(before["leaderboard.md"].decode())
-    assert told.startswith("\n## runs that failed\n") and told.count(why) == 1 and "| kd " in told
-    assert why.encode() in after["leaderboard.html"] and b"Runs that failed" in after["leaderboard.html"]
+    assert told.startswith("\n## failed runs\n") and told.count(why) == 1 and "| kd " in told
+    assert why.encode() in after["leaderboard.html"] and b"Failed runs" in after["leaderboard.html"]
     for name in "leaderboard.csv", "leaderboard.json", "leaderboard.tex":
         assert after[name] == before[name]
 
@@ -161,7 +161,7 @@ def test_what_is_damaged_cut_foreign_or_there_twice_is_reported_and_harms_nothin
         "cut": pretty(records[0])[:-40],
         "foreign": b'{"name": "somebody else\'s", "version": 3}',
         "number": b"42",
-        "copy": pretty(records[0]),  # under another's name
+        "copy": pretty(records[0]),  # under the name of another record
     }.items():
         write(folder / f"{name}.json", content)
     line = msgspec.json.encode(records[0])
@@ -174,7 +174,7 @@ def test_what_is_damaged_cut_foreign_or_there_twice_is_reported_and_harms_nothin
 
 
 def test_a_record_of_the_first_format_is_still_read(tmp_path: Path) -> None:
-    """Written by the first version that wrote records; never to be written anew."""
+    """The file is from the first version that wrote records. Never regenerate it."""
     name = json.loads(OLD.read_bytes())["id"]
     write(tmp_path / "records" / f"{name}.json", OLD.read_bytes())
     (row,) = publish(tmp_path, None).board.series.to_dict(orient="records")
@@ -182,7 +182,7 @@ def test_a_record_of_the_first_format_is_still_read(tmp_path: Path) -> None:
     assert Store(tmp_path).records()[name].result.curves.top1[-1] == row["top1"]
 
 
-# -- speeds that were measured by themselves ---------------------------------------------------------------------------
+# -- speeds from throughput records -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,12 +224,12 @@ def test_measured_speeds_stand_instead_of_cells_and_never_beside_those_of_anothe
     keep(measure("kd", 9999, key="another"), results)
     found = publish(results, None).board.series.set_index("method")
     assert found.loc["ce", "images_per_second"] == 8000 or found.loc["kd", "images_per_second"] == 9999
-    assert found["images_per_second"].count() == 1  # one environment, and nothing of cells
+    assert found["images_per_second"].count() == 1  # one environment, and nothing from cells
 
     keep(measure("kd", 2000, 4000), results)
     found = publish(results, None).board.series.set_index("method")
     assert found["images_per_second"].to_dict() == {"ce": 8000, "kd": 2000}
-    # As it was measured, not by speeds, which were taken at other times.
+    # The measured cost, not a ratio of speeds, which were measured at different times.
     assert (found.loc["kd", "relative_cost"], found.loc["kd", "remembered_cost"]) == (5, 2.5)
     keep(msgspec.structs.replace(measure("kd", 2000, 4000), initial=0.25), results)
     found = publish(results, None).board.series.set_index("method")
@@ -237,6 +237,6 @@ def test_measured_speeds_stand_instead_of_cells_and_never_beside_those_of_anothe
     assert set(found["paced_in"]) == {"H100 · gpu"} and set(found["environment"]) == {"here"}
     text = publish(results, None).files[results / "leaderboard.md"].decode()
     assert (
-        "Speeds and memory: measured on H100 · gpu." in text
-        and "Training: of cells, beside whatever else ran on here:" in text
+        "Speed and memory were measured on H100 · gpu." in text
+        and "Training times come from cells on here, next to whatever else ran there:" in text
     )

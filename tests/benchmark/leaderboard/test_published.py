@@ -1,4 +1,4 @@
-"""What others have published: nothing of it is lost, and all that it speaks of is known here."""
+"""Published results: none is lost, and everything that they name is known."""
 
 import csv
 from collections import defaultdict
@@ -53,11 +53,11 @@ def test_the_grid_of_a_claim_brings_its_evidence() -> None:
             assert not claim.recipe or {cell.protocol for cell in cells} == {claim.recipe}
             assert set(claim.students) <= students
             widths = set(claim.students) & {cell.student for cell in cells}
-            assert len(widths) > 2 or not claim.students  # on fewer no slope is taken
+            assert len(widths) > 2 or not claim.students  # a slope needs three widths
 
 
 def _rows() -> dict[tuple[str, str], dict[str, dict[tuple[str, str], Figure]]]:
-    """The figures of each method on each data set: those of each table, by their pair. Logs are no tables."""
+    """The figures of each method on each data set, by table and pair. Logs are not tables."""
     rows: dict[tuple[str, str], dict[str, dict[tuple[str, str], Figure]]] = defaultdict(lambda: defaultdict(dict))
     for figure in figures():
         if "(log)" not in figure.runs:
@@ -67,7 +67,7 @@ def _rows() -> dict[tuple[str, str], dict[str, dict[tuple[str, str], Figure]]]:
 
 
 def test_a_row_that_was_copied_is_of_the_same_epoch_and_runs_in_all_tables() -> None:
-    """One equal figure may be chance; most of a row are not."""
+    """One equal figure may be chance, but not most of a row."""
     copied = 0
     for tables in _rows().values():
         for one, other in permutations(tables.values(), 2):
@@ -94,7 +94,7 @@ def test_a_figure_that_was_copied_stands_in_the_table_that_it_was_copied_from() 
 
 
 def test_a_log_is_one_run_and_a_table_with_logs_beside_it_is_not_said_to_be() -> None:
-    """Some of its figures lie below the last epoch of their own log, which no best epoch of that run can."""
+    """Some of its figures are below the last epoch of their own log, so they are not best epochs of that run."""
     table = [f for f in figures() if f.source.startswith("sunshangquan/logit-standardization-KD README")]
     last = {
         (f.teacher, f.student, f.method): f.top1

@@ -1,4 +1,4 @@
-"""The same cells, run twice: what is said of how far the two sides agree, against figures worked out by hand."""
+"""The same cells, run twice: how far the two sides agree, against figures computed by hand."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def fill(store: Store, *series: list[Record]) -> None:
 def test_a_row_has_the_difference_on_the_same_seeds_and_both_sides_gains(
     ours: Store, theirs: Store, series: Series
 ) -> None:
-    """Differences of kd by 0, 1 and 2: 1 ± 4.303 / sqrt(3)."""
+    """kd differs by 0, 1 and 2: 1 ± 4.303 / sqrt(3)."""
     fill(ours, series(CE), series(KD, "kd", "big"))
     fill(theirs, series(CE), series({0: 53.0, 1: 56.0, 2: 59.5}, "kd", "big", **ELSEWHERE))
     ce, kd = report(ours, theirs).rows
@@ -52,25 +52,25 @@ def test_a_row_has_the_difference_on_the_same_seeds_and_both_sides_gains(
 def test_it_says_how_much_came_out_the_same_and_how_far_the_rest_lies_apart(
     ours: Store, theirs: Store, series: Series
 ) -> None:
-    """Cells differ by 0 (ce's three), 1, 2 and 3 points; seeds of ours by 2, 2 and 4, and 2, 2.5 and 4.5."""
+    """Cells differ by 0 (three of ce), 1, 2 and 3 points. Our seeds differ by 2, 2 and 4, and by 2, 2.5 and 4.5."""
     fill(ours, series(CE), series(KD, "kd", "big"))
     fill(theirs, series(CE), series({0: 54.0, 1: 57.0, 2: 60.5}, "kd", "big", **ELSEWHERE))
     said = report(ours, theirs).close.splitlines()
     assert said == [
-        "- 6 cells in both: 3 with the same weights, 3 of another environment",
-        "- digits by tiny: half of the cells differ by 0.50 points or more; half of all pairs of seeds of one series "
-        "of ours by 2.25",
-        "- of 1 mean over several seeds 0 differ by more than their interval (by chance: about 0), 0 with Holm's "
+        "- 6 cells in both: 3 with the same weights, 3 from another environment",
+        "- digits · tiny: half of the cells differ by 0.50 points or more, half of our pairs of seeds of one series by "
+        "2.25",
+        "- of 1 mean over several seeds, 0 differ by more than their interval (about 0 by chance), and 0 after Holm's "
         "correction",
     ]
 
 
 def test_cells_of_one_environment_that_have_other_weights_are_told(ours: Store, theirs: Store, series: Series) -> None:
-    """Unless their teachers have."""
+    """Unless their teachers differ in weights."""
     pupils = {"environment": "here", "weights": "x" * 32}
     fill(ours, series(CE), series(KD, "kd", "big"))
     fill(theirs, series(CE, how=pupils), series(KD, "kd", "big", how=pupils | {"teacher_weights": "u" * 32}))
-    promise = "- in the same environment and by the same teacher 3 of 3 have other weights, as should not be"
+    promise = "- with the same environment and teacher, 3 of 3 have different weights, which must not happen"
     assert promise in report(ours, theirs).close.splitlines()
 
 
@@ -83,8 +83,8 @@ def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: 
     found = report(ours, theirs)
     (kd,) = (row for row in found.rows if row["method"] == "kd")
     assert (kd["our_star"], kd["their_star"]) == (True, False)
-    assert kd["p"] < 0.05 and "1 with Holm's correction" in found.close
-    assert "of 1 gain over ce with a ★ on either side 0 have it on both, and 1 have the other sign" in found.close
+    assert kd["p"] < 0.05 and "1 after Holm's correction" in found.close
+    assert "of 1 gain over ce with a ★ on either side, 0 have it on both, and 1 have opposite signs" in found.close
 
 
 def test_a_folder_without_records_is_told_from_one_without_common_ones(
@@ -106,9 +106,9 @@ def test_stars_over_kd_are_looked_for_too_and_ways_to_arrive_are_told_apart(
     for store in (ours, theirs):
         fill(store, series(kd, "kd", "big"), series(sure, "dkd", "big"), series(CE, **by_task))
     said = report(ours, theirs).close
-    assert "of 1 gain over kd with a ★ on either side 1 have it on both, and 0 have the other sign" in said
+    assert "of 1 gain over kd with a ★ on either side, 1 have it on both, and 0 have opposite signs" in said
     assert "over ce" not in said
-    assert "- digits by tiny: half" in said and "- digits by tiny, task by task: half" in said
+    assert "- digits · tiny: half" in said and "- digits · tiny · task by task: half" in said
 
 
 def test_a_student_without_a_teacher_counts_once_however_many_it_stands_beside(
@@ -119,11 +119,11 @@ def test_a_student_without_a_teacher_counts_once_however_many_it_stands_beside(
         fill(store, series({0: 50.0, 1: 50.5, 2: 51.0}), series(KD, "kd", "big"), series(KD, "kd", "resnet8x4"))
     found = report(ours, theirs)
     assert sorted(row["method"] for row in found.rows) == ["ce", "kd", "kd"]
-    assert "half of all pairs of seeds of one series of ours by 2.00" in found.close
+    assert "half of our pairs of seeds of one series by 2.00" in found.close
 
 
 def test_differences_are_corrected_for_how_many_they_are(ours: Store, theirs: Store, series: Series) -> None:
-    """Of 1, 2 and 3 the t is 3.464 and p 0.0742; of -1, 0 and 1.1 far larger."""
+    """For 1, 2 and 3, t is 3.464 and p is 0.0742; for -1, 0 and 1.1, p is far larger."""
     fill(ours, series(KD, "kd", "big"), series(KD, "clkd", "big"))
     again, other = ({seed: KD[seed] + by for seed, by in enumerate(far)} for far in ((1, 2, 3), (-1, 0, 1.1)))
     fill(theirs, series(again, "kd", "big"), series(other, "clkd", "big"))

@@ -1,4 +1,4 @@
-"""Theirs beside ours, against verdicts that were worked out by hand."""
+"""Published figures next to ours, against verdicts computed by hand."""
 
 import json
 import random
@@ -40,23 +40,23 @@ def test_where_both_spreads_are_known_both_are_used() -> None:
 
 
 def test_where_theirs_is_one_run_our_spread_stands_for_both() -> None:
-    """4.303 · 0.2 · sqrt(1 / 3 + 1); of five runs of theirs, sqrt(1 / 3 + 1 / 5)."""
+    """4.303 · 0.2 · sqrt(1 / 3 + 1); for five runs of theirs, sqrt(1 / 3 + 1 / 5)."""
     half, verdict = judged(70.0, None, 1, [70.0, 70.2, 70.4])
     assert (half, verdict) == (pytest.approx(4.303 * 0.2 * (4 / 3) ** 0.5, rel=1e-3), "reproduced")
     assert judged(70.0, None, 5, [70.0, 70.2, 70.4])[0] == pytest.approx(4.303 * 0.2 * (8 / 15) ** 0.5, rel=1e-3)
 
 
 def test_where_their_runs_are_not_stated_a_verdict_holds_for_one_and_for_ten() -> None:
-    """Half of the interval is 0.99 beside one run and 0.57 beside ten: 0.7 lies in the one and not in the other."""
+    """Half of the interval is 0.99 for one run and 0.57 for ten: 0.7 is within the first only."""
     ours = [70.0, 70.2, 70.4]
     assert judged(69.7, None, None, ours) == judged(69.7, None, 1, ours)
     assert judged(69.7, None, None, ours)[1] == "reproduced"
     assert judged(69.1, None, None, ours)[1] == "ours is higher"
     assert (judged(69.5, None, 1, ours)[1], judged(69.5, None, 10, ours)[1]) == ("reproduced", "ours is higher")
     half, verdict = judged(69.5, None, None, ours)
-    assert half == judged(69.5, None, 1, ours)[0] and verdict.startswith("cannot say: it hangs on how many runs")
+    assert half == judged(69.5, None, 1, ours)[0] and verdict.startswith("cannot say: it depends on how many runs")
     assert judged(70.0, None, None, [70.0])[1] == "cannot say: neither our spread nor theirs is known"
-    half, verdict = judged(68.5, 0.3, None, ours)  # a spread is of two runs at least
+    half, verdict = judged(68.5, 0.3, None, ours)  # a spread needs at least two runs
     assert half == judged(68.5, 0.3, 2, ours)[0] and verdict == "ours is higher"
 
 
@@ -71,18 +71,18 @@ def test_without_any_spread_and_with_too_much_of_it_nothing_can_be_said() -> Non
 
 
 def test_a_spread_of_zero_is_not_known() -> None:
-    """9.2 ± 0.0 was rounded, and two seeds may agree: neither proves that 9.3 is higher."""
+    """9.2 ± 0.0 is rounded, and two seeds may agree by chance: neither proves that 9.3 is higher."""
     assert judged(9.2, 0.0, 3, [9.3])[0] is None
     assert judged(9.2, None, 1, [9.3, 9.3])[0] is None
     assert judged(9.2, 0.0, 3, [9.2, 9.3, 9.4]) == judged(9.2, None, 3, [9.2, 9.3, 9.4])
 
 
-# -- theirs beside ours -----------------------------------------------------------------------------------------------
+# -- theirs next to ours ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def ran(make_record: MakeRecord) -> Callable[..., list[Record]]:
-    """Records of the cells of a paper's table, one pair and method: top-1 by seed."""
+    """Records of the cells of a paper's table, for one pair and method, with top-1 by seed."""
 
     def run(name: str, pair: str, method: str, top1: list[float], **other: Any) -> list[Record]:
         cells = cells_of(name, paper(name), len(top1)).cells
@@ -105,7 +105,7 @@ def row(name: str, records: list[Record], method: str, pair: str = SMALL) -> Row
 
 
 def test_a_best_epoch_stands_beside_our_best_epoch_and_a_last_one_beside_our_last(ran: Ran) -> None:
-    """Records here say that the best epoch was a point better; DKD's table is of best epochs, CRD's of last ones."""
+    """The best epoch of these records is a point better. DKD's table has best epochs, CRD's has last epochs."""
     best = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1]), "DKD")
     assert (best.theirs, best.epoch, best.ours, best.n) == (71.97, "best epoch", pytest.approx(72.0), 3)
     assert (best.difference, best.verdict) == (pytest.approx(0.03), "reproduced")
@@ -121,10 +121,10 @@ def test_a_figure_of_crd_in_a_younger_table_stands_beside_our_last_epoch(name: s
 
 
 def test_where_the_epoch_is_not_stated_it_must_not_decide(ran: Ran) -> None:
-    """Theirs is 78.08. A last epoch of 78.1 reproduces it, a best one of 79.1 does not; 60 and 61 are both lower."""
+    """Theirs is 78.08. A last epoch of 78.1 reproduces it, a best one of 79.1 does not. 60 and 61 are both lower."""
     asked = {"name": "simkd", "method": "SimKD f=2", "pair": "resnet32x4 → resnet8x4"}
     hangs = row(records=ran("simkd", asked["pair"], "simkd", [78.08, 78.1, 78.12]), **asked)
-    assert hangs.verdict.startswith("cannot say: it hangs on")
+    assert hangs.verdict.startswith("cannot say: it depends on")
     assert row(records=ran("simkd", asked["pair"], "simkd", [59.9, 60.0, 60.1]), **asked).verdict == "ours is lower"
 
 
@@ -135,7 +135,7 @@ def test_another_recipe_has_no_verdict(ran: Ran) -> None:
 
 
 def test_other_parameters_have_no_verdict(ran: Ran) -> None:
-    """The paper's beta is 2 for this pair, and ours is 8 by default."""
+    """The paper's beta is 2 for this pair, and our default is 8."""
     eight = next(c.params for c in load("standard-table").cells if c.method == "dkd")
     found = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], params=eight), "DKD")
     assert found.verdict == "other protocol: dkd"
@@ -143,18 +143,18 @@ def test_other_parameters_have_no_verdict(ran: Ran) -> None:
 
 def test_another_number_of_processes_has_no_verdict(ran: Ran) -> None:
     found = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], world=2), "DKD")
-    assert found.verdict == "other protocol: 2 processes trained it together"
+    assert found.verdict == "other protocol: trained by 2 processes together"
 
 
 def test_a_teacher_trained_in_another_way_has_no_verdict_and_an_imported_one_has(ran: Ran) -> None:
     (record, *_) = ran("dkd", SMALL, "dkd", [71.0])
     short = msgspec.structs.replace(record.cell.teacher, recipe=RECIPES["cifar-short"])
     told = row("dkd", ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], teacher=short), "DKD").verdict
-    assert told == "other protocol: its teacher was trained in another way"
+    assert told == "other protocol: its teacher was trained differently"
     theirs = imported.cell("cifar100", "resnet56@0123456789ab")
     records = ran("dkd", SMALL, "dkd", [70.9, 71.0, 71.1], teacher=theirs)
     assert row("dkd", records, "DKD").verdict == "reproduced"
-    assert "imported is taken for the paper's" in report("dkd", paper("dkd"), records).markdown()
+    assert "imported teacher is taken for the paper's" in report("dkd", paper("dkd"), records).markdown()
 
 
 def test_figures_of_another_protocol_never_have_a_verdict(ran: Ran) -> None:
@@ -186,7 +186,7 @@ def test_a_table_needs_the_cells_that_its_figures_speak_of(make_record: MakeReco
     done = {c.id: Outline.of(make_record(c)) for c in grid.cells}
     (dkd,) = [entry for entry in tables(done) if entry["name"] == "dkd"]
     assert (dkd["pairs"], dkd["methods"], dkd["cells"], dkd["finished"]) == (11, 2, 11 * 2 * 5 + 6, 44)
-    assert dkd["hours"] is None  # nobody knows how long a teacher takes
+    assert dkd["hours"] is None  # the time of a teacher is unknown
     first = next(one for one in done.values() if one.teacher)
     teacher = next(cell.teacher for cell in grid.cells if cell.teacher and cell.teacher.id == first.teacher)
     done[teacher.id] = Outline.of(make_record(teacher, weights="others"))
@@ -252,7 +252,7 @@ def test_what_is_missing_is_run_or_sent(
         (["dkd", "--local", "--site", "gpu-partition"], "--local or with --site, got both"),
         (["dkd", "--seeds", "2"], "got neither"),
         (["claims", "--local"], "are for a paper's table, got 'claims'"),
-        (["dkd", "--local", "--json"], "--json shows a table"),
+        (["dkd", "--local", "--json"], "--json only shows a table"),
         (["lst"], "unknown table 'lst'; did you mean 'list'"),
         (["dot", "--local"], "no grid ships for it yet"),
     ],
@@ -265,7 +265,7 @@ def test_what_cannot_be_is_refused(words: list[str], why: str, kdbench: Command,
 
 
 def arrived(method: str, params: dict[str, Any], tasks: int, top1: list[float], **other: Any) -> list[Any]:
-    """Records as the incremental setting leaves them."""
+    """Records as the incremental setting writes them."""
     asked = Incremental(**{"count": tasks, "classifier": "full"} | other)
     cell = {"setting": "incremental", "dataset": "cifar100", "student": "resnet32", "method": method}
     cell |= {"params": complete(method, params), "protocol": "incremental-250", "incremental": asked}
@@ -276,7 +276,7 @@ def arrived(method: str, params: dict[str, Any], tasks: int, top1: list[float], 
 
 
 def test_incremental_figures_stand_beside_records_of_the_same_sequence() -> None:
-    """LwF on ten tasks is published as 9.2 ± 0.0 and fine-tuning on five as 16.4 ± 0.4, over three runs each."""
+    """Published: LwF on ten tasks as 9.2 ± 0.0 and fine-tuning on five as 16.4 ± 0.4, over three runs each."""
     lwf = {"temperature": 2, "weight": 0.25, "ce_weight": 1}
     records = arrived("kd", lwf, 10, [9.2, 9.3, 9.4]) + arrived("ce", {}, 5, [30.0, 30.1, 30.2])
     records += arrived("kd", {}, 20, [4.7, 4.7]) + arrived("ce", {}, 20, [4.4, 4.4], task_loss="balanced")
@@ -292,7 +292,7 @@ def test_incremental_figures_stand_beside_records_of_the_same_sequence() -> None
 
 
 def test_images_that_were_kept_are_seen_however_they_were_counted() -> None:
-    """Twenty of each class are 2,000 in the end, as many as in rehearsal's published figure, and not its memory."""
+    """Twenty images of each class are 2,000 in the end, as in the published rehearsal, but another kind of memory."""
     ran = arrived("ce", {}, 5, [40.0, 40.1, 40.2], exemplars=20, choice="random")
     (row,) = [row for row in incremental.report(ran).rows if row["n"]]
     assert (row["method"], row["memory"], row["verdict"]) == ("Naive Rehearsal", 2000, "other protocol")

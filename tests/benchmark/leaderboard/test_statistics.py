@@ -1,4 +1,4 @@
-"""Intervals and tests, against another implementation and against what chance gives."""
+"""Intervals and tests, against other implementations and simulated chance."""
 
 import itertools
 
@@ -19,7 +19,7 @@ from kdbench.benchmark.leaderboard.statistics import (
 
 
 def summary(differences: np.ndarray) -> tuple[pd.Series, pd.Series, pd.Series, pd.Series]:
-    """Of a row an experiment: mean, deviation, number, degrees of freedom."""
+    """Mean, deviation, number and degrees of freedom of each row."""
     count = pd.Series([differences.shape[1]] * len(differences))
     return pd.Series(differences.mean(1)), pd.Series(differences.std(1, ddof=1)), count, count - 1
 
@@ -36,7 +36,7 @@ def test_intervals_and_p_values_are_those_of_a_paired_t_test() -> None:
 
 
 def by_pair(groups: list[np.ndarray], method: str = "kd") -> tuple[pd.Series, pd.Series]:
-    """Of a method's gains on some pairs: deviations and numbers."""
+    """Deviations and numbers of a method's gains on some pairs."""
     index = pd.MultiIndex.from_product([["digits"], [method], range(len(groups))], names=["dataset", "method", "pair"])
     std = [group.std(ddof=1) if len(group) > 1 else np.nan for group in groups]
     return pd.Series(std, index=index), pd.Series(list(map(len, groups)), index=index)
@@ -47,7 +47,7 @@ def drawn(std: pd.Series, n: pd.Series) -> tuple[pd.Series, pd.Series]:
 
 
 def test_where_pairs_scatter_alike_their_deviation_is_that_of_an_analysis_of_variance() -> None:
-    """Three pairs with 3, 5 and 1 seeds: the mean square within groups of one-way ANOVA, from SciPy's F."""
+    """Three pairs with 3, 5 and 1 seeds, against the mean square within groups of a one-way ANOVA, from SciPy's F."""
     draw = np.random.default_rng(2)
     groups = [place + stats.zscore(draw.normal(0, 1, n), ddof=1) for place, n in ((1, 3), (2, 5))] + [np.array([3.0])]
     groups[0] = 1.2 * groups[0]
@@ -67,7 +67,7 @@ def test_a_pair_that_scatters_unlike_the_others_is_judged_by_its_own_seeds() -> 
 
 
 def test_what_variances_were_drawn_from_is_found() -> None:
-    """10,000 variances with 4 degrees of freedom, of deviations that come from 6 degrees of freedom around 0.5."""
+    """10,000 variances with 4 degrees of freedom, around deviations drawn with 6 degrees of freedom around 0.5."""
     draw, many = np.random.default_rng(7), 10_000
     true = 6 * 0.5**2 / draw.chisquare(6, many)
     freedom, variance = prior(true * draw.chisquare(4, many) / 4, np.full(many, 4.0))
@@ -85,7 +85,7 @@ def test_no_method_borrows_more_than_it_has_seeds_and_one_on_a_single_pair_nothi
 
 
 def test_a_pair_on_which_a_method_has_no_gain_is_no_second_one() -> None:
-    """A pair without the reference: its row is there, of no differences."""
+    """On a pair without the reference, the row has no differences."""
     draw = np.random.default_rng(9)
     std, n = by_pair([draw.normal(0, 1, 5), np.full(5, np.nan)], "lone")
     others = by_pair([draw.normal(0, 1, 5) for _ in range(9)], "others")
@@ -94,7 +94,7 @@ def test_a_pair_on_which_a_method_has_no_gain_is_no_second_one() -> None:
 
 
 def test_gains_that_are_equal_on_one_pair_are_judged_by_the_others() -> None:
-    """A percentage is coarse: two seeds agree by chance."""
+    """Percentages are coarse, so two seeds may agree by chance."""
     std, n = by_pair([np.array([1.0, 1.0]), np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.6, 1.0])])
     deviation, _ = drawn(std, n)
     assert deviation.iloc[0] == pytest.approx(0.5, abs=0.1)
@@ -124,8 +124,8 @@ def test_one_pair_and_none_are_not_tested(pairs: int) -> None:
 
 
 def test_what_comes_from_the_teacher_is_told_from_what_comes_from_the_student() -> None:
-    """Teachers differ by 2 and 4, students by 10, and nothing else; then by a common scatter of which a part is taken
-    off: the deviation is as it was drawn, over many tables."""
+    """First teachers differ by 2 and 4 and students by 10, without noise. Then runs also scatter: over many tables, the
+    deviation is the one that was drawn."""
     exact = np.array([[0.0], [2.0], [4.0]]) + np.array([0.0, 10.0, 20.0])
     assert between_teachers(exact) == pytest.approx(2)
     assert between_teachers(np.array([[0.0, 10.0], [0.0, 10.0]])) == 0
@@ -137,13 +137,13 @@ def test_what_comes_from_the_teacher_is_told_from_what_comes_from_the_student() 
 
 
 def test_holm_adjusts_as_worked_out_by_hand() -> None:
-    """Sorted 0.01, 0.02, 0.03, 0.5 become 0.04, 0.06, max(0.06, 0.06), 0.5; what was not tested does not count."""
+    """Sorted 0.01, 0.02, 0.03, 0.5 become 0.04, 0.06, max(0.06, 0.06), 0.5. Missing p-values do not count."""
     adjusted = holm(pd.Series([0.03, np.nan, 0.5, 0.01, 0.02]))
     assert adjusted.tolist() == pytest.approx([0.06, np.nan, 0.5, 0.04, 0.06], nan_ok=True)
 
 
 def test_of_equal_methods_any_is_called_better_or_worse_no_more_often_than_promised() -> None:
-    """Each of 2,000 tables has 10 methods; a false alarm in one of twenty is allowed."""
+    """Each of 2,000 tables has 10 methods. One table in twenty may have a false alarm."""
     draws = np.random.default_rng(1).normal(0, 1, (2000 * 10, 5))
     adjusted = p_values(*summary(draws)).groupby(np.arange(len(draws)) // 10).transform(holm)
     alarms = (adjusted < 0.05).groupby(np.arange(len(draws)) // 10).any().mean()
@@ -157,7 +157,7 @@ def test_too_few_seeds_are_not_tested_and_one_has_no_interval() -> None:
 
 
 def test_gains_that_are_all_the_same_are_no_evidence() -> None:
-    """Of percentages, all the same means: but for rounding."""
+    """Percentages are equal only up to rounding."""
     one_image = np.array([325, 327, 330, 329, 341]) * 100 / 360 - np.array([324, 326, 329, 328, 340]) * 100 / 360
     assert 0 < one_image.std() < 1e-12
     mean, std, n, freedom = summary(np.stack([np.zeros(5), one_image]))

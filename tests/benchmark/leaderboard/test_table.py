@@ -1,4 +1,4 @@
-"""The tables, against numbers that were worked out by hand."""
+"""The tables, against numbers computed by hand."""
 
 import random
 import re
@@ -31,7 +31,7 @@ def test_means_deviations_and_gains_are_those_worked_out_by_hand(series: Series)
     assert ce["std"] == pytest.approx(13**0.5)
     assert (kd["n"], kd["top1"], kd["over_ce"], kd["over_kd"]) == (3, 57, 4, None)
     assert kd["std"] == pytest.approx(7**0.5)
-    assert kd["best"] == 58  # records here say that the best epoch was a point better
+    assert kd["best"] == 58  # the best epoch of these records is a point better
 
 
 def test_gains_are_paired_by_seed(series: Series) -> None:
@@ -41,7 +41,7 @@ def test_gains_are_paired_by_seed(series: Series) -> None:
 
 
 def test_a_gain_larger_than_chance_is_starred_and_one_that_is_not_is_not(series: Series) -> None:
-    """Of the same mean gain, 5, one varies by less than a point over five seeds and one by eight."""
+    """Two gains with the mean 5: one varies by less than a point over five seeds, the other by eight."""
     alone = series(dict.fromkeys(range(5), 50.0))
     sure = series(dict(enumerate((54.5, 55, 55.5, 55, 55))), "kd", "big")
     unsure = series(dict(enumerate((45, 65, 55, 48, 62))), "kd", "big", params={"weight": 1})
@@ -60,9 +60,9 @@ def test_what_the_teachers_came_to_stands_below_their_students(
 ) -> None:
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
     records = series({0: 50}) + series({0: 57}, "kd", first, how={"teacher": 49.5})
-    assert "Teacher at 49.50, no better than the student by labels alone." in text(records)
+    assert "Teacher top-1: 49.50, no better than the student trained on labels only." in text(records)
     records += series({0: 56}, "kd", second, how={"teacher": 60})
-    assert "Teachers at 49.50, 60.00, 1 of them no better than the student by labels alone." in text(records)
+    assert "Teacher top-1: 49.50, 60.00, 1 of them no better than the student trained on labels only." in text(records)
     assert rows(records)[PAIR, "kd"]["teacher_top1"] == 54.75
     assert "Teacher" not in text(series({0: 50}))
 
@@ -78,7 +78,7 @@ def test_no_gain_is_taken_between_two_trainings_of_one_teacher(series: Series) -
 def test_one_seed_has_no_deviation(series: Series) -> None:
     records = series({0: 50})
     assert rows(records)["resnet8x0.25", "ce"]["std"] is None
-    assert "| ce | 1 | 50.00 | 51.00 |" in text(records)  # nor a gain, and no column for it
+    assert "| ce | 1 | 50.00 | 51.00 |" in text(records)  # no gain either, and no column for it
     assert "±" not in text(records).partition("## ")[2]
 
 
@@ -100,7 +100,7 @@ def test_a_student_whom_nobody_teaches_stands_under_its_own_name(series: Series)
 
 
 def test_who_stands_alone_in_its_section_comes_behind_the_pairs(series: Series) -> None:
-    """Its pair's name comes first in the alphabet, and there is nothing to hold it against."""
+    """Its name comes first in the alphabet, but there is nothing to compare it with."""
     records = series({0: 50}) + series({0: 51}, "kd", "big") + series({0: 60}, student="ResNet50")
     assert board_of(records).series["pair"].tolist() == [PAIR, PAIR, "ResNet50"]
 
@@ -108,9 +108,9 @@ def test_who_stands_alone_in_its_section_comes_behind_the_pairs(series: Series) 
 def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
     make_cell: MakeCell, series: Series
 ) -> None:
-    """Seed 0 of the student comes to 54 and 56 with the two seeds of its teacher, seed 1 to 57 and 63: means 55 and 60.
-    Within a teacher the variance is 4.5 and 24.5; of the teachers' means it is 8, of which 2 come from what is left, 4.
-    kd at another weight is a point better with each."""
+    """With the two teacher seeds, student seed 0 gives 54 and 56 and seed 1 gives 57 and 63: means of 55 and 60. Within
+    a teacher the variance is 4.5 and 24.5. The variance of the teachers' means is 8, of which the residual, 4, explains
+    2. kd with another weight is a point better with each teacher."""
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
     kd = series({0: 54, 1: 57}, "kd", first) + series({0: 56, 1: 63}, "kd", second)
     other = series({0: 55, 1: 58}, "kd", first, params={"weight": 1}) + series(
@@ -131,7 +131,7 @@ def test_a_student_is_compared_under_the_same_teacher_and_counts_once_a_seed(
 def test_teachers_whose_students_share_no_seed_say_nothing_of_what_they_differ_by(
     make_cell: MakeCell, series: Series
 ) -> None:
-    """As a grid that is half done has them."""
+    """For example in a grid that is half done."""
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
     found = rows(series({0: 50, 1: 51}) + series({0: 55}, "kd", first) + series({1: 58}, "kd", second))
     row = found[PAIR, "kd"]
@@ -139,7 +139,7 @@ def test_teachers_whose_students_share_no_seed_say_nothing_of_what_they_differ_b
 
 
 def test_ce_over_kd_is_kd_over_ce_from_the_other_side(series: Series) -> None:
-    """The same interval, and one test, whatever else stands in the table."""
+    """The same interval and one test, with any other rows in the table."""
     found = rows(
         series({seed: 50 + seed % 2 for seed in range(5)})
         + series({seed: 52 + seed % 3 for seed in range(5)}, "kd", "big")
@@ -178,7 +178,7 @@ def test_methods_are_told_apart_by_their_parameters(series: Series) -> None:
 
 
 def test_speeds_are_those_of_the_environment_where_most_methods_ran(series: Series) -> None:
-    """A cost is of the whole training: the phases before the main one, too, take their time."""
+    """A cost is that of the whole training, including the phases before the main one."""
     ce = series({0: 50, 1: 50, 2: 50}, how={"speed": 900, "seconds": 4})
     kd = series({0: 55}, "kd", "big", how={"speed": 600, "seconds": 7})
     far = series({1: 55, 2: 55}, "kd", "big", how={"speed": 9000, "seconds": 1, "environment": "there"})
@@ -207,7 +207,7 @@ def test_cells_that_took_turns_or_heard_from_memory_say_nothing_of_costs(series:
         assert list(table[cost].notna()) == [True, False, False]
     assert table["deployed_parameters"].notna().all()
     assert table.loc["kd", "over_ce"] == 5
-    assert "Costs: of cells, beside whatever else ran on here." in text(ce + kd + other)
+    assert "Costs come from cells on here, next to whatever else ran there." in text(ce + kd + other)
     nowhere = board_of(kd).series
     assert nowhere["images_per_second"].isna().all() and "| kd | 5.0 |" in text(kd)
 
@@ -239,7 +239,7 @@ def test_the_order_of_records_changes_no_byte(series: Series) -> None:
 
 
 def test_the_page_says_what_the_markdown_says(make_cell: MakeCell, series: Series) -> None:
-    """Under the same headings, in the same words; numbers bring what they are sorted by."""
+    """The same headings and texts; numeric cells also have the number to sort by."""
     first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
     found = board_of(series({0: 50, 1: 51}) + series({0: 54, 1: 57}, "kd", first) + series({1: 63}, "kd", second))
     (part,) = parts(found)

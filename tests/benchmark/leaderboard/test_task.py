@@ -1,4 +1,4 @@
-"""What may be compared where somebody's own files take part."""
+"""Which runs may be compared when custom files are involved."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ OLD, NEW, OWN = {"my_net.py": "a" * 16}, {"my_net.py": "b" * 16}, {"my_method.py
 
 @pytest.fixture
 def ran(make_cell: MakeCell, make_record: MakeRecord) -> Ran:
-    """One cell by a method, what it came to, and the files that it was run with."""
+    """A record of one cell, from its method, top-1 and custom files."""
     return lambda method, top1, code: make_record(
         make_cell(method, None if method == "ce" else "big", code=code), top1=top1
     )
@@ -28,7 +28,7 @@ def series(*records: Record) -> pd.DataFrame:
 
 
 def gain(*records: Record) -> float:
-    """Of the one method of one's own over ce."""
+    """The gain of the custom method over ce."""
     return float(series(*records).set_index("method")["over_ce"]["rkd"])
 
 
@@ -44,7 +44,7 @@ def test_nor_between_two_versions_of_what_the_reference_itself_was_run_with(ran:
     table = series(ran("kd", 50, OLD), ran("kd", 60, NEW))
     assert sorted(table["top1"]) == [50, 60] and list(table["n"]) == [1, 1]
     assert table["recipe"].str.startswith("tiny #").all()
-    assert table["over_kd"].isna().all()  # which of them would be meant?
+    assert table["over_kd"].isna().all()  # ambiguous
 
 
 def test_a_method_of_ones_own_stands_beside_those_that_have_no_file(ran: Ran) -> None:

@@ -76,7 +76,7 @@ def test_what_was_cleared_does_not_come_back(twice: Checkpoints) -> None:
 
 def test_one_that_does_not_fit_is_dropped_with_the_one_before(twice: Checkpoints) -> None:
     """A next try would end at it as well."""
-    other = "its checkpoint is of other code and does not fit: it is dropped"
+    other = "its checkpoint of other code does not fit and is dropped"
     with pytest.raises(RuntimeError, match=other), twice.fitting():
         torch.nn.Linear(2, 2).load_state_dict(state(1)["weights"])
     assert twice.load() is None
@@ -190,7 +190,7 @@ def test_a_forged_checkpoint_runs_no_code(twice: Checkpoints, tmp_path: Path) ->
     torch.load(io.BytesIO(twice.last.read_bytes()[HEAD:]), weights_only=False)
     assert trap.exists()  # it would have been sprung
     trap.rmdir()
-    with pytest.warns(UserWarning, match="carries something else than tensors and plain values"):
+    with pytest.warns(UserWarning, match="contains something other than tensors and plain values"):
         assert number(twice.load()) == 1
     assert not trap.exists()
 

@@ -100,6 +100,25 @@ def test_workers_compile_as_their_launcher_was_told(store: Store) -> None:
     assert [engine.compile for engine in Launcher(store, Path(), 2, Bars(), compile="on").engines] == ["on", "on"]
 
 
+@pytest.mark.slow
+def test_a_backward_pass_that_cannot_be_compiled_is_met_as_a_forward_pass_is(
+    make_cell: Make, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself torch compiles it within ``.backward()``, where nobody expects it to fail."""
+    from torch._inductor import compile_fx
+
+    def refuse(*graph: Any, is_backward: bool = False, **how: Any) -> Any:
+        if is_backward:
+            raise RuntimeError("no backward pass")
+        return compiled(*graph, is_backward=is_backward, **how)
+
+    compiled = compile_fx.fx_codegen_and_compile
+    monkeypatch.setattr(compile_fx, "fx_codegen_and_compile", refuse)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled already
+    with pytest.raises(Refusal, match=r"torch cannot compile it: .*no backward pass"):
+        run(make_cell(), store, COMPILED, Path(), Checkpoints(tmp_path))
+
+
 class Killed(BaseException): ...
 
 

@@ -93,6 +93,10 @@ def test_what_differentiates_by_the_images_is_never_compiled() -> None:
     assert Engine(CPU, compile="on").settled(LONG, Needs(input_grad=True)).compile == "off"
 
 
+def test_what_waits_for_the_device_is_never_compiled() -> None:
+    assert Engine(CPU, compile="on").settled(LONG, Needs(compilable=False)).compile == "off"
+
+
 def test_a_run_that_is_compiled_is_in_another_environment_and_one_that_is_not_stays_in_its_own() -> None:
     on, auto, off = (Engine(CPU, compile=asked).arithmetic("fp32") for asked in ("on", "auto", "off"))
     assert on == off | {"compile": "default"}
@@ -137,8 +141,12 @@ def test_on_a_gpu_sums_are_added_in_a_fixed_order_and_where_torch_cannot_it_warn
         Engine(GPU).prepare()
         assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        fused = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert fused == (False, False) and torch.backends.cuda.math_sdp_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+        for enable in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+            getattr(torch.backends.cuda, enable)(True)
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 

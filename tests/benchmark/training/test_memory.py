@@ -204,7 +204,7 @@ def test_a_full_disk_ends_remembering_and_not_the_run(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(memory.os, "pwrite", full)
-    with pytest.warns(UserWarning, match="remembers no more: No space left on device") as warned:
+    with pytest.warns(UserWarning, match="stores no more answers: No space left on device") as warned:
         heard = [teacher(asking(images)).logits for _ in range(2)]
     assert same(heard, [right, right])
     assert len(warned) == 1

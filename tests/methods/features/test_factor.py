@@ -20,6 +20,13 @@ def test_factors_and_their_distance_are_the_published_codes(golden: Golden, make
     golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["factor"])
 
 
+@pytest.mark.golden("FT_paraphrase")
+def test_before_it_the_map_is_rebuilt_as_by_the_published_code(golden: Golden, make_batch: MakeBatch) -> None:
+    theirs = maps(golden, "t")
+    method = FactorTransfer(network(theirs), network(theirs), FACTS)
+    golden.check(losses(method, golden, heard(method, theirs, theirs), make_batch(phase="ft"))["paraphrase"])
+
+
 def test_the_paraphraser_learns_first_and_stands_still_in_the_main_phase(
     student: Chain, teacher: Chain, facts: Facts, learn: Learn
 ) -> None:

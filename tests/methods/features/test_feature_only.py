@@ -164,7 +164,7 @@ def test_unresolved_it_stands_on_the_papers_student_layers_and_the_teachers_last
         ({"teacher_depths": (-1, 2)}, "teacher_depths must be layers from 0 to 7 in rising order, got [-1, 2]"),
         ({"student_depths": (2, 1)}, "student_depths must be layers from 0 to 4 in rising order, got [2, 1]"),
         ({"student_depths": ()}, "student_depths must be layers from 0 to 4 in rising order, got []"),
-        ({"student_depths": (1, 2), "teacher_depths": (3,)}, "must be equally many, got 2 and 1"),
+        ({"student_depths": (1, 2), "teacher_depths": (3,)}, "must have the same length, got 2 and 1"),
         ({"k0": 1.0}, "k0 must be above 1, and samples and class_samples at least 1, got 1.0, 5000 and 500"),
     ],
 )

@@ -9,7 +9,7 @@ from tests.conftest import Golden
 from tests.methods.features.golden_maps import stages
 
 
-@pytest.mark.golden("KDSVD_k1_canonical_sign")
+@pytest.mark.golden("KDSVD_k1_canonical_sign", "KDSVD_k1_signed")
 def test_the_distance_is_the_fields_with_a_sign_agreed_upon(golden: Golden) -> None:
     golden.check(singular_distance(stages(golden)))
 

@@ -23,7 +23,7 @@ FACTS = Facts(classes=5, labels=torch.arange(5), batch=2, steps=1, epochs=1)
 def test_attention_projectors_and_loss_are_the_authors(golden: Golden, make_batch: MakeBatch) -> None:
     mine, theirs = maps(golden, "s"), maps(golden, "t")
     facts = replace(FACTS, batch=golden.parameters["batch"])
-    method = create("semckd", network(mine), network(theirs), facts, weight=1.0)
+    method = create("semckd", network([mine[0], *mine]), network([theirs[0], *theirs]), facts, weight=1.0)  # and a stem
     golden.check(losses(method, golden, heard(method, mine, theirs), make_batch())["semckd"])
 
 

@@ -1,11 +1,13 @@
 """Input gradients, matched."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from kdbench.benchmark.networks.from_timm import chained
@@ -15,7 +17,8 @@ from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.gradients.jacobian import Jacobian, drawn, input_gradient
 from kdbench.methods.method import Batch, Facts, Method
-from tests.conftest import Learn, MakeBatch, seeded
+from tests.conftest import Golden, Learn, MakeBatch, seeded
+from tests.methods.logits.traces import trace
 
 
 def terms(student: Chain, teacher: Chain, method: Method, batch: Batch) -> dict[str, Tensor]:
@@ -34,6 +37,18 @@ def gradients(chain: Chain, classes: Any, output: str, images: Tensor) -> Any:
     assert isinstance(weight, Tensor)
     a, p = weight.detach().numpy(), chain(images).softmax(1).detach().numpy()
     return a[classes] - p @ a if output == "log_probability" else a[classes]
+
+
+@pytest.mark.golden("Sobolev")
+def test_gradients_of_logits_are_a_published_codes(golden: Golden, facts: Facts, make_batch: MakeBatch) -> None:
+    """It averages over pixels what we sum; the student's batch norm relates the images."""
+    images = golden["x"]
+    mine = F.batch_norm(F.linear(images.flatten(1), golden["s_first"]), None, None, training=True)
+    theirs = F.linear(images.flatten(1), golden["t_first"])
+    traces = trace(mine.tanh() @ golden["s_last"].T), trace(theirs.tanh() @ golden["t_last"].T)
+    method = Jacobian(linear(1), linear(2), facts, output="logit")
+    value = method.losses(*traces, replace(make_batch(), views=(images,), labels=golden["y"]))["jacobian"]
+    golden.check(value / images[0].numel())
 
 
 @pytest.mark.parametrize("normalise", [False, True])

@@ -14,12 +14,13 @@ from kdbench.benchmark.networks import build
 from kdbench.benchmark.networks.from_timm import chained
 from kdbench.benchmark.training.step import Step
 from kdbench.benchmark.training.teacher import LiveTeacher
-from kdbench.methods.chain import Chain
+from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.gradients.fisher import classifier_diagonal, diagonal_form, mean_trace
 from kdbench.methods.gradients.weighted_features import WeightedFeatures
 from kdbench.methods.method import Facts
 from kdbench.refusal import Refusal
 from tests.conftest import Golden, Learn, MakeBatch, seeded
+from tests.methods.golden_methods import FACTS
 
 
 def loss(student: Chain, teacher: Chain, method: WeightedFeatures, make_batch: MakeBatch, **batch: Any) -> Tensor:
@@ -58,6 +59,35 @@ def test_the_mean_trace_is_the_mean_weight_times_the_width(golden: Golden) -> No
     """The entry sums over coordinates what we average."""
     value = diagonal_form(projected(golden), golden["ft"], weights(golden)) / mean_trace(weights(golden))
     golden.check(golden["ft"].shape[1] * value)
+
+
+def classifying(golden: Golden) -> Chain:
+    """A network whose images are embeddings already: the entry's classifier, and nothing before it."""
+    classes, width = golden["A"].shape
+    linear = nn.Linear(width, classes)
+    linear.load_state_dict({"weight": golden["A"], "bias": golden["b"]})
+    network = nn.Sequential(nn.Flatten(), linear).to(golden.dtype)
+    return Chain(network, network, stages=(), image=(1, 1, width))
+
+
+def traced(golden: Golden, network: Chain) -> tuple[Trace, Trace]:
+    return network.trace(golden["fs"]), network.trace(golden["ft"])
+
+
+@pytest.mark.golden("EFC")
+def test_full_is_elastic_feature_consolidation_which_does_not_halve(golden: Golden, make_batch: MakeBatch) -> None:
+    network = classifying(golden)
+    seen = replace(FACTS, labels=torch.zeros(6), images=lambda rows: iter(golden["seen"][rows].split(4)))
+    method = WeightedFeatures(network, network, seen, weighting="full", normalise=False, weight=2.0).to(golden.dtype)
+    method.prepare()
+    golden.check(method.losses(*traced(golden, network), make_batch())["features"])
+
+
+@pytest.mark.golden("ABD")
+def test_classifier_by_classes_is_always_be_dreamings_mean_squared_error(golden: Golden, make_batch: MakeBatch) -> None:
+    network = classifying(golden)
+    method = WeightedFeatures(network, network, FACTS, weighting="classifier", normalise="classes", weight=2.0)
+    golden.check(method.losses(*traced(golden, network), make_batch())["features"])
 
 
 # -- the method against NumPy -----------------------------------------------------------------------------------------
@@ -103,20 +133,6 @@ def test_losses_are_the_formula(
     if normalise:
         expected /= np.mean([np.trace(matrix) for matrix in matrices])
     assert value.item() == pytest.approx(expected, rel=1e-10)
-
-
-def test_behind_the_classifier_a_form_by_classes_is_the_mean_squared_error(
-    student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch
-) -> None:
-    """With weight 0.2 a tenth of it, however many classes there are by now."""
-    student.double().eval(), teacher.double().eval()
-    method = WeightedFeatures(
-        student, teacher, facts, weighting="classifier", normalise="classes", weight=0.2
-    ).double()  # fmt: skip
-    images, linear = make_batch(dtype=torch.float64).images, teacher.classifier
-    mine, theirs = method.project(student.trace(images).embedding), teacher.trace(images).embedding
-    expected = 0.1 * F.mse_loss(linear(mine), linear(theirs))
-    torch.testing.assert_close(loss(student, teacher, method, make_batch), expected)
 
 
 def test_the_information_is_gathered_when_training_begins_and_kept(

@@ -13,6 +13,7 @@ from kdbench.methods.logits.standardized import Standardized, standardised
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
 from kdbench.refusal import Refusal
 from tests.conftest import Golden, MakeBatch
+from tests.methods.golden_methods import losses
 from tests.methods.logits.traces import trace
 
 
@@ -32,6 +33,14 @@ def test_around_dkd(student: Chain, teacher: Chain, facts: Facts, make_batch: Ma
     method = Standardized(student, teacher, facts, method="dkd", params=usual)
     batch = replace(make_batch(), labels=golden["y"])
     golden.check(sum(method.losses(trace(golden["zs"]), trace(golden["zt"]), batch).values()))
+
+
+@pytest.mark.golden("LogitStd_CTKD")
+def test_around_ctkd(student: Chain, teacher: Chain, facts: Facts, make_batch: MakeBatch, golden: Golden) -> None:
+    method = Standardized(student, teacher, facts, method="ctkd")
+    batch = replace(make_batch(), epoch=torch.tensor(golden.parameters["epoch"], dtype=golden.dtype))
+    terms = losses(method, golden, (trace(golden["zs"]), trace(golden["zt"])), batch)
+    golden.check(terms["kd"] / 9)
 
 
 @pytest.mark.golden("MLKD_total_standardised")
@@ -112,7 +121,7 @@ def test_what_the_inner_method_learns_is_learned(student: Chain, teacher: Chain,
         ({"method": "standardized"}, "method must be another one"),
         ({"method": "ce"}, "method must draw on logits, got 'ce', which draws on labels"),
         ({"method": "kdd"}, "did you mean 'kd'"),
-        ({"method": "peeping"}, "method must read logits alone, got 'peeping'"),
+        ({"method": "peeping"}, "method must read only logits, got 'peeping'"),
     ],
 )
 def test_what_cannot_be_standardised_is_refused(

@@ -16,12 +16,10 @@ def test_between_neighbours_it_is_the_published_codes(golden: Golden) -> None:
     golden.check(neighbours_loss(golden["fs"], golden["ft"]))
 
 
-@pytest.mark.golden("CC_correlation")
+@pytest.mark.golden("CC_kernel")
 def test_with_the_kernel_it_is_another_codes(golden: Golden) -> None:
-    others = golden.entry["other_implementations"].items()
-    (expected,) = [other["value64"] for code, other in others if "gamma 0.4, order 2" in code]
-    value = kernel_loss(golden["fs"], golden["ft"], gamma=0.4, order=2)
-    assert value.item() == pytest.approx(expected, rel=golden.tolerance, abs=0)
+    gamma, order = golden.parameters["gamma"], golden.parameters["order"]
+    golden.check(kernel_loss(golden["fs"], golden["ft"], gamma=gamma, order=order))
 
 
 def test_the_kernel_series_approaches_the_gaussian() -> None:

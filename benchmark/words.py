@@ -1,4 +1,4 @@
-"""Numbers, tables and warnings, as people read them."""
+"""Formats numbers, tables and warnings for people."""
 
 import sys
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def readable(value: Any) -> str:
 
 
 def columns(rows: list[dict[str, Any]]) -> str:
-    """Names and facts in columns."""
+    """Rows as aligned columns."""
     if not rows:
         return "none"
     heads = list(rows[0])
@@ -33,7 +33,7 @@ def columns(rows: list[dict[str, Any]]) -> str:
 
 
 def markdown_table(table: "DataFrame", align: Iterable[str] | None = None) -> str:
-    """Of words; a name with a bar in it does not end its column."""
+    """A Markdown table of strings. A bar in a value is escaped."""
     safe = table.map(lambda word: word.replace("|", r"\|"))
     return safe.to_markdown(index=False, disable_numparse=True, colalign=align)
 

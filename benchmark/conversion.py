@@ -1,4 +1,4 @@
-"""Plain values turned into typed ones; what does not fit is answered with its place, in words for people."""
+"""Converts plain values to typed ones. A value that does not fit gives an error with its place, in plain words."""
 
 import copy
 import re
@@ -26,7 +26,7 @@ WORDS = {
 
 
 class Misfit(Refusal):
-    """``place``, written ``.temperature`` or ``.seeds[1]``, is where in the values the mistake lies."""
+    """A value does not fit. ``place`` says where it is, such as ``.temperature`` or ``.seeds[1]``."""
 
     def __init__(self, place: str, why: str) -> None:
         super().__init__(f"{place.removeprefix('.')}: {why}" if place else why)
@@ -34,7 +34,7 @@ class Misfit(Refusal):
 
 
 def convert(values: Any, kind: Any, place: str = "") -> Any:
-    """The values as this kind; ``place`` is where they themselves stand."""
+    """Convert values to this kind. ``place`` is where the values themselves are."""
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
@@ -43,7 +43,7 @@ def convert(values: Any, kind: Any, place: str = "") -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value that did not fit, short enough to stand in a sentence."""
+    """A value that did not fit, shortened for use in a sentence."""
     match value:
         case None:
             return "nothing"
@@ -71,7 +71,7 @@ def _misfit(values: Any, kind: Any, message: str) -> tuple[list[Step], str]:
         if get_origin(wanted) is not typing.Literal:
             return steps, f"must be {' or '.join(_choices(wanted))}, got {shown(value)}"
         return steps, f"unknown value {shown(value)}{nearest(str(value), map(str, get_args(wanted)))}"
-    if not why.startswith("Expected "):  # a struct's own sentence about its values
+    if not why.startswith("Expected "):  # an error raised by a struct about its values
         name, _, demand = why.partition(" ")
         of_one = demand.startswith("must ") and isinstance(value, dict) and name in value
         return ([*steps, name], demand) if of_one else (steps, why)
@@ -86,7 +86,7 @@ def _steps(path: str) -> list[Step]:
 
 
 def _named(values: Any, kind: Any, message: str, steps: list[Step]) -> list[Step]:
-    """The steps with their keys: the one that is refused in the same words when it stands alone in its mapping."""
+    """The steps with missing keys filled in. The right key gives the same error when it is alone in its mapping."""
     for i, step in enumerate(steps):
         for key in _value(values, steps[:i]) if step is None else ():
             alone = copy.deepcopy(values)
@@ -110,7 +110,7 @@ def _value(values: Any, steps: list[Step]) -> Any:
 
 
 def _kind(kind: Any, steps: list[Step]) -> Any:
-    """The type that steps lead to from a struct; those that are asked for here only ever pass through its fields."""
+    """The type that the steps lead to from a struct. The steps given here only pass through fields of structs."""
     for step in steps:
         for field in msgspec.structs.fields(kind):
             if field.encode_name == step:
@@ -119,7 +119,7 @@ def _kind(kind: Any, steps: list[Step]) -> Any:
 
 
 def _choices(kind: Any) -> list[str]:
-    """What a value may be, in words for people."""
+    """The allowed values or types, in plain words."""
     match get_origin(kind):
         case typing.Literal:
             return [repr(choice) for choice in get_args(kind)]

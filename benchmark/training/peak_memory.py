@@ -1,4 +1,4 @@
-"""How much memory a block of code took at most."""
+"""The peak memory of a block of code."""
 
 import threading
 
@@ -9,10 +9,10 @@ from kdbench.benchmark.training.engine import Engine
 
 
 class PeakMemory:
-    """The most memory in use while a block runs: the device's own count, or samples of the process on a CPU."""
+    """The peak memory while a block runs: the GPU's own count, or samples of the process on a CPU."""
 
     def __init__(self, engine: Engine) -> None:
-        self.gpu = engine.device if engine.device.type == "cuda" else None  # which need not be the process's first
+        self.gpu = engine.device if engine.device.type == "cuda" else None  # not necessarily the process's first GPU
         self.process = psutil.Process()
         self.peak = 0
         self._over = threading.Event()

@@ -1,4 +1,4 @@
-"""Reading YAML that people write: every mistake is answered with the file, the line and the place in it."""
+"""Reads YAML files that people write. Every error names the file, the line and the place."""
 
 import re
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import yaml
 
-from kdbench.benchmark.experiments.conversion import Misfit, convert
+from kdbench.benchmark.conversion import Misfit, convert
 from kdbench.refusal import Refusal, nearest
 
 T = TypeVar("T")
-MOST_VALUES = 100_000  # what aliases may unfold to; a grid that a person wrote has a few hundred
-LARGEST = 2**63  # what the numbers of other programs can hold
+MOST_VALUES = 100_000  # after aliases are expanded; a grid that a person wrote has a few hundred
+LARGEST = 2**63  # the range of integers in other programs
 
 
 class Loader(yaml.SafeLoader):
@@ -39,14 +39,14 @@ for _kind, _pattern, _first in (
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file's values, and the line on which each of them stands."""
+    """A YAML file's values, and the line of each."""
 
     file: Path
     values: Any
     lines: dict[str, int]
 
     def refusal(self, place: str, why: str) -> Refusal:
-        """A sentence that begins with the file, the line and the place; ``place`` is written ``$.methods[0].kd``."""
+        """An error that begins with the file, the line and the place. A place looks like ``$.methods[0].kd``."""
         near = place
         while near not in self.lines and near != "$":
             near = re.sub(r"(\.[^.\[]+|\[[^\[]*\])$", "", near)
@@ -54,7 +54,7 @@ class Document:
         return Refusal(f"{self.file}:{self.lines.get(near, 1)}: {spot + ': ' if spot else ''}{why}")
 
     def convert(self, kind: type[T], values: Any = None, place: str = "$") -> T:
-        """All of the values, or some that stand at a place, as a struct of this kind."""
+        """Convert all values, or the given ones at ``place``, to a struct of this kind."""
         try:
             fitting: T = convert(self.values if place == "$" else values, kind, place)
         except Misfit as misfit:
@@ -63,7 +63,7 @@ class Document:
 
 
 def find(name: str, shipped: Mapping[str, Path], noun: str, folder: Path | None = None) -> Path:
-    """The file that ships under this name, or the one that the name is a path to, in this folder."""
+    """The shipped file of this name, or the file at this path, relative to the folder."""
     if name in shipped:
         return shipped[name]
     file = (folder or Path()) / name
@@ -73,7 +73,7 @@ def find(name: str, shipped: Mapping[str, Path], noun: str, folder: Path | None 
 
 
 def read(file: Path) -> Document:
-    """A YAML file without tags, duplicate keys or aliases that unfold without end."""
+    """Read a YAML file. Tags, duplicate keys and aliases that expand without end are refused."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -96,15 +96,15 @@ def read(file: Path) -> Document:
     except yaml.YAMLError as error:
         raise Refusal(f"{file}: must be plain YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
-        raise Refusal(f"{file}: must be YAML that a person can read, got values too deep within one another") from None
+        raise Refusal(f"{file}: must be YAML that a person can read, got values that are nested too deeply") from None
 
 
 def _values(node: Any, place: str, lines: dict[str, int], file: Path, above: tuple[Any, ...]) -> Any:
     line = node.start_mark.line + 1
     if node in above:
-        raise Refusal(f"{file}:{line}: an alias must not lie inside what it stands for")
+        raise Refusal(f"{file}:{line}: an alias must not be inside the value that it refers to")
     if len(lines) > MOST_VALUES:
-        raise Refusal(f"{file}:{line}: aliases must not unfold to more than {MOST_VALUES:,} values")
+        raise Refusal(f"{file}:{line}: aliases must not expand to more than {MOST_VALUES:,} values")
     lines[place] = line
     inside = (*above, node)
     if isinstance(node, yaml.SequenceNode):
@@ -119,7 +119,7 @@ def _values(node: Any, place: str, lines: dict[str, int], file: Path, above: tup
             got = "a list or a mapping" if not isinstance(key_node, yaml.ScalarNode) else key_node.value or "nothing"
             raise Refusal(f"{spot}: a key must be text, got {got}")
         if key in mapping:
-            raise Refusal(f"{spot}: the key '{key}' stands twice")
+            raise Refusal(f"{spot}: the key '{key}' occurs twice")
         mapping[key] = _values(value_node, f"{place}.{key}", lines, file, inside)
         lines[f"{place}.{key}"] = key_node.start_mark.line + 1
     return mapping
@@ -135,6 +135,6 @@ def _scalar(node: Any, file: Path) -> Any:
             number = float(node.value)
             if not abs(number) < LARGEST:
                 where = f"{file}:{node.start_mark.line + 1}"
-                raise Refusal(f"{where}: a number must lie between -2^63 and 2^63, got {node.value[:40]}")
+                raise Refusal(f"{where}: a number must be between -2^63 and 2^63, got {node.value[:40]}")
             return int(node.value) if kind == "int" else number
     return node.value

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from kdbench.benchmark.experiments.words import columns, counted, duration, markdown_table
+from kdbench.benchmark.words import columns, counted, duration, markdown_table
 
 
 def test_one_is_not_counted_like_many() -> None:
