@@ -11,10 +11,10 @@ from kdbench.benchmark import data, extensions, networks
 from kdbench.benchmark.data import DATASETS
 from kdbench.benchmark.data.dataset import HELD_OUT, PREFIXES
 from kdbench.benchmark.document import read
-from kdbench.benchmark.experiments import grid as grids
-from kdbench.benchmark.experiments.cell import called
-from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.weights import parameters
+from kdbench.benchmark.plans import grid as grids
+from kdbench.benchmark.records.cell import called
+from kdbench.benchmark.records.store import Store
+from kdbench.benchmark.records.weights import parameters
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.benchmark.words import readable
 from kdbench.methods.chain import Chain

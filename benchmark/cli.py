@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 import kdbench
-from kdbench.benchmark.experiments.verbs import records, teacher
 from kdbench.benchmark.leaderboard.verbs import compare, leaderboard, quality
 from kdbench.benchmark.options import (
     as_json,
@@ -25,6 +24,7 @@ from kdbench.benchmark.options import (
     say,
     settings,
 )
+from kdbench.benchmark.records.verbs import records, teacher
 from kdbench.benchmark.throughput.verbs import throughput
 from kdbench.benchmark.words import columns, warn
 from kdbench.refusal import Refusal
@@ -122,7 +122,7 @@ def plan(grid: str, data: Path, results: Path, files: tuple[Path, ...], as_json:
       kdbench plan quickstart
       kdbench plan my_grid.yaml --json
     """
-    from kdbench.benchmark.experiments import summary
+    from kdbench.benchmark.runs import summary
 
     made = planned(grid, results, files)
     absent = summary.absent(made, data)
@@ -169,8 +169,8 @@ def run(
       kdbench run --cell 7f18230f
       kdbench run --cell their_record.json
     """
-    from kdbench.benchmark.experiments import local, rerun
-    from kdbench.benchmark.experiments.grid import load
+    from kdbench.benchmark.plans.grid import load
+    from kdbench.benchmark.runs import local, rerun
 
     if (grid is None) == (cell is None):
         raise click.UsageError(f"run needs a grid or --cell, got {'neither' if grid is None else 'both'}")
@@ -204,8 +204,8 @@ def status(grid: str, watch: bool, results: Path, files: tuple[Path, ...], as_js
       kdbench status quickstart --watch
       kdbench status quickstart --json
     """
-    from kdbench.benchmark.experiments import summary
-    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.records.store import Store
+    from kdbench.benchmark.runs import summary
 
     while True:
         made, sent = planned(grid, results, files), summary.NOWHERE
@@ -270,8 +270,8 @@ def reproduce(
       kdbench reproduce crd --site my_cluster.yaml --seeds 3
       kdbench reproduce claims --json
     """
-    from kdbench.benchmark.experiments.store import Store
     from kdbench.benchmark.leaderboard import claims, incremental, published, reproduce
+    from kdbench.benchmark.records.store import Store
 
     load_files(files)
     paper = None if name in OTHERS else published.paper(name, *OTHERS)
@@ -291,7 +291,7 @@ def reproduce(
         print(submit(reproduce.cells_of(name, paper, seeds), site, results, data, **settings))
         return
     if paper and local:
-        from kdbench.benchmark.experiments.local import run_grid
+        from kdbench.benchmark.runs.local import run_grid
 
         failed = run_grid(reproduce.cells_of(name, paper, seeds), results, data, **settings)
     if name == "list":

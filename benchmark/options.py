@@ -11,7 +11,7 @@ import click
 from kdbench.benchmark.words import warn
 
 if TYPE_CHECKING:
-    from kdbench.benchmark.experiments.plan import Plan
+    from kdbench.benchmark.plans.plan import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 A_PATH = click.Path(path_type=Path)
@@ -64,7 +64,7 @@ def settings(verb: F) -> F:
 
 
 def _grid_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from kdbench.benchmark.experiments.grid import shipped
+    from kdbench.benchmark.plans.grid import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
 
@@ -76,15 +76,26 @@ def grid(required: bool) -> Callable[[F], F]:
 
 
 def planned(grid: str, results: Path, files: tuple[Path, ...]) -> "Plan":
-    from kdbench.benchmark.experiments.grid import load
-    from kdbench.benchmark.experiments.plan import plan
-    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.plans.grid import load
+    from kdbench.benchmark.plans.plan import plan
+    from kdbench.benchmark.records.store import Store
 
     load_files(files)
     store = Store(results)
     made = plan(load(grid), store)
     warn(store.troubles)
     return made
+
+
+def ids(grid: str | None, files: tuple[Path, ...]) -> set[str] | None:
+    """The ids of a grid's cells and of their teachers; None without a grid, which means all."""
+    from kdbench.benchmark.plans.grid import load
+
+    load_files(files)
+    if grid is None:
+        return None
+    asked = load(grid)
+    return {cell.id for cell in asked.cells} | asked.teachers.keys()
 
 
 def load_files(files: tuple[Path, ...]) -> None:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.plan import Entry
+from kdbench.benchmark.plans.plan import Entry
+from kdbench.benchmark.records.cell import Cell
 from kdbench.slurm.site import Site
 
 MARGIN = 1.5  # machines differ, and a job that is slightly too short needs a second start

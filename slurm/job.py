@@ -17,12 +17,12 @@ from submitit.helpers import DelayedSubmission
 
 from kdbench.benchmark import extensions
 from kdbench.benchmark.data.staged import staged
-from kdbench.benchmark.experiments.agenda import ASK_AGAIN
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.crew import Interrupted, follow
-from kdbench.benchmark.experiments.lease import PATIENCE
-from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.worker import Worker
+from kdbench.benchmark.plans.agenda import ASK_AGAIN
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.lease import PATIENCE
+from kdbench.benchmark.records.store import Store
+from kdbench.benchmark.runs.crew import Interrupted, follow
+from kdbench.benchmark.runs.worker import Worker
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.portable import portable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import kdbench
 from kdbench.benchmark import extensions
-from kdbench.benchmark.experiments.environment import COMMIT, commit
+from kdbench.benchmark.records.environment import COMMIT, commit
 
 WITHIN = "files"  # the folder of the user's files in the archive
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.whole import write
 from kdbench.slurm.queue import Queued
 

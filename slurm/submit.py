@@ -19,10 +19,10 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
 from kdbench.benchmark import data as datasets
-from kdbench.benchmark.experiments.grid import Grid
-from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Plan, State, to_be_run
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.plans.grid import Grid
+from kdbench.benchmark.plans.plan import Plan, State, to_be_run
+from kdbench.benchmark.records.lease import Lease
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.words import counted
 from kdbench.portable import TOLD, portable
 from kdbench.refusal import Refusal

@@ -47,7 +47,7 @@ def submit(
       kdbench submit my_grid.yaml --site my_cluster.yaml
       kdbench submit my_grid.yaml --site my_cluster.yaml --retry failed
     """
-    from kdbench.benchmark.experiments.grid import load
+    from kdbench.benchmark.plans.grid import load
     from kdbench.slurm.submit import submit
 
     load_files(files)
@@ -68,7 +68,7 @@ def cancel(grid: str, results: Path, files: tuple[Path, ...]) -> None:
     Examples:
       kdbench cancel my_grid.yaml
     """
-    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.records.store import Store
     from kdbench.slurm import watch
 
     print(watch.cancel(planned(grid, results, files), Store(results)))
@@ -84,7 +84,7 @@ def logs(cell: str, results: Path) -> None:
     Examples:
       kdbench logs digits-resnet14x2-resnet8x0.25-kd-s0
     """
-    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.records.store import Store
     from kdbench.slurm import watch
 
     print(watch.tail(cell, Store(results)))

@@ -2,10 +2,10 @@
 
 import time
 
-from kdbench.benchmark.experiments.cell import called
-from kdbench.benchmark.experiments.plan import Plan, State
-from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.summary import Sent
+from kdbench.benchmark.plans.plan import Plan, State
+from kdbench.benchmark.records.cell import called
+from kdbench.benchmark.records.store import Store
+from kdbench.benchmark.runs.summary import Sent
 from kdbench.benchmark.words import counted
 from kdbench.refusal import Refusal, nearest
 from kdbench.slurm import queue

@@ -9,9 +9,9 @@ import pytest
 
 from kdbench.benchmark.catalogue import methods_page
 from kdbench.benchmark.cli import app
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard.replica import opened, report
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 from tests.pages import PAGES, ROOT, commands
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kdbench import portable
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.training.engine import Engine
 from kdbench.refusal import Refusal
 

@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard import drawing, evidence, pictures
 from kdbench.benchmark.leaderboard.statistics import LEVEL
 from kdbench.benchmark.leaderboard.table import Board
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import K0
 

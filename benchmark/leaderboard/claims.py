@@ -14,12 +14,12 @@ from scipy import stats
 from kdbench.benchmark import networks
 from kdbench.benchmark.data import source
 from kdbench.benchmark.document import read
-from kdbench.benchmark.experiments.parameters import complete, shown
-from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE, holm
 from kdbench.benchmark.leaderboard.task import Tasks
+from kdbench.benchmark.plans.parameters import complete, shown
+from kdbench.benchmark.records.record import Brief
 from kdbench.benchmark.words import counted
 
 Form = str | dict[str, dict[str, Any]]

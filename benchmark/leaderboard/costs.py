@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.leaderboard.frame import SECTION, SERIES, environment
+from kdbench.benchmark.plans.parameters import shown
 from kdbench.benchmark.throughput.record import Throughput
 
 PACES = ["images_per_second", "relative_cost", "peak_memory_mb", "paced_in", "remembered_cost", "paced_alone"]

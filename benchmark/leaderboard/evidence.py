@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Finding, Store
 from kdbench.benchmark.leaderboard.drawing import kind
 from kdbench.benchmark.leaderboard.statistics import by_seed, half_width
 from kdbench.benchmark.leaderboard.table import FIELD, Board, paired
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Finding, Store
 from kdbench.methods.features.layers import PAIRS
 from kdbench.methods.features.quality import REMEMBERED, against, best
 

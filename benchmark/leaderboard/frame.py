@@ -7,10 +7,10 @@ import msgspec
 import pandas as pd
 
 from kdbench import methods
-from kdbench.benchmark.experiments.cell import IMPORT, Cell
-from kdbench.benchmark.experiments.parameters import shown
-from kdbench.benchmark.experiments.record import Brief, Failure
 from kdbench.benchmark.leaderboard.task import REFERENCES, Tasks
+from kdbench.benchmark.plans.parameters import shown
+from kdbench.benchmark.records.cell import IMPORT, Cell
+from kdbench.benchmark.records.record import Brief, Failure
 
 SECTION = ["setting", "dataset", "recipe", "pair"]  # runs in one section may be compared
 SERIES = [*SECTION, "source", "method"]

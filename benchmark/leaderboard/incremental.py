@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.benchmark.data import source
-from kdbench.benchmark.experiments.parameters import complete, shown
-from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.leaderboard.published import IncrementalFigure, incremental
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.reproduce import beside
+from kdbench.benchmark.plans.parameters import complete, shown
+from kdbench.benchmark.records.record import Brief
 
 PROTOCOL = "incremental-250"  # the recipe of DFCIL's table
 OURS: dict[str, tuple[str, dict[str, Any]]] = {  # the other methods are not implemented

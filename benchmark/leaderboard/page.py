@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from kdbench.benchmark.experiments.legibility import pretty
-from kdbench.benchmark.experiments.record import Curves, Record
 from kdbench.benchmark.leaderboard import drawing
 from kdbench.benchmark.leaderboard.album import Picture
 from kdbench.benchmark.leaderboard.formats import ABOUT
 from kdbench.benchmark.leaderboard.headline import headlines
 from kdbench.benchmark.leaderboard.sheets import sheets
 from kdbench.benchmark.leaderboard.table import Board
+from kdbench.benchmark.records.legibility import pretty
+from kdbench.benchmark.records.record import Curves, Record
 
 PARTS = Path(__file__).with_name("html")
 MOST_RECORDS = 10_000

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard.album import KINDS, Picture, album
 from kdbench.benchmark.leaderboard.formats import as_json, latex, markdown
 from kdbench.benchmark.leaderboard.frame import failures, frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.report import csv
 from kdbench.benchmark.leaderboard.table import Board, board
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.throughput import record as throughput
 from kdbench.benchmark.throughput.table import tables
 from kdbench.benchmark.whole import write
@@ -48,7 +48,7 @@ def publish(results: Path, grid: str | None, only_reads: bool = False) -> Publis
     store = Store(results, only_reads=only_reads)
     records, stem = store.briefs(), "leaderboard"
     if grid is not None:
-        from kdbench.benchmark.experiments.grid import load  # slow: imports all networks and data sets
+        from kdbench.benchmark.plans.grid import load  # slow: imports all networks and data sets
 
         declared = load(grid)
         wanted = {cell.id for cell in declared.cells}

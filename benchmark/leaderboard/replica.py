@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.experiments import archive
-from kdbench.benchmark.experiments.cell import IMPORT
-from kdbench.benchmark.experiments.record import Brief
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard.claims import interval
 from kdbench.benchmark.leaderboard.frame import SERIES, frame
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, holm
 from kdbench.benchmark.leaderboard.table import FIELD, GAINS, board
+from kdbench.benchmark.records import archive
+from kdbench.benchmark.records.cell import IMPORT
+from kdbench.benchmark.records.record import Brief
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.words import counted
 from kdbench.refusal import Refusal
 

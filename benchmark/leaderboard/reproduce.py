@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 from scipy import stats
 
-from kdbench.benchmark.experiments.cell import IMPORT, Cell
-from kdbench.benchmark.experiments.expectation import Expectation
-from kdbench.benchmark.experiments.grid import Grid, load
-from kdbench.benchmark.experiments.outline import Outline, outdated
-from kdbench.benchmark.experiments.parameters import shown
-from kdbench.benchmark.experiments.record import Brief
 from kdbench.benchmark.leaderboard.published import Figure, IncrementalFigure, Paper, papers, stated
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.benchmark.plans.expectation import Expectation
+from kdbench.benchmark.plans.grid import Grid, load
+from kdbench.benchmark.plans.parameters import shown
+from kdbench.benchmark.records.cell import IMPORT, Cell
+from kdbench.benchmark.records.outline import Outline, outdated
+from kdbench.benchmark.records.record import Brief
 from kdbench.benchmark.words import columns
 from kdbench.refusal import Refusal
 

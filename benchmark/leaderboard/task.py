@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Brief
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Brief
 
 REFERENCES = ["ce", "kd"]
 

@@ -64,9 +64,9 @@ def compare(theirs: Path, grid: str | None, results: Path, files: tuple[Path, ..
       kdbench compare theirs.zip
       kdbench compare other_machine/results quickstart --results my_results
     """
-    from kdbench.benchmark.experiments.grid import load
-    from kdbench.benchmark.experiments.store import Store
     from kdbench.benchmark.leaderboard import replica
+    from kdbench.benchmark.plans.grid import load
+    from kdbench.benchmark.records.store import Store
 
     load_files(files)
     only = {cell.id for cell in load(grid).cells} if grid else None
@@ -121,8 +121,8 @@ def quality(
       kdbench quality resnet56 --dataset cifar100
       kdbench quality resnet56@0123456789ab --dataset cifar100 --figure quality.png
     """
-    from kdbench.benchmark.experiments import quality as verb
-    from kdbench.benchmark.experiments.store import Store
+    from kdbench.benchmark.records.store import Store
+    from kdbench.benchmark.runs import quality as verb
     from kdbench.benchmark.whole import write
     from kdbench.methods.features.quality import K0
 

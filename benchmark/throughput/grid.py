@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from kdbench.benchmark import data, extensions
-from kdbench.benchmark.experiments.bars import Bars
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.crew import describe
-from kdbench.benchmark.experiments.environment import environment
-from kdbench.benchmark.experiments.feasibility import unworkable
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.launcher import deaf
+from kdbench.benchmark.plans.feasibility import unworkable
+from kdbench.benchmark.plans.grid import load
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.environment import environment
+from kdbench.benchmark.runs.bars import Bars
+from kdbench.benchmark.runs.crew import describe
+from kdbench.benchmark.runs.launcher import deaf
 from kdbench.benchmark.throughput.measure import measure
 from kdbench.benchmark.throughput.record import Throughput, keep, measured, records
 from kdbench.benchmark.throughput.table import tables

@@ -20,11 +20,11 @@ from kdbench import methods
 from kdbench.benchmark import data, networks
 from kdbench.benchmark.data.dataset import Dataset
 from kdbench.benchmark.data.views import views_of_an_image
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.environment import environment
-from kdbench.benchmark.experiments.parameters import complete
-from kdbench.benchmark.experiments.run import load_data
-from kdbench.benchmark.experiments.weights import parameters, size
+from kdbench.benchmark.plans.parameters import complete
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.environment import environment
+from kdbench.benchmark.records.weights import parameters, size
+from kdbench.benchmark.runs.run import load_data
 from kdbench.benchmark.throughput.peak import peak_flops, timed
 from kdbench.benchmark.throughput.record import Pace, Throughput, measured
 from kdbench.benchmark.training.engine import Engine

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.legibility import pretty
-from kdbench.benchmark.experiments.record import Environment
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.legibility import pretty
+from kdbench.benchmark.records.record import Environment
 from kdbench.benchmark.whole import write
 
 FORMAT = 2

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from kdbench import methods
-from kdbench.benchmark.experiments.parameters import shown
-from kdbench.benchmark.experiments.record import Environment
+from kdbench.benchmark.plans.parameters import shown
+from kdbench.benchmark.records.record import Environment
 from kdbench.benchmark.throughput.record import Throughput, folder
 from kdbench.benchmark.words import markdown_table
 from kdbench.methods.method import SOURCES

@@ -11,9 +11,11 @@ import torch
 
 from kdbench.benchmark import cli, networks
 from kdbench.benchmark.data import Dataset, Split
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.parameters import complete
-from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
+from kdbench.benchmark.plans.grid import Grid
+from kdbench.benchmark.plans.parameters import complete
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Cost, Curves, Environment, Record, Result
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.methods.chain import Chain
 
@@ -49,7 +51,7 @@ def make_student() -> Callable[[int], Chain]:
     return make
 
 
-# -- experiments: cells, records of cells that never ran, and names that are gone after the test ----------------------
+# -- cells, records of cells that never ran, and the command ----------------------------------------------------------
 
 MakeCell = Callable[..., Cell]
 MakeRecord = Callable[..., Record]
@@ -100,6 +102,26 @@ def make_record() -> MakeRecord:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def ce(make_cell: MakeCell) -> Cell:
+    return make_cell()
+
+
+@pytest.fixture
+def kd(make_cell: MakeCell) -> Cell:
+    return make_cell("kd", teacher="resnet14x0.5")
+
+
+@pytest.fixture
+def grid(ce: Cell, kd: Cell) -> Grid:
+    return Grid("tiny", "", (ce, kd))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import kdbench as package
 from kdbench.benchmark import cli, networks
 from kdbench.benchmark.conversion import Misfit
 from kdbench.benchmark.data import DATASETS
-from kdbench.benchmark.experiments import rerun
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.grid import shipped
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.worker import failure
+from kdbench.benchmark.plans.grid import shipped
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
+from kdbench.benchmark.runs import rerun
+from kdbench.benchmark.runs.worker import failure
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.methods.method import METHODS
 

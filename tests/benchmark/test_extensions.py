@@ -13,7 +13,7 @@ import pytest
 
 from kdbench.benchmark import extensions, networks
 from kdbench.benchmark.data import DATASETS
-from kdbench.benchmark.experiments.grid import Grid, load
+from kdbench.benchmark.plans.grid import Grid, load
 from kdbench.methods.method import METHODS
 from kdbench.refusal import Refusal
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.plan import plan
-from kdbench.benchmark.experiments.record import Result
-from kdbench.benchmark.experiments.run import run
-from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.summary import live
+from kdbench.benchmark.plans.grid import load
+from kdbench.benchmark.plans.plan import plan
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Result
+from kdbench.benchmark.records.store import Store
+from kdbench.benchmark.runs.run import run
+from kdbench.benchmark.runs.summary import live
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.slurm import queue

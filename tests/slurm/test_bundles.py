@@ -5,8 +5,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.plan import Entry, State
+from kdbench.benchmark.plans.plan import Entry, State
+from kdbench.benchmark.records.cell import Cell
 from kdbench.benchmark.training.recipe import Recipe
 from kdbench.slurm.bundles import bundles
 from kdbench.slurm.site import Site

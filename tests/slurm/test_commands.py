@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from kdbench.benchmark.cli import app
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.plan import State, plan
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.plans.grid import load
+from kdbench.benchmark.plans.plan import State, plan
+from kdbench.benchmark.records.store import Store
 from kdbench.slurm.devcluster.cluster import DevCluster
 from tests.pages import PAGES, ROOT, commands, named, needs_a_cluster, small
 

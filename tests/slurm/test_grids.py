@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kdbench.benchmark.experiments.plan import State
+from kdbench.benchmark.plans.plan import State
 from kdbench.slurm import watch
 from kdbench.slurm.submission import submissions
 from tests.slurm.bench import SMALL, Bench

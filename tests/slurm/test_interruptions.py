@@ -10,8 +10,8 @@ import msgspec
 import psutil
 import pytest
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import same_bits
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import same_bits
 from kdbench.slurm import watch
 from kdbench.slurm.submission import submissions
 from tests.slurm.bench import LONG, SMALL, Bench

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 import kdbench
 from kdbench.benchmark import extensions
 from kdbench.benchmark.cli import app
-from kdbench.benchmark.experiments.environment import commit
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.records.environment import commit
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.ranks import ALONE, Ranks
 from kdbench.portable import TOLD

@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments import lease as lease_module
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.lease import Lease
-from kdbench.benchmark.experiments.plan import Plan, plan
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
-from kdbench.benchmark.experiments.summary import status_text
-from kdbench.benchmark.experiments.worker import failure
+from kdbench.benchmark.plans.grid import load
+from kdbench.benchmark.plans.plan import Plan, plan
+from kdbench.benchmark.records import lease as lease_module
+from kdbench.benchmark.records.lease import Lease
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
+from kdbench.benchmark.runs.summary import status_text
+from kdbench.benchmark.runs.worker import failure
 from kdbench.portable import TOLD
 from kdbench.refusal import Refusal
 from kdbench.slurm import queue, watch

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.plan import State
-from kdbench.benchmark.experiments.worker import failure
+from kdbench.benchmark.plans.plan import State
+from kdbench.benchmark.runs.worker import failure
 from kdbench.refusal import Refusal
 from kdbench.slurm import watch
 from tests.slurm.bench import HELD, SMALL, Bench

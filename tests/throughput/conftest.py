@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from kdbench.benchmark.experiments.record import Environment
+from kdbench.benchmark.records.record import Environment
 from kdbench.benchmark.throughput.record import Pace, Throughput
 from tests.benchmark.conftest import kdbench, make_cell  # noqa: F401
-from tests.benchmark.experiments.conftest import command  # noqa: F401
+from tests.benchmark.runs.conftest import command  # noqa: F401
 
 MakeThroughput = Callable[..., Throughput]
 

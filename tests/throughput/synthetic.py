@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.grid import Grid, load
-from kdbench.benchmark.experiments.record import Cost, Curves, Environment, Record, Result
+from kdbench.benchmark.plans.grid import Grid, load
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Cost, Curves, Environment, Record, Result
 from kdbench.benchmark.whole import write
 
 SHEET = """\

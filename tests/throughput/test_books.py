@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from kdbench.benchmark.experiments.plan import State, plan
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.plans.plan import State, plan
+from kdbench.benchmark.records.store import Store
 from tests.throughput import synthetic
 
 CELLS = 100_000

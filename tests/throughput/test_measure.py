@@ -17,8 +17,8 @@ import torch
 
 from kdbench.benchmark import extensions, networks
 from kdbench.benchmark.data import load
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.environment import environment
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.environment import environment
 from kdbench.benchmark.throughput import grid as of_grid
 from kdbench.benchmark.throughput import measure as measuring
 from kdbench.benchmark.throughput import peak

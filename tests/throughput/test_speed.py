@@ -15,8 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from kdbench.benchmark import networks
 from kdbench.benchmark.data import Dataset, Split
 from kdbench.benchmark.data.views import Views, draws
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.parameters import complete
+from kdbench.benchmark.plans.parameters import complete
+from kdbench.benchmark.records.cell import Cell
 from kdbench.benchmark.throughput.measure import learners, memory
 from kdbench.benchmark.throughput.peak import synchronise
 from kdbench.benchmark.training.engine import Engine

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.benchmark.experiments.grid import load, shipped
-from kdbench.benchmark.experiments.plan import plan
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.plans.grid import load, shipped
+from kdbench.benchmark.plans.plan import plan
+from kdbench.benchmark.records.store import Store
 from kdbench.methods.method import METHODS
 
 

@@ -1,7 +1,7 @@
 """The width study of the paper on features, logits and gradients."""
 
 from kdbench.benchmark import networks
-from kdbench.benchmark.experiments.grid import load
+from kdbench.benchmark.plans.grid import load
 
 
 def test_only_the_students_width_and_the_source_differ() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.feasibility import unworkable
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.plan import plan
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental.setting import Incremental
+from kdbench.benchmark.plans.feasibility import unworkable
+from kdbench.benchmark.plans.grid import load
+from kdbench.benchmark.plans.plan import plan
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.store import Store
 from kdbench.refusal import Refusal
 from tests.benchmark.conftest import MakeCell
 

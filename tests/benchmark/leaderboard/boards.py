@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.leaderboard import evidence, pictures
 from kdbench.benchmark.leaderboard.album import Picture
 from kdbench.benchmark.leaderboard.drawing import saved
@@ -13,6 +12,7 @@ from kdbench.benchmark.leaderboard.formats import markdown
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.page import page
 from kdbench.benchmark.leaderboard.table import Board, board
+from kdbench.benchmark.records.record import Brief, Record
 
 PAIR = "big → resnet8x0.25"  # of series without further settings
 

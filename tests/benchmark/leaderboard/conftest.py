@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Record
 from kdbench.benchmark.leaderboard import publish
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Record
 
 MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]
 Study = Callable[..., list[Record]]

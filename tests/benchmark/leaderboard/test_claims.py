@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard import claims as module
 from kdbench.benchmark.leaderboard.claims import Claim, Row, claims, corrected, interval, report, runs_of, weigh
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 
 MakeCell, MakeRecord, Command = Callable[..., Cell], Callable[..., Record], Callable[..., Any]
 Series = Callable[..., list[Record]]

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.table import board
+from kdbench.benchmark.records.record import Brief, Record
 from tests.benchmark.leaderboard.boards import PAIR, board_of, rows, text
 
 Series = Study = Callable[..., list[Record]]

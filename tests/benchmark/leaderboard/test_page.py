@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kdbench.benchmark.experiments.legibility import pretty
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard import page as module
 from kdbench.benchmark.leaderboard.headline import headlines
 from kdbench.benchmark.leaderboard.publish import publish
+from kdbench.benchmark.records.legibility import pretty
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.training.recipe import Recipe
 from tests.benchmark.leaderboard.boards import board_of, page_of
 

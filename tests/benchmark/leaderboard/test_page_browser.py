@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from kdbench.benchmark.experiments.legibility import pretty
-from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.records.legibility import pretty
+from kdbench.benchmark.records.record import Record
 from tests.benchmark.leaderboard.boards import page_of
 
 Study = Callable[..., list[Record]]

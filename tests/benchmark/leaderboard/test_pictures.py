@@ -13,11 +13,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Finding, Store
 from kdbench.benchmark.leaderboard import drawing, evidence, pictures
 from kdbench.benchmark.leaderboard.album import album
 from kdbench.benchmark.leaderboard.headline import headlines
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Finding, Store
 from kdbench.benchmark.whole import write
 from tests.benchmark.leaderboard.boards import board_of
 

@@ -9,11 +9,11 @@ import msgspec
 import pandas as pd
 import pytest
 
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.legibility import pretty
-from kdbench.benchmark.experiments.record import Environment, Failure, Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.leaderboard.publish import publish
+from kdbench.benchmark.plans.grid import load
+from kdbench.benchmark.records.legibility import pretty
+from kdbench.benchmark.records.record import Environment, Failure, Record
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.throughput.record import Pace, Throughput, keep
 from kdbench.benchmark.whole import write
 

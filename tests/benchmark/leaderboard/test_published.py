@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.benchmark.experiments.grid import load, shipped
-from kdbench.benchmark.experiments.parameters import shown
 from kdbench.benchmark.leaderboard.claims import _names, claims
 from kdbench.benchmark.leaderboard.published import FOLDER, Figure, figures, incremental, paper, papers, stated
+from kdbench.benchmark.plans.grid import load, shipped
+from kdbench.benchmark.plans.parameters import shown
 from kdbench.methods import members
 from kdbench.refusal import Refusal
 

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments.archive import export
-from kdbench.benchmark.experiments.cell import IMPORT
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.leaderboard.replica import opened, report
+from kdbench.benchmark.records.archive import export
+from kdbench.benchmark.records.cell import IMPORT
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 from kdbench.refusal import Refusal
 
 Series, Command = Callable[..., list[Record]], Callable[..., Any]
@@ -156,7 +156,7 @@ def test_an_archive_says_what_the_folder_says_and_nothing_is_written(
 ) -> None:
     for store in (ours, theirs):
         fill(store, series(CE), series(KD, "kd", "big"))
-    export(theirs, None, tmp_path / "theirs.zip", weights=False)
+    export(theirs, tmp_path / "theirs.zip")
     before = sorted(tmp_path.rglob("*"))
     folder, archive = (
         kdbench("compare", place, "--results", ours.folder) for place in (theirs.folder, tmp_path / "theirs.zip")

@@ -10,17 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.experiments import imported
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.grid import load
-from kdbench.benchmark.experiments.outline import Outline
-from kdbench.benchmark.experiments.parameters import complete
-from kdbench.benchmark.experiments.record import Record
-from kdbench.benchmark.experiments.store import Store
 from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.leaderboard import incremental
 from kdbench.benchmark.leaderboard.published import paper, papers
 from kdbench.benchmark.leaderboard.reproduce import Row, cells_of, compare, judged, report, tables
+from kdbench.benchmark.plans.grid import load
+from kdbench.benchmark.plans.parameters import complete
+from kdbench.benchmark.records import imported
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.outline import Outline
+from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.training.recipe import RECIPES
 from kdbench.refusal import Refusal
 
@@ -237,7 +237,7 @@ def test_what_is_missing_is_run_or_sent(
         asked.extend(grid.cells)
         return 0
 
-    monkeypatch.setattr("kdbench.benchmark.experiments.local.run_grid", take)
+    monkeypatch.setattr("kdbench.benchmark.runs.local.run_grid", take)
     monkeypatch.setattr("kdbench.slurm.submit.submit", take)
     option = ["--local"] if where == "local" else ["--site", "gpu-partition"]
     answer = kdbench("reproduce", "dkd", *option, "--seeds", "1", "--results", tmp_path)

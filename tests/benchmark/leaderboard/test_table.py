@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 
 from kdbench import methods
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Brief, Record
 from kdbench.benchmark.leaderboard.formats import as_json, latex, markdown, parts
 from kdbench.benchmark.leaderboard.frame import frame
 from kdbench.benchmark.leaderboard.report import csv
 from kdbench.benchmark.leaderboard.sheets import sheets
 from kdbench.benchmark.leaderboard.table import board
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Brief, Record
 from tests.benchmark.leaderboard.boards import PAIR, board_of, rows, text
 
 MakeCell, MakeRecord, Series = Callable[..., Cell], Callable[..., Record], Callable[..., list[Record]]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from kdbench.benchmark.experiments.cell import Cell
-from kdbench.benchmark.experiments.record import Record
+from kdbench.benchmark.records.cell import Cell
+from kdbench.benchmark.records.record import Record
 from tests.benchmark.leaderboard.boards import board_of
 
 MakeCell, MakeRecord = Callable[..., Cell], Callable[..., Record]

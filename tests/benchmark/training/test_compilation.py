@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from kdbench.benchmark.experiments.bars import Bars
-from kdbench.benchmark.experiments.launcher import Launcher
-from kdbench.benchmark.experiments.record import Record, same_bits
-from kdbench.benchmark.experiments.rerun import run_again
-from kdbench.benchmark.experiments.run import run
-from kdbench.benchmark.experiments.store import Store
+from kdbench.benchmark.records.record import Record, same_bits
+from kdbench.benchmark.records.store import Store
+from kdbench.benchmark.runs.bars import Bars
+from kdbench.benchmark.runs.launcher import Launcher
+from kdbench.benchmark.runs.rerun import run_again
+from kdbench.benchmark.runs.run import run
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Engine
 from kdbench.benchmark.training.loop import Live

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdbench import methods
 from kdbench.benchmark.data import Dataset
-from kdbench.benchmark.experiments.crew import describe
+from kdbench.benchmark.runs.crew import describe
 from kdbench.benchmark.training.engine import LONG, Compile, Engine
 from kdbench.benchmark.training.loop import training
 from kdbench.benchmark.training.recipe import Recipe

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.benchmark import networks
-from kdbench.benchmark.experiments.parameters import complete
+from kdbench.benchmark.plans.parameters import complete
 from kdbench.methods import create, resolve
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.features.feature_only import FeatureOnly, distance

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from kdbench.benchmark import networks
-from kdbench.benchmark.experiments.weights import parameters
+from kdbench.benchmark.records.weights import parameters
 from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.method import Facts

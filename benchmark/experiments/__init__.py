@@ -1,1 +1,0 @@
-"""Experiments: cells, grids, plans, runs, records and the store."""

@@ -1,0 +1,1 @@
+"""From a plan to records: one cell's run, the processes that run cells, and what they report."""
