@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 import kdbench
-from kdbench.benchmark.leaderboard.verbs import compare, leaderboard, quality
+from kdbench.benchmark.comparison.verbs import compare
+from kdbench.benchmark.leaderboard.verbs import leaderboard, quality
 from kdbench.benchmark.options import (
     as_json,
     data,
@@ -229,7 +230,7 @@ OTHERS = "list", "claims", "incremental"  # names besides those of papers' table
 
 
 def _tables(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from kdbench.benchmark.leaderboard.published import papers
+    from kdbench.benchmark.comparison.published import papers
 
     return [name for name in [*OTHERS, *papers()] if name.startswith(incomplete)]
 
@@ -270,7 +271,7 @@ def reproduce(
       kdbench reproduce crd --site my_cluster.yaml --seeds 3
       kdbench reproduce claims --json
     """
-    from kdbench.benchmark.leaderboard import claims, incremental, published, reproduce
+    from kdbench.benchmark.comparison import claims, incremental, published, reproduce
     from kdbench.benchmark.records.store import Store
 
     load_files(files)

@@ -9,7 +9,7 @@ import pytest
 
 from kdbench.benchmark.catalogue import methods_page
 from kdbench.benchmark.cli import app
-from kdbench.benchmark.leaderboard.replica import opened, report
+from kdbench.benchmark.comparison.replica import opened, report
 from kdbench.benchmark.records.record import Record
 from kdbench.benchmark.records.store import Store
 from tests.pages import PAGES, ROOT, commands

@@ -72,7 +72,18 @@ def test_rooms_depend_on_each_other_in_one_direction() -> None:
 
 
 def test_the_folders_of_the_benchmark_depend_on_each_other_in_one_direction() -> None:
-    order = ["networks", "data", "training", "incremental", "records", "plans", "runs", "throughput", "leaderboard"]
+    order = [
+        "networks",
+        "data",
+        "training",
+        "incremental",
+        "records",
+        "plans",
+        "runs",
+        "throughput",
+        "leaderboard",
+        "comparison",
+    ]
     assert set(order) == {file.parent.name for file in (ROOT / "benchmark").glob("*/*.py")}
     for place, folder in enumerate(order):
         for file in (ROOT / "benchmark" / folder).glob("*.py"):

@@ -1,4 +1,4 @@
-"""The verbs ``leaderboard``, ``compare`` and ``quality``. They import inside the functions, to keep help fast."""
+"""The verbs ``leaderboard`` and ``quality``. They import inside the functions, to keep help fast."""
 
 import gc
 import math
@@ -46,35 +46,6 @@ def leaderboard(grid: str | None, check: bool, results: Path, files: tuple[Path,
     page = next(file for file in found.files if file.suffix == ".html")
     warn([f"{page} is the page; tables and pictures are next to it"])
     say(formats.rows(found.board.series), as_json, lambda: formats.markdown(found.board))
-
-
-@click.command()
-@click.argument("theirs", type=A_PATH)
-@grid(required=False)
-@results
-@files
-@as_json
-def compare(theirs: Path, grid: str | None, results: Path, files: tuple[Path, ...], as_json: bool) -> None:
-    """Compare somebody else's records with ours: do the same cells give the same results?
-
-    THEIRS is a results folder or an archive of records. Nothing is written.
-
-    \b
-    Examples:
-      kdbench compare theirs.zip
-      kdbench compare other_machine/results quickstart --results my_results
-    """
-    from kdbench.benchmark.leaderboard import replica
-    from kdbench.benchmark.plans.grid import load
-    from kdbench.benchmark.records.store import Store
-
-    load_files(files)
-    only = {cell.id for cell in load(grid).cells} if grid else None
-    store = Store(results, only_reads=True)
-    with replica.opened(theirs) as other:
-        report = replica.report(store, other, only)
-    say(report.rows, as_json, report.markdown)
-    warn([*store.troubles, *other.troubles])
 
 
 def _drawable(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:

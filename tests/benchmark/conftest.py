@@ -105,6 +105,18 @@ def make_record() -> MakeRecord:
 
 
 @pytest.fixture
+def series(make_cell: MakeCell, make_record: MakeRecord) -> Callable[..., list[Record]]:
+    """The records of one series: top-1 by seed."""
+
+    def make(top1: dict[int, float], *cell: str, how: dict[str, Any] | None = None, **asked: Any) -> list[Record]:
+        return [
+            make_record(make_cell(*cell, seed=seed, **asked), top1=value, **(how or {})) for seed, value in top1.items()
+        ]
+
+    return make
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results")
 

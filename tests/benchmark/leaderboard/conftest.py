@@ -27,18 +27,6 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def series(make_cell: MakeCell, make_record: MakeRecord) -> Callable[..., list[Record]]:
-    """The records of one series: top-1 by seed."""
-
-    def make(top1: dict[int, float], *cell: str, how: dict[str, Any] | None = None, **asked: Any) -> list[Record]:
-        return [
-            make_record(make_cell(*cell, seed=seed, **asked), top1=value, **(how or {})) for seed, value in top1.items()
-        ]
-
-    return make
-
-
-@pytest.fixture
 def study(make_cell: MakeCell, make_record: MakeRecord) -> Study:
     """Records of ce and of methods, by their gain over ce on each seed.
 

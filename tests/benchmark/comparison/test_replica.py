@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from kdbench.benchmark.comparison.replica import opened, report
 from kdbench.benchmark.incremental.setting import Incremental
-from kdbench.benchmark.leaderboard.replica import opened, report
 from kdbench.benchmark.records.archive import export
 from kdbench.benchmark.records.cell import IMPORT
 from kdbench.benchmark.records.record import Record

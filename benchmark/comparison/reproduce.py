@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from scipy import stats
 
-from kdbench.benchmark.leaderboard.published import Figure, IncrementalFigure, Paper, papers, stated
+from kdbench.benchmark.comparison.published import Figure, IncrementalFigure, Paper, papers, stated
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
 from kdbench.benchmark.plans.expectation import Expectation

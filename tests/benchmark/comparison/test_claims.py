@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdbench.benchmark.leaderboard import claims as module
-from kdbench.benchmark.leaderboard.claims import Claim, Row, claims, corrected, interval, report, runs_of, weigh
+from kdbench.benchmark.comparison import claims as module
+from kdbench.benchmark.comparison.claims import Claim, Row, claims, corrected, interval, report, runs_of, weigh
 from kdbench.benchmark.records.cell import Cell
 from kdbench.benchmark.records.record import Record
 from kdbench.benchmark.records.store import Store

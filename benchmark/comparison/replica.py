@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.benchmark.leaderboard.claims import interval
+from kdbench.benchmark.comparison.claims import interval
 from kdbench.benchmark.leaderboard.frame import SERIES, frame
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, holm

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.benchmark.leaderboard.claims import _names, claims
-from kdbench.benchmark.leaderboard.published import FOLDER, Figure, figures, incremental, paper, papers, stated
+from kdbench.benchmark.comparison.claims import _names, claims
+from kdbench.benchmark.comparison.published import FOLDER, Figure, figures, incremental, paper, papers, stated
 from kdbench.benchmark.plans.grid import load, shipped
 from kdbench.benchmark.plans.parameters import shown
 from kdbench.methods import members

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from kdbench.benchmark.comparison import incremental
+from kdbench.benchmark.comparison.published import paper, papers
+from kdbench.benchmark.comparison.reproduce import Row, cells_of, compare, judged, report, tables
 from kdbench.benchmark.incremental.setting import Incremental
-from kdbench.benchmark.leaderboard import incremental
-from kdbench.benchmark.leaderboard.published import paper, papers
-from kdbench.benchmark.leaderboard.reproduce import Row, cells_of, compare, judged, report, tables
 from kdbench.benchmark.plans.grid import load
 from kdbench.benchmark.plans.parameters import complete
 from kdbench.benchmark.records import imported

@@ -12,9 +12,9 @@ import pandas as pd
 from scipy import stats
 
 from kdbench.benchmark import networks
+from kdbench.benchmark.comparison.published import FOLDER, papers
 from kdbench.benchmark.data import source
 from kdbench.benchmark.document import read
-from kdbench.benchmark.leaderboard.published import FOLDER, papers
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE, holm
 from kdbench.benchmark.leaderboard.task import Tasks

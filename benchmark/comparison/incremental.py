@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from kdbench.benchmark.comparison.published import IncrementalFigure, incremental
+from kdbench.benchmark.comparison.reproduce import beside
 from kdbench.benchmark.data import source
-from kdbench.benchmark.leaderboard.published import IncrementalFigure, incremental
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
-from kdbench.benchmark.leaderboard.reproduce import beside
 from kdbench.benchmark.plans.parameters import complete, shown
 from kdbench.benchmark.records.record import Brief
 
