@@ -55,6 +55,7 @@ def make_student() -> Callable[[int], Chain]:
 
 MakeCell = Callable[..., Cell]
 MakeRecord = Callable[..., Record]
+WriteGrid = Callable[..., Path]
 
 
 @pytest.fixture
@@ -134,6 +135,26 @@ def kd(make_cell: MakeCell) -> Cell:
 @pytest.fixture
 def grid(ce: Cell, kd: Cell) -> Grid:
     return Grid("tiny", "", (ce, kd))
+
+
+@pytest.fixture
+def write_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteGrid:
+    """A grid in the working folder: one that is right but for what is changed or added; ``None`` leaves a key out."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | None = None, name: str = "grid.yaml", **changes: str | None) -> Path:
+        right: dict[str, str | None] = {
+            "datasets": "digits",
+            "pairs": "resnet14x0.5 -> resnet8x0.25",
+            "methods": "[ce, kd]",
+            "recipe": "quick",
+        }
+        lines = [f"{key}: {value}\n" for key, value in (right | changes).items() if value is not None]
+        file = Path(name)
+        file.write_text("".join(lines) if text is None else text)
+        return file
+
+    return write
 
 
 @dataclass(frozen=True)
