@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.methods.registry import Registry
-from kdbench.refusal import OWN, Refusal
+from kdbench.refusal import OWN, Refusal, in_a_sentence
 
 HELD_OUT = ":held-out"
 
@@ -134,7 +134,7 @@ def load(name: str, folder: Path) -> Dataset:
     except (Refusal, MemoryError, OSError):  # these say what is wrong
         raise
     except Exception as error:
-        raise Refusal(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+        raise Refusal(f"{name} cannot be read: {in_a_sentence(error)}") from error
     if not isinstance(data, Dataset):
         raise Refusal(f"{name}: its reader must return a Dataset, got a {type(data).__name__}")
     if not len(data.mean) == len(data.std) == known.image[0] or min(data.std) <= 0:

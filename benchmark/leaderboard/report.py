@@ -44,7 +44,7 @@ def csv(table: pd.DataFrame) -> str:
 
 def plain(row: Any) -> Row:
     """A row for scripts, rounded: the last bits of a mean are noise."""
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(row).items()}
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(row).items()}
 
 
 def spread(mean: float | None, deviation: float | None, sign: str = "") -> str:

@@ -204,7 +204,7 @@ def test_needs_that_cannot_be_met_are_invalid_and_the_other_methods_are_not(
 @pytest.mark.parametrize(
     ("reads", "why"),
     [
-        ("1 / 0", "dots cannot be read: ZeroDivisionError: division by zero"),
+        ("1 / 0", "dots cannot be read: ZeroDivisionError: division by zero (data.py, line 4)"),
         ("None", "dots: its reader must return a Dataset, got a NoneType"),
     ],
 )

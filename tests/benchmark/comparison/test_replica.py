@@ -43,9 +43,9 @@ def test_a_row_has_the_difference_on_the_same_seeds_and_both_sides_gains(
     fill(ours, series(CE), series(KD, "kd", "big"))
     fill(theirs, series(CE), series({0: 53.0, 1: 56.0, 2: 59.5}, "kd", "big", **ELSEWHERE))
     ce, kd = report(ours, theirs).rows
-    assert (kd["method"], kd["n"], kd["ours"], kd["theirs"]) == ("kd", 3, 55.1667, 56.1667)
+    assert (kd["method"], kd["n"], kd["ours"], kd["theirs"]) == ("kd", 3, 55.166667, 56.166667)
     assert (kd["difference"], kd["half"]) == (1, pytest.approx(4.303 / 3**0.5, abs=1e-3))
-    assert (kd["our_gain"], kd["their_gain"]) == (3.1667, 4.1667)
+    assert (kd["our_gain"], kd["their_gain"]) == (3.166667, 4.166667)
     assert (ce["method"], ce["difference"], ce["half"], ce["our_gain"]) == ("ce", 0, None, None)
 
 
