@@ -21,6 +21,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from kdbench.benchmark import data as datasets
 from kdbench.benchmark.plans.grid import Grid
 from kdbench.benchmark.plans.plan import Plan, State, to_be_run
+from kdbench.benchmark.plans.soundness import with_sound_teachers
 from kdbench.benchmark.records.lease import Lease
 from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.words import counted
@@ -77,7 +78,7 @@ def submit(
         store.tidy()  # jobs do not do this: many of them end at once
         # The queue is read before the records: a job that ends in between has written its records.
         there = waiting(store, queue.queued())
-        made = to_be_run(grid, store, retry)
+        made = with_sound_teachers(to_be_run(grid, store, retry), store, retry)
         known = _to_come(made, there, store)
         submission, parts = drawn_up(made, site, site_name, known, queue.largest_array())
         if not parts:

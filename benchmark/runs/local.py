@@ -6,15 +6,14 @@ from typing import Any
 from kdbench.benchmark import data
 from kdbench.benchmark.plans.grid import Grid
 from kdbench.benchmark.plans.plan import Plan, State, plan, to_be_run
+from kdbench.benchmark.plans.soundness import with_sound_teachers
 from kdbench.benchmark.records.record import Brief
 from kdbench.benchmark.records.store import Store
-from kdbench.benchmark.records.weights import trained
 from kdbench.benchmark.runs.bars import Bars
 from kdbench.benchmark.runs.launcher import Launcher, places
 from kdbench.benchmark.runs.summary import left_alone, plan_text, time_left
 from kdbench.benchmark.words import counted, warn
 from kdbench.portable import portable
-from kdbench.refusal import Refusal
 
 
 def run_grid(
@@ -23,9 +22,7 @@ def run_grid(
 ) -> int:  # fmt: skip
     """Run the missing cells. The exit code is 1 if a cell failed, or was skipped because its teacher failed."""
     store = Store(results)
-    made = to_be_run(grid, store, retry)
-    if _distrusts_teachers(made, store):
-        made = to_be_run(grid, store, retry)
+    made = with_sound_teachers(to_be_run(grid, store, retry), store, retry)
     todo = made.those(State.MISSING, State.RUNNING)
     done = list(store.briefs({entry.cell.id for entry in made.those(State.FINISHED)})) if todo or portable() else []
     _say_what_is_not_portable(made, done)
@@ -52,19 +49,6 @@ def run_grid(
     if any(entry.cell.id in grid.teachers for entry in todo) and (old := plan(grid, store).those(State.OUTDATED)):
         print(f"Outdated: {counted(len(old), 'cell')}; run again with --retry outdated.")
     return int(bool(outcomes["failed"] or outcomes["blocked"]) or _failed(made, store))
-
-
-def _distrusts_teachers(made: Plan, store: Store) -> bool:
-    """Set aside weights that students need but that do not match the teacher's record. Returns whether any were."""
-    taught = {entry.cell.teacher.id for entry in made.those(State.MISSING) if entry.cell.teacher}
-    distrusted = False
-    for teacher in (entry.cell for entry in made.teachers if entry.state is State.FINISHED and entry.cell.id in taught):
-        try:
-            trained(teacher, store)
-        except Refusal as refusal:
-            store.distrust(teacher, str(refusal).partition(": ")[0])
-            distrusted = True
-    return distrusted
 
 
 def _load_data(names: set[str], folder: Path, done: list[Brief]) -> None:

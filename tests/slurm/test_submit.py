@@ -3,13 +3,16 @@
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from kdbench.benchmark.plans.plan import State
+from kdbench.benchmark.runs.run import run
 from kdbench.benchmark.runs.worker import failure
+from kdbench.benchmark.training.engine import Engine
 from kdbench.refusal import Refusal
 from kdbench.slurm import watch
 from tests.slurm.bench import HELD, SMALL, Bench
@@ -61,6 +64,19 @@ def test_damaged_records_are_told_of(bench: Bench, capsys: pytest.CaptureFixture
     (bench.store.records_folder / f"{bench.plan.students[0].cell.id}.json").write_text("{")
     bench.submit(dry_run=True)
     assert "is set aside" in capsys.readouterr().err
+
+
+def test_a_teacher_whose_weights_are_damaged_is_submitted_again_before_its_students(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.write(SMALL.replace("[ce, kd]", "[kd]"), **HELD)
+    (teacher,) = bench.plan.grid.teachers.values()
+    bench.store.finish(*run(teacher, bench.store, Engine.best(), Path("data"), None))
+    weights = bench.store.weights(teacher)
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert bench.submit(dry_run=True).endswith("1 cell in 1 job would be submitted.") and weights.exists()
+    assert bench.submit().startswith("Submitted 2 cells in 2 jobs")
+    assert "is set aside as" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_sbatch_would_be_told_and_sends_nothing(bench: Bench) -> None:
