@@ -78,7 +78,7 @@ def submit(
         store.tidy()  # jobs do not do this: many of them end at once
         # The queue is read before the records: a job that ends in between has written its records.
         there = waiting(store, queue.queued())
-        made = with_sound_teachers(to_be_run(grid, store, retry), store, retry)
+        made = with_sound_teachers(grid, store, retry)
         known = _to_come(made, there, store)
         submission, parts = drawn_up(made, site, site_name, known, queue.largest_array())
         if not parts:

@@ -1,14 +1,16 @@
 """A teacher whose weights are damaged is planned to be trained again."""
 
+from kdbench.benchmark.plans.grid import Grid
 from kdbench.benchmark.plans.plan import Plan, State, to_be_run
 from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.records.weights import trained
 from kdbench.refusal import Refusal
 
 
-def with_sound_teachers(made: Plan, store: Store, retry: str | None = None) -> Plan:
-    """The plan, made anew if weights that missing students need do not match their teacher's record. These are set
-    aside first, so that the teacher is missing too."""
+def with_sound_teachers(grid: Grid, store: Store, retry: str | None) -> Plan:
+    """The plan to be run. Weights that missing students need but that do not match their teacher's record are set
+    aside, and the plan is made anew: the teacher is missing too."""
+    made = to_be_run(grid, store, retry)
     taught = {entry.cell.teacher.id for entry in made.those(State.MISSING) if entry.cell.teacher}
     sound = True
     for teacher in (entry.cell for entry in made.teachers if entry.state is State.FINISHED and entry.cell.id in taught):
@@ -17,4 +19,4 @@ def with_sound_teachers(made: Plan, store: Store, retry: str | None = None) -> P
         except Refusal as refusal:
             store.distrust(teacher, str(refusal).partition(": ")[0])
             sound = False
-    return made if sound else to_be_run(made.grid, store, retry)
+    return made if sound else to_be_run(grid, store, retry)

@@ -5,7 +5,7 @@ from typing import Any
 
 from kdbench.benchmark import data
 from kdbench.benchmark.plans.grid import Grid
-from kdbench.benchmark.plans.plan import Plan, State, plan, to_be_run
+from kdbench.benchmark.plans.plan import Plan, State, plan
 from kdbench.benchmark.plans.soundness import with_sound_teachers
 from kdbench.benchmark.records.record import Brief
 from kdbench.benchmark.records.store import Store
@@ -22,7 +22,7 @@ def run_grid(
 ) -> int:  # fmt: skip
     """Run the missing cells. The exit code is 1 if a cell failed, or was skipped because its teacher failed."""
     store = Store(results)
-    made = with_sound_teachers(to_be_run(grid, store, retry), store, retry)
+    made = with_sound_teachers(grid, store, retry)
     todo = made.those(State.MISSING, State.RUNNING)
     done = list(store.briefs({entry.cell.id for entry in made.those(State.FINISHED)})) if todo or portable() else []
     _say_what_is_not_portable(made, done)
