@@ -44,7 +44,7 @@ def app() -> None:
     Examples:
       kdbench list grids                show the shipped grids
       kdbench plan quickstart           show what a run would do
-      kdbench run quickstart            run it; a second run has nothing left to do
+      kdbench run quickstart            run the cells that have no record yet
       kdbench leaderboard quickstart    write tables, pictures and a page
     """
 

@@ -43,7 +43,7 @@ def submit(
 
     \b
     Examples:
-      kdbench submit quickstart --site gpu-partition --dry-run
+      kdbench submit quickstart --site gpu-partition --results mine --dry-run
       kdbench submit my_grid.yaml --site my_cluster.yaml
       kdbench submit my_grid.yaml --site my_cluster.yaml --retry failed
     """

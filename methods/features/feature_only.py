@@ -33,14 +33,15 @@ class FeatureOnly(Method):
     not used. (The paper's code stores a teacher's tokens in one order and reads them in another. Where it runs the
     teacher again, as its configurations for the ViTs do not, it projects as we do.)
 
-    Depths are the paper's layer numbers, which ``layers`` explains: ``teacher_depths: [12, 13, 14, 15]``. By default
-    the teacher's are the four of the highest knowledge quality Q on the training set, t(l) in order. ``samples``,
-    ``class_samples`` and ``k0`` are the settings of ``quality``. The student's are the paper's for its four students.
-    Networks with fewer layers have fewer pairs.
+    Depths are the paper's layer numbers (see ``methods/features/layers.py``): ``teacher_depths: [12, 13, 14, 15]``. By
+    default the teacher's are the four of the highest knowledge quality Q on the training set, t(l) in order, as
+    ``kdbench quality`` prints them. ``samples``, ``class_samples`` and ``k0`` are the settings of that measurement. The
+    student's are the paper's for its four students. Networks with fewer layers have fewer pairs.
 
     Choices of ours:
 
-    - The paper never released its selection by quality. ``quality`` explains how ours measures a layer.
+    - The paper never released its selection by quality. ``methods/features/quality.py`` has the formula,
+      Q = S + √(I·E), and says where ours differs from the paper's code.
     - The rule that gives the student's depths for any network (``standard``) is ours.
     - Tokens of different numbers are averaged on their grid, the class token apart. The authors' code averages along
       the row of all tokens. On the paper's own pair the numbers are equal.
