@@ -30,6 +30,7 @@ class Pair(NamedTuple):
     """Shared by all runs that may be compared."""
 
     dataset: str
+    name: str  # in tables
     student: str
     lineage: str  # the teacher's id, without its seed
     task: str
@@ -89,6 +90,7 @@ class Row:
     verdict: str
     note: str
     pairs: int = 0
+    pair: str = ""  # its name, if there is one
     runs: int = 0  # gains on the same seeds, over all pairs
     unit: str = ""  # of the interval: pairs or seeds
     gain: float | None = None
@@ -101,13 +103,14 @@ def claims() -> list[Claim]:
 
 
 def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
-    """One row for each data set and recipe with runs of both sides; without any, one row that says what is missing."""
+    """A row for each data set and recipe with runs of both sides, and for each pair if there are only two. Without
+    such runs, one row that says what is missing."""
     about: dict[str, Any] = {"claim": claim.says, "paper": claim.paper, "setting": claim.setting}
     sides = {"better": _names(claim.better), "worse": _names(claim.worse)}
     evidence = {} if claim.lacks else _gains(claim, sides, runs)
     rows = []
-    for (dataset, recipe), (better, worse, gains) in sorted(evidence.items()):
-        if gains:
+    for (dataset, recipe), (better, worse, found) in sorted(evidence.items()):
+        for gains in _by_row(claim, found):
             unit, values, note = _slopes(gains) if claim.grows_with else _by_pair(gains)
             gain, half, p = interval(values)
             notes = [claim.mind] if claim.mind else []
@@ -128,6 +131,7 @@ def weigh(claim: Claim, runs: Sequence[Run]) -> list[Row]:
                     verdict=_verdict(gain, p),
                     note="; ".join(notes),
                     pairs=len(gains),
+                    pair=next(iter(gains)).name if len(gains) == 1 else "",
                     runs=count,
                     unit=unit,
                     gain=gain,
@@ -150,7 +154,8 @@ def runs_of(records: Iterable[Brief]) -> list[Run]:
 def _place(record: Brief, tasks: Tasks) -> tuple[Pair, Seed]:
     cell, teacher = record.cell, record.cell.teacher
     lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
-    return Pair(cell.dataset, cell.student, lineage, tasks.of(cell)), (
+    name = cell.pair + (f", {cell.incremental}" if cell.incremental else "")
+    return Pair(cell.dataset, name, cell.student, lineage, tasks.of(cell)), (
         f"{teacher.id} {record.result.teacher_weights}" if teacher else "",
         cell.seed,
     )
@@ -184,6 +189,13 @@ def _gains(
         forms = max(of_forms, key=lambda forms: len(of_forms[forms]))
         evidence[field] = (*forms, of_forms[forms])
     return evidence
+
+
+def _by_row(claim: Claim, gains: Gains) -> list[Gains]:
+    """Pairs that share a row. Two do not: their interval has one degree of freedom and excludes next to nothing."""
+    if len(gains) == 2 and not claim.grows_with:
+        return [{pair: gains[pair]} for pair in sorted(gains)]
+    return [gains] if gains else []
 
 
 def _over_widths(gains: Gains) -> Gains:
@@ -304,10 +316,11 @@ def _names(forms: Form | list[Form]) -> list[str]:
 
 ABOUT = (
     "Statements from papers, tested on our records. A gain is the better method minus the worse, with the same teacher "
-    f"and the same seed, in points of top-1 after the last epoch. ± is half of its {LEVEL:.0%} t interval. With two "
+    f"and the same seed, in points of top-1 after the last epoch. ± is half of its {LEVEL:.0%} t interval. With three "
     "pairs or more, its unit is the pair, or the seed (over the seeds that all pairs have) if that interval is wider. "
-    "With one pair, its unit is the seed. A seed counts once, by its mean over teachers. For a slope, the unit is the "
-    "seed, and the interval is for these pairs only. p is that of the t test, corrected by Holm over all rows. "
+    "One or two pairs have a row each, whose unit is the seed: an interval over two pairs excludes next to nothing. A "
+    "seed counts once, by its mean over teachers. For a slope, the unit is the seed, and the interval is for these "
+    "pairs only. p is that of the t test, corrected by Holm over all rows. "
     f"*supported*, *contradicted*: p is below {1 - LEVEL:.2f}. *leans*: only the interval, which is not corrected, "
     "excludes zero. Among so many rows, that is too little."
 )
@@ -325,7 +338,7 @@ COLUMNS: dict[str, Column] = {
     "paper": lambda row: row["paper"],
     "data set": lambda row: row["dataset"] or "–",
     "recipe": lambda row: row["recipe"] or "–",
-    "pairs": lambda row: str(row["pairs"]),
+    "pairs": lambda row: row["pair"] or str(row["pairs"]),
     "runs": lambda row: str(row["runs"]),
     "gain": lambda row: spread(row["gain"], row["half"], "+"),
     "unit": lambda row: row["unit"] or "–",

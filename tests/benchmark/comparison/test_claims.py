@@ -79,13 +79,24 @@ def test_of_several_pairs_each_counts_once(series: Series) -> None:
 
 
 def test_what_a_seed_does_to_all_pairs_alike_makes_the_interval_wide(series: Series) -> None:
-    """Two pairs gain 2 and 2.1 in the mean, which gives ± 0.64. By seed both gain 1, 2 and 3: ± 4.303 / sqrt(3). A seed
-    that ran on one pair only moves the mean but not the interval."""
+    """Three pairs gain 2, 2 and 2.1 in the mean, which gives ± 0.14. By seed all gain 1, 2 and 3: ± 4.303 / sqrt(3). A
+    seed that ran on one pair only moves the mean but not the interval."""
     records = series("clkd", [51, 52, 53]) + series("kd", [50, 50, 50])
+    records += series("clkd", [51, 52, 53], teacher="bigger") + series("kd", [50, 50, 50], teacher="bigger")
     records += series("clkd", [51, 52, 53, 52.4], student="resnet8") + series("kd", [50] * 4, student="resnet8")
     (row,) = weighed(CLAIM, records)
-    assert (row.gain, row.half) == (pytest.approx(2.05), pytest.approx(4.303 / 3**0.5, rel=1e-3))
-    assert (row.unit, row.pairs, row.runs, row.verdict) == ("seeds", 2, 7, "undecided")
+    assert (row.gain, row.half) == (pytest.approx(6.1 / 3), pytest.approx(4.303 / 3**0.5, rel=1e-3))
+    assert (row.unit, row.pairs, row.runs, row.verdict) == ("seeds", 3, 10, "undecided")
+
+
+def test_two_pairs_are_tested_one_by_one(series: Series) -> None:
+    """Over two gains as unlike as these, an interval would be ± 38."""
+    records = series("clkd", [51, 51.1]) + series("kd", [50, 50])
+    records += series("clkd", [57, 57.1], student="resnet8") + series("kd", [50, 50], student="resnet8")
+    rows = weighed(CLAIM, records)
+    assert [(row.pairs, row.pair) for row in rows] == [(1, "big → resnet8"), (1, "big → resnet8x0.25")]
+    assert [row.gain for row in rows] == [pytest.approx(7.05), pytest.approx(1.05)]
+    assert {(row.unit, row.runs, row.verdict) for row in rows} == {("seeds", 2, "supported")}
 
 
 def test_data_sets_are_weighed_apart(series: Series) -> None:
@@ -135,9 +146,10 @@ def test_of_several_forms_one_counts_the_one_of_most_pairs_and_else_the_first(se
     records += series("kd", [51.5], **cold)
     (row,) = weighed(claim, records)
     assert (row.gain, row.worse) == (0.5, "kd(temperature=2.0)")
-    records += series("clkd", [53], student="resnet8x0.5") + series("kd", [50], student="resnet8x0.5")
+    for student in ("resnet8x0.5", "resnet8"):
+        records += series("clkd", [53], student=student) + series("kd", [50], student=student)
     (row,) = weighed(claim, records)
-    assert (row.gain, row.pairs, row.worse) == (2.5, 2, "kd")  # a row compares two methods, so 0.5 is not in it
+    assert (row.gain, row.pairs, row.worse) == (pytest.approx(8 / 3), 3, "kd")  # of two methods, so 0.5 is not in it
 
 
 def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
