@@ -21,6 +21,7 @@ from kdbench.benchmark.leaderboard.task import Tasks
 from kdbench.benchmark.plans.parameters import complete, shown
 from kdbench.benchmark.records.record import Brief
 from kdbench.benchmark.words import counted
+from kdbench.refusal import Refusal
 
 Form = str | dict[str, dict[str, Any]]
 Seed = tuple[str, int]  # a training of the teacher, and the student's seed
@@ -55,7 +56,7 @@ class Run(NamedTuple):
     def of(cls, record: Brief, tasks: Tasks) -> "Run":
         cell, result = record.cell, record.result
         return cls(
-            cell.setting, cell.protocol, *_place(record, tasks), shown(cell.method, cell.params),
+            cell.setting, tasks.recipe(cell), *_place(record, tasks), shown(cell.method, cell.params),
             cell.method == "ce" and result.teacher_top1 is None, result.top1, result.teacher_top1,
         )  # fmt: skip
 
@@ -155,7 +156,7 @@ def _place(record: Brief, tasks: Tasks) -> tuple[Pair, Seed]:
     cell, teacher = record.cell, record.cell.teacher
     lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
     name = cell.pair + (f", {cell.incremental}" if cell.incremental else "")
-    return Pair(cell.dataset, name, cell.student, lineage, tasks.of(cell)), (
+    return Pair(cell.dataset, name, cell.student, lineage, tasks.of(cell, tasks.version(record))), (
         f"{teacher.id} {record.result.teacher_weights}" if teacher else "",
         cell.seed,
     )
@@ -201,6 +202,7 @@ def _by_row(claim: Claim, gains: Gains) -> list[Gains]:
 def _over_widths(gains: Gains) -> Gains:
     """The gains whose seed ran at three widths or more."""
     widths: dict[Seed, set[int]] = {}
+    gains = {pair: runs for pair, runs in gains.items() if _width(pair)}
     for pair, runs in gains.items():
         for seed in runs:
             widths.setdefault(seed, set()).add(_width(pair))
@@ -209,8 +211,12 @@ def _over_widths(gains: Gains) -> Gains:
 
 
 def _width(pair: Pair) -> int:
-    known = source(pair.dataset)
-    return networks.form(pair.student, known.classes, known.image).embedding_width
+    """The width of the student's embedding; 0 if the network or the data set is not available here."""
+    try:
+        known = source(pair.dataset)
+        return networks.form(pair.student, known.classes, known.image).embedding_width
+    except Refusal:
+        return 0
 
 
 def _weak(pairs: Iterable[Pair], runs: Sequence[Run]) -> str:

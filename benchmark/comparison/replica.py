@@ -94,7 +94,9 @@ def _beside(mine: dict[str, Brief], yours: dict[str, Brief]) -> pd.DataFrame:
         found = board(frame(records.values()))
         gains = found.series[[*SERIES, *(f"{name}{what}" for name in GAINS for what in ("", "_p"))]]
         sides.append(gains.merge(found.cells[["id", "seed", "teacher", *SERIES, "top1"]], on=SERIES))
-    both = sides[0].merge(sides[1].drop(columns=["seed", "teacher"]), on=["id", *SERIES], suffixes=("", "_theirs"))
+    theirs = sides[1].drop(columns=["seed", "teacher", "recipe"])  # they may have written a recipe in another way
+    same = ["id", *(name for name in SERIES if name != "recipe")]
+    both = sides[0].merge(theirs, on=same, suffixes=("", "_theirs"))
     return both.drop_duplicates("id")
 
 
@@ -141,6 +143,7 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
     elsewhere = sum(mine[key].environment.key != yours[key].environment.key for key in mine)
     found = [
         f"{counted(len(mine), 'cell')} in both: {same} with the same weights, {elsewhere} from another environment",
+        *_on_other_data(mine, yours),
         *_broken(mine, yours),
         *(f"{_called(own)}: {_scatter(own)}" for _, own in both.groupby(FIELD)),
     ]
@@ -171,6 +174,16 @@ def _called(field: pd.DataFrame) -> str:
     return f"{dataset} · {recipe}" + (" · task by task" if setting == "incremental" else "")
 
 
+def _on_other_data(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:
+    others = sum(not _same_data(mine[key], yours[key]) for key in mine)
+    return [f"{counted(others, 'cell')} with other images or labels, whose results say nothing"] if others else []
+
+
+def _same_data(one: Brief, other: Brief) -> bool:
+    """An empty digest is of unknown data."""
+    return one.data == other.data or "" in (one.data, other.data)
+
+
 def _broken(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:
     """A sentence if cells of one environment differ, which its key promises that they do not."""
     alike = [
@@ -178,6 +191,7 @@ def _broken(mine: dict[str, Brief], yours: dict[str, Brief]) -> list[str]:
         for key in mine
         if mine[key].environment.key == yours[key].environment.key
         and mine[key].result.teacher_weights == yours[key].result.teacher_weights
+        and _same_data(mine[key], yours[key])
     ]
     others = sum(mine[key].result.weights != yours[key].result.weights for key in alike)
     told = f"with the same environment and teacher, {others} of {len(alike)} have different weights"

@@ -138,7 +138,7 @@ def compare(name: str, paper: Paper, records: Iterable[Brief]) -> list[Row]:
     ours: dict[Asked, dict[str, list[Brief]]] = {}
     for record in sorted(records, key=lambda record: record.id):
         if record.cell.setting == "compression" and record.cell.method != IMPORT:
-            series = msgspec.structs.replace(record.cell, seed=0).id
+            series = f"{msgspec.structs.replace(record.cell, seed=0).id} {record.result.teacher_weights}"
             ours.setdefault(_asked_of(record.cell), {}).setdefault(series, []).append(record)
     protocol = {_asked_of(cell): cell for cell in _with_teachers(cells_of(name, paper))} if paper.grid else {}
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdbench.benchmark.leaderboard.report import chance
 from kdbench.benchmark.leaderboard.statistics import LEVEL
-from kdbench.benchmark.words import duration
+from kdbench.benchmark.words import counted, duration
 
 NONE = "–"
 WHOLE, TENTHS, HUNDREDTHS, SIGNED = "{:,.0f}".format, "{:.1f}".format, "{:.2f}".format, "{:+z.2f}".format
@@ -38,9 +38,16 @@ def _within(key: str) -> Aside:
     return lambda table: table[key].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
 
 
-def _surely(gain: str) -> Aside:
-    half = _within(f"{gain}_half")
-    return lambda table: half(table) + table[f"{gain}_p"].map(lambda p: " ★" if p < 1 - LEVEL else "")
+def _surely(gain: str, of: str) -> Aside:
+    """The interval, the number of seeds or pairs if some have no gain, and the star."""
+    half, unit = _within(f"{gain}_half"), "pair" if of == "pairs" else "seed"
+
+    def aside(table: pd.DataFrame) -> pd.Series:
+        some = table[f"{gain}_n"].between(1, table[of], inclusive="left")
+        few = table[f"{gain}_n"].map(lambda n: f" ({counted(n, unit)})").where(some, "")
+        return half(table) + few + table[f"{gain}_p"].map(lambda p: " ★" if p < 1 - LEVEL else "")
+
+    return aside
 
 
 def _runs(table: pd.DataFrame) -> pd.Series:
@@ -53,9 +60,9 @@ def _thousands(count: float) -> str:
     return f"{count / 1000:,.1f}"
 
 
-def _gain(name: str) -> Column:
+def _gain(name: str, of: str = "n") -> Column:
     key = f"over_{name}"
-    return Column(f"over {name}", key, SIGNED, "on the same seeds, in points of top-1", _surely(key))
+    return Column(f"over {name}", key, SIGNED, "on the same seeds, in points of top-1", _surely(key, of))
 
 
 def _by_seed(name: str) -> Column:
@@ -81,10 +88,10 @@ OVER_PAIRS = [
     SOURCE,
     METHOD,
     Column("pairs", "pairs", WHOLE),
-    _gain("ce"),
+    _gain("ce", "pairs"),
     _by_seed("ce"),
     _p("ce"),
-    _gain("kd"),
+    _gain("kd", "pairs"),
     _by_seed("kd"),
     _p("kd"),
     Column("rank", "rank", TENTHS, "mean over pairs of the rank by top-1; 1 is the best"),

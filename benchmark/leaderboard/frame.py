@@ -53,7 +53,7 @@ def failures(found: Iterable[Failure]) -> pd.DataFrame:
 
 def _rows(records: Sequence[Brief]) -> pd.DataFrame:
     tasks = Tasks(records)
-    known: dict[bytes, dict[str, str]] = {}  # by series, which many cells share
+    known: dict[tuple[bytes, str], dict[str, str]] = {}  # by series and version of the data, which many cells share
     teachers: dict[bytes, str] = {}  # their ids
     rows: list[dict[str, Any]] = []
     for record in records:
@@ -62,8 +62,9 @@ def _rows(records: Sequence[Brief]) -> pd.DataFrame:
             continue
         lineage = cell.teacher and msgspec.structs.replace(cell.teacher, seed=0)
         series = msgspec.structs.replace(cell, seed=0, teacher=lineage)
-        if (key := msgspec.json.encode(series)) not in known:
-            known[key] = {"task": tasks.of(series)} | _shared(series)
+        if (key := (msgspec.json.encode(series), version := tasks.version(record))) not in known:
+            named = {"task": tasks.of(series, version), "recipe": tasks.recipe(series)}
+            known[key] = _shared(series) | named
         if (asked := msgspec.json.encode(cell.teacher)) not in teachers:
             teachers[asked] = cell.teacher.id if cell.teacher else ""
         learned = result.incremental or {}

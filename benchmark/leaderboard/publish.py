@@ -10,7 +10,7 @@ from kdbench.benchmark.leaderboard.frame import failures, frame
 from kdbench.benchmark.leaderboard.page import MOST_RECORDS, page
 from kdbench.benchmark.leaderboard.report import csv
 from kdbench.benchmark.leaderboard.table import Board, board
-from kdbench.benchmark.records.record import Record
+from kdbench.benchmark.records.record import Failure, Record
 from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.throughput import record as throughput
 from kdbench.benchmark.throughput.table import tables
@@ -57,7 +57,7 @@ def publish(results: Path, grid: str | None, only_reads: bool = False) -> Publis
     if cells.empty:
         raise Refusal(f"{results} must hold records{f' of {grid}' if grid else ''}: run a grid first")
     speeds = throughput.records(results, store.troubles)
-    failed = failures(one for one in store.failures().values() if grid is None or one.id in wanted)
+    failed = failures(one for one in _lasting(store) if grid is None or one.id in wanted)
     found = replace(board(cells, speeds), failed=failed)
     shown = set(found.cells["id"])
     whole = store.records(shown) if len(shown) <= MOST_RECORDS else {}
@@ -69,6 +69,13 @@ def publish(results: Path, grid: str | None, only_reads: bool = False) -> Publis
     if grid is None:  # these pages are not limited to a grid
         named |= tables(speeds, results)
     return Published(found, named, results / folder, store.troubles)
+
+
+def _lasting(store: Store) -> list[Failure]:
+    """The failures of cells that have no record: one may have been copied from another folder since."""
+    failures = store.failures()
+    finished = store.outlines() if failures else {}
+    return [failure for key, failure in failures.items() if key not in finished]
 
 
 def files(board: Board, stem: str) -> dict[str, bytes]:

@@ -94,7 +94,7 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     for name in GAINS:
         gain = grouped[name].agg(["mean", "std", "count"])
         freedom = gain["count"].sub(1)
-        table[name] = gain["mean"]
+        table[name], table[f"{name}_n"] = gain["mean"], gain["count"]
         table[f"{name}_half"] = statistics.half_width(gain["std"], gain["count"], freedom.where(freedom > 0))
         table[f"{name}_half_seeds"] = _over_seeds(cells, name.replace("_", " ")).reindex(table.index)
     tests = _starred(table, pd.DataFrame({name: _sign_tests(several, name) for name in GAINS}), FIELD)
@@ -126,7 +126,7 @@ def _judged(table: pd.DataFrame, name: str, gain: pd.DataFrame) -> pd.Series:
     std, freedom = statistics.moderated(gain["std"], gain["count"], field=FIELD, method=[*FIELD, "method"])
     by_task = table.index.get_level_values("setting") == "incremental"  # ways of arriving say nothing about each other
     std, freedom = std.mask(by_task, gain["std"]), freedom.mask(by_task, gain["count"].sub(1))
-    table[name] = gain["mean"]
+    table[name], table[f"{name}_n"] = gain["mean"], gain["count"]
     table[f"{name}_half"] = statistics.half_width(std, gain["count"], freedom)
     return statistics.p_values(gain["mean"], std, gain["count"], freedom)
 

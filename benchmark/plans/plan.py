@@ -112,7 +112,7 @@ def plan(grid: Grid, store: Store, retry: str | None = None) -> Plan:
 
     # While a student still has to be trained by a teacher, and can be, the teacher is finished only with its weights.
     learners = {cell.id: entry(cell, cell.id in over) for cell in grid.cells if cell.teacher}
-    done = (State.FINISHED, State.OUTDATED, State.INVALID)
+    done = (State.FINISHED, State.OUTDATED, State.FAILED, State.INVALID)
     pupils = {one.cell.teacher.id for one in learners.values() if one.cell.teacher and one.state not in done}
     teachers = [cell for key, cell in grid.teachers.items() if key in pupils or key in records]
     teaching = {teacher.id for teacher in teachers}

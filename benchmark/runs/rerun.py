@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from kdbench.benchmark.records.lease import Lease
 from kdbench.benchmark.records.record import Record, same_bits
 from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.runs.bars import Bars
-from kdbench.benchmark.runs.crew import crew
+from kdbench.benchmark.runs.crew import crew, describe
 from kdbench.benchmark.runs.launcher import engines, places
 from kdbench.benchmark.runs.run import Ran, run
 from kdbench.benchmark.runs.worker import News
 from kdbench.benchmark.training.checkpoint import Checkpoints
 from kdbench.benchmark.training.engine import Compile
-from kdbench.benchmark.training.loop import Diverged, Live
+from kdbench.benchmark.training.loop import Live
 from kdbench.benchmark.words import duration
 from kdbench.portable import can_be_portable, portable, start_again_portably
 from kdbench.refusal import Refusal
@@ -48,10 +48,14 @@ def run_again(
     if record and record.environment.arithmetic.get("portable") and not portable() and can_be_portable():
         print(f"{cell.id} was run with --portable, and is run with it again", flush=True)
         start_again_portably()
-    fresh, weights = _anew(cell, record, store, data_folder, live_teacher, compile)
+    with nullcontext() if record else _held(cell, store):
+        if record is None and store.record(cell.id):
+            raise Refusal(f"{cell.id} has just been finished by another process: the same command now repeats it")
+        fresh, weights = _anew(cell, record, store, data_folder, live_teacher, compile)
+        if record is None:
+            store.finish(fresh, weights)
     print(f"{cell.id}: top-1 {fresh.result.top1:.2f} in {duration(fresh.cost.wall_seconds)}")
     if record is None:
-        store.finish(fresh, weights)
         return 0
     if same_bits(fresh.result, record.result):
         if known and same_bits(fresh.result, known.result):
@@ -139,8 +143,10 @@ def _anew(
         ranks.given(cell)
         try:
             return run(cell, school, engine, data_folder, Checkpoints(Path(scratch)), watch, ranks)
-        except Diverged as error:
-            raise Refusal(f"{cell.id}: {error}") from error
+        except Refusal:
+            raise
+        except Exception as error:
+            raise Refusal(f"{cell.id} failed: {describe(error)}") from error
 
 
 @contextmanager
@@ -154,10 +160,7 @@ def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) 
         yield store
         return
     print(f"{teacher.id}, its teacher, is trained first: its weights are missing", flush=True)
-    lease = Lease.take(store.work(teacher.id))
-    if lease is None:
-        raise Refusal(f"{teacher.id}, its teacher, must be free for this run, but another process is training it")
-    with lease:
+    with _held(teacher, store):
         fresh, weights = _anew(teacher, known or record, store, data_folder, False, "auto")
         wanted = known.result.weights if known else record.result.teacher_weights if record else fresh.result.weights
         stays = wanted == fresh.result.weights
@@ -170,6 +173,16 @@ def _school(cell: Cell, record: Record | None, store: Store, data_folder: Path) 
         school = Store(Path(scratch))
         school.finish(fresh, weights)
         yield school
+
+
+@contextmanager
+def _held(cell: Cell, store: Store) -> Iterator[None]:
+    """The cell's lease: nobody else trains it meanwhile."""
+    lease = Lease.take(store.work(cell.id))
+    if lease is None:
+        raise Refusal(f"{cell.id} must be free for this run, but another process is training it")
+    with lease:
+        yield
 
 
 @contextmanager

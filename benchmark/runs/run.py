@@ -118,6 +118,7 @@ def learning(
     if checkpoints:
         checkpoints.here = _place(environment(engine, cell.training.precision, **manner))
         checkpoints.teacher = teacher_record.result.weights if teacher_record else ""
+        checkpoints.data = trained_on
     ask_teacher: Answers | None = memory
     if memory is None and together and teacher:
         ask_teacher = together.teacher(teacher, method.needs())
@@ -160,7 +161,7 @@ def running_tasks(
     checkpoints.here = _place(environment(engine, cell.training.precision))
     started = time.perf_counter()
     dataset = load_data(cell.dataset, data_folder)
-    trained_on = dataset.digest()
+    trained_on = checkpoints.data = dataset.digest()
     sequence = Sequence(cell, dataset, engine)
     with PeakMemory(engine) as space:
         past = yield from sequence.run(checkpoints)

@@ -25,8 +25,8 @@ State = dict[str, Any]
 class Checkpoints:
     """The last two checkpoints of a run, in a folder; a new one is due after ``every`` seconds.
 
-    ``here`` is the current environment and code of the run, ``elsewhere`` lists the earlier ones. ``teacher`` is the
-    digest of the teacher's weights.
+    ``here`` is the current environment and code of the run, ``elsewhere`` lists the earlier ones. ``teacher`` and
+    ``data`` are digests of what the run learns from: a checkpoint of a run that learned from others is of no use.
     """
 
     def __init__(self, folder: Path, every: float = 30.0) -> None:
@@ -36,6 +36,7 @@ class Checkpoints:
         self.every = every
         self.here = ""
         self.teacher = ""
+        self.data = ""
         self.elsewhere: list[str] = []
         self._saved = time.monotonic()
 
@@ -44,7 +45,8 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         buffer = io.BytesIO()
-        torch.save(state | {"environments": [*self.elsewhere, self.here], "teacher": self.teacher}, buffer)
+        origin = {"environments": [*self.elsewhere, self.here], "teacher": self.teacher, "data": self.data}
+        torch.save(state | origin, buffer)
         body = buffer.getbuffer()
         self.last.parent.mkdir(parents=True, exist_ok=True)
         with written(self.last, before=self.before) as file:
@@ -60,8 +62,11 @@ class Checkpoints:
             if file.exists():
                 try:
                     state = read(file)
-                    if state.pop("teacher", self.teacher) != self.teacher:
-                        warnings.warn(f"{file} is from a run with another teacher: training restarts", stacklevel=2)
+                    same_teacher = state.pop("teacher", self.teacher) == self.teacher
+                    same_data = state.pop("data", self.data) == self.data
+                    if not (same_teacher and same_data):
+                        other = "other data" if same_teacher else "another teacher"
+                        warnings.warn(f"{file} is from a run with {other}: training restarts", stacklevel=2)
                         self.clear()
                         return None
                     self.elsewhere = [place for place in state.pop("environments", []) if place != self.here]

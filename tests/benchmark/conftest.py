@@ -78,7 +78,7 @@ def make_record() -> MakeRecord:
 
     def make(
         cell: Cell, top1: float = 50.0, *, seconds: float = 4.0, speed: float = 1000.0, environment: str = "here",
-        teacher: float = 90.0, teacher_weights: str = "t" * 32, weights: str | None = None,
+        teacher: float = 90.0, teacher_weights: str = "t" * 32, weights: str | None = None, data: str = "",
     ) -> Record:  # fmt: skip
         epochs = cell.recipe.epochs
         curves = Curves(
@@ -100,6 +100,7 @@ def make_record() -> MakeRecord:
             environment=Environment(
                 key=environment, arithmetic={}, machine={}, versions={}, git="", finished="2025-01-01T00:00:00+00:00"
             ),
+            data=data,
         )  # fmt: skip
 
     return make

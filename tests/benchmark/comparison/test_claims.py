@@ -169,6 +169,16 @@ def test_that_a_gain_grows_with_the_width_is_a_slope(series: Series) -> None:
     assert weighed(flat, records)[0].verdict == "not tested"
 
 
+def test_a_width_that_cannot_be_known_here_is_left_out(series: Series) -> None:
+    """The records may be somebody else's, of a data set that no file here brings."""
+    claim = msgspec.structs.replace(CLAIM, grows_with="embedding width")
+    records = []
+    for student in ("resnet8x0.25", "resnet8x0.5", "resnet8"):
+        for method, top1 in (("clkd", 51), ("kd", 50)):
+            records += series(method, [top1], student=student, dataset="theirs")
+    assert [row.verdict for row in weighed(claim, records)] == ["not tested"]
+
+
 def test_what_nothing_of_ours_can_test_says_why(series: Series) -> None:
     (row,) = weighed(msgspec.structs.replace(CLAIM, lacks="no scale"), series("clkd", [51]) + series("kd", [50]))
     assert (row.verdict, row.note) == ("not tested", "no scale")

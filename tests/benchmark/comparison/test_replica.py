@@ -74,6 +74,20 @@ def test_cells_of_one_environment_that_have_other_weights_are_told(ours: Store, 
     assert promise in report(ours, theirs).close.splitlines()
 
 
+def test_cells_of_other_data_are_told_and_break_no_promise(ours: Store, theirs: Store, series: Series) -> None:
+    fill(ours, series(CE, how={"data": "old"}))
+    fill(theirs, series(CE, how={"data": "new", "weights": "x" * 32}))
+    said = report(ours, theirs).close
+    assert "- 3 cells with other images or labels" in said and "must not happen" not in said
+
+
+def test_a_recipe_that_the_other_side_wrote_differently_is_the_same(ours: Store, theirs: Store, series: Series) -> None:
+    fill(ours, series(CE, protocol="short"))
+    fill(theirs, series(CE, protocol="custom(epochs=1)"))
+    (row,) = report(ours, theirs).rows
+    assert (row["recipe"], row["n"]) == ("short", 3)
+
+
 def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: Series) -> None:
     ce = {seed: 50.0 + seed for seed in range(5)}
     sure = {seed: 53.0 + seed + seed % 2 / 10 for seed in range(5)}

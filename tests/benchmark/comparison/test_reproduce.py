@@ -171,6 +171,14 @@ def test_students_alone_are_those_of_every_teacher(ran: Ran, make_record: MakeRe
     assert (found.theirs, found.n, found.verdict) == (69.06, 3, "reproduced")
 
 
+def test_students_of_two_trainings_of_a_teacher_are_not_averaged(ran: Ran) -> None:
+    records = ran("dkd", SMALL, "dkd", [50.0, 50.1, 70.9, 71.1])
+    for outdated in records[:2]:
+        outdated.result.teacher_weights = "o" * 32
+    found = [r for r in compare("dkd", paper("dkd"), records) if (r.method, r.pair) == ("DKD", SMALL)]
+    assert sorted((r.n, round(r.ours or 0, 2)) for r in found) == [(2, 51.05), (2, 72.0)]  # best epochs
+
+
 def test_what_was_not_run_and_what_we_do_not_have_is_said() -> None:
     assert {r.verdict for r in compare("dkd", paper("dkd"), [])} == {"not run"}
     assert row("itrd", [], "ITRD").verdict == "no cell of ours"

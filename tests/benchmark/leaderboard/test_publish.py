@@ -68,6 +68,12 @@ def test_a_run_that_failed_is_told_of_and_stands_in_no_mean(results: Path, make_
         assert after[name] == before[name]
 
 
+def test_a_failure_of_a_cell_that_has_a_record_by_now_is_not_told(results: Path, records: list[Record]) -> None:
+    cell = records[-1].cell
+    Store(results).fail(Failure(id=cell.id, cell=cell, error="Diverged", traceback="", failed=""))
+    assert publish(results, None).board.failed.empty
+
+
 def test_check_names_what_is_not_the_records_and_writes_nothing(
     kdbench: Command, results: Path, make_cell: Make, make_record: Make
 ) -> None:

@@ -67,6 +67,34 @@ def test_what_the_teachers_came_to_stands_below_their_students(
     assert "Teacher" not in text(series({0: 50}))
 
 
+def test_a_gain_of_fewer_seeds_or_pairs_than_the_method_ran_on_says_so(series: Series) -> None:
+    """kd ran with five seeds on each of three pairs; ce with three seeds, and on two pairs only."""
+    seeds = {0: 54, 1: 55, 2: 56.5, 3: 40, 4: 41}
+    records = series({0: 50, 1: 51, 2: 52}) + series(seeds, "kd", "big")
+    records += series(seeds, "kd", "big", student="resnet8x0.5") + series(seeds, "clkd", "big", student="resnet8x0.5")
+    records += series({0: 50}, student="resnet8") + series(seeds, "kd", "big", student="resnet8")
+    said = text(records)
+    assert re.search(r"\| kd \| 5 \| [^|]* \| \+4.17 ± [\d.]+ \(3 seeds\) \|", said)
+    assert re.search(r"\| kd \| 5 \| [^|]* \| \+4.00[^(|]* \(1 seed\) \|", said)
+    assert re.search(r"\| kd \| 3 \| \+4.08 ± [\d.]+ \(2 pairs\) \|", said)
+
+
+def test_no_gain_is_taken_between_two_versions_of_a_data_set(series: Series) -> None:
+    """Nor if only their training images differ. A record that does not know its version is of the one that is known."""
+    old, new = {"how": {"data": "a" * 32 + " " + "t" * 32}}, {"how": {"data": "b" * 32 + " " + "t" * 32}}
+    assert rows(series({0: 50}) + series({0: 57}, "kd", "big", **old))[PAIR, "kd"]["over_ce"] == 7
+    records = series({0: 50}, **old) + series({0: 57}, "kd", "big", **new) + series({0: 56}, "clkd", "big", **old)
+    found = {row["method"]: row for row in rows(records).values()}
+    assert (found["kd"]["over_ce"], found["clkd"]["over_ce"], found["clkd"]["over_kd"]) == (None, 6, None)
+    assert found["kd"]["recipe"] != found["clkd"]["recipe"]
+
+
+def test_one_recipe_that_grids_wrote_in_two_ways_has_one_section_and_one_name(series: Series) -> None:
+    records = series({0: 50}, protocol="custom(epochs=5)") + series({0: 57}, "kd", "big", protocol="short(epochs=5)")
+    (row,) = [row for (_, method), row in rows(records).items() if method == "kd"]
+    assert (row["over_ce"], row["recipe"]) == (7, "short(epochs=5)")
+
+
 def test_no_gain_is_taken_between_two_trainings_of_one_teacher(series: Series) -> None:
     records = series({0: 57, 1: 58}, "kd", "big")
     records += series({0: 60, 1: 60}, "clkd", "big", how={"teacher_weights": "e" * 32})

@@ -98,6 +98,18 @@ def test_a_teacher_whose_pupils_cannot_work_is_not_trained_for_nobody(store: Sto
     assert states(made) == {"resnet8x0.25 ce": "missing", "resnet8x0.25 feature_only": "invalid"}
 
 
+def test_a_teacher_whose_pupils_failed_is_trained_only_if_they_are_to_run_again(
+    grid: Grid, store: Store, make_record: MakeRecord, kd: Cell
+) -> None:
+    """Another training could end with other weights, and outdate the students that are finished."""
+    assert kd.teacher
+    finish(store, make_record(kd.teacher))
+    store.weights(kd.teacher).unlink()
+    store.fail(failed(kd))
+    assert states(plan(grid, store))["resnet14x0.5 ce"] == "finished"
+    assert states(plan(grid, store, "failed"))["resnet14x0.5 ce"] == "missing"
+
+
 def test_a_cell_that_teaches_and_is_asked_for_itself_stands_once(store: Store, kd: Cell) -> None:
     assert kd.teacher
     made = plan(Grid("tiny", "", (kd.teacher, kd)), store)

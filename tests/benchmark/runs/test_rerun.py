@@ -9,6 +9,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from kdbench.benchmark.records import lease
 from kdbench.benchmark.records.cell import Cell
 from kdbench.benchmark.records.lease import Lease
 from kdbench.benchmark.records.record import Record
@@ -158,6 +159,31 @@ def test_a_teacher_that_another_run_trains_is_left_to_it(ran: Ran) -> None:
     lease = Lease.take(store.work(cell.teacher.id))
     assert lease
     with lease, pytest.raises(Refusal, match=r"but another process is training it$"):
+        run_again(cell.id, store.folder, Path())
+
+
+def test_a_cell_without_a_record_is_nobody_elses_while_it_runs(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cell, _ = ran
+    fresh = replace(cell, seed=7)
+    declared = tmp_path / "cell.json"
+    declared.write_bytes(msgspec.json.encode(fresh))
+    held = []
+    anew = rerun._anew
+    monkeypatch.setattr(rerun, "_anew", lambda *asked: (held.append(lease.held(store.work(fresh.id))), anew(*asked))[1])
+    assert run_again(str(declared), tmp_path, Path()) == 0
+    assert held == [True] and store.record(fresh.id)
+
+
+def test_what_fails_is_told_in_a_sentence(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, cell, _ = ran
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the sizes of the tensors must match")
+
+    monkeypatch.setattr(rerun, "run", broken)
+    with pytest.raises(Refusal, match=rf"^{cell.id} failed: RuntimeError: the sizes of the tensors must match$"):
         run_again(cell.id, store.folder, Path())
 
 

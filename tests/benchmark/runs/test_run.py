@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import kdbench
 from kdbench.benchmark import networks
 from kdbench.benchmark.data import load
+from kdbench.benchmark.data.dataset import Dataset
+from kdbench.benchmark.incremental.setting import Incremental
 from kdbench.benchmark.records import environment as environment_module
 from kdbench.benchmark.records.cell import Cell
 from kdbench.benchmark.records.record import Record, same_bits
@@ -253,30 +255,44 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
     assert len(seen) == 2 * seen[0].steps - step  # nothing that was saved is done again
 
 
-# -- a teacher that is not the one ------------------------------------------------------------------------------------
+# -- a teacher or data that are not the ones --------------------------------------------------------------------------
+
+
+class Stopped(Exception): ...
+
+
+def in_the_second_epoch(live: Live) -> None:
+    if live.epoch == 2:
+        raise Stopped
 
 
 def test_a_student_whose_teacher_was_trained_anew_begins_anew(
     make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not half of it by the one and half of it by the other."""
-
-    class Stopped(Exception): ...
-
-    def stop(live: Live) -> None:
-        if live.epoch == 2:
-            raise Stopped
-
     cell = make_cell("kd", teacher="resnet8")
     once(cell.teacher, store)
     with pytest.raises(Stopped):
-        once(cell, store, "stopped", every=0, watch=stop)
+        once(cell, store, "stopped", every=0, watch=in_the_second_epoch)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(run_module, "stream", lambda *_: 4711)
         once(cell.teacher, store)
     with pytest.warns(UserWarning, match="is from a run with another teacher: training restarts"):
         resumed = once(cell, store, "stopped")
     assert same_bits(resumed.result, once(cell, store).result)
+
+
+@pytest.mark.parametrize("asked", [{}, {"setting": "incremental", "incremental": Incremental(count=5)}])
+def test_a_run_whose_data_changed_while_it_was_stopped_begins_anew(
+    make_cell: Make, store: Store, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    cell = make_cell(**asked)
+    with monkeypatch.context() as before, pytest.raises(Stopped):
+        before.setattr(Dataset, "digest", lambda _: "earlier images")
+        once(cell, store, "stopped", every=0, watch=in_the_second_epoch)
+    with pytest.warns(UserWarning, match="is from a run with other data: training restarts"):
+        resumed = once(cell, store, "stopped")
+    assert same_bits(resumed.result, once(cell, store, "anew").result)
 
 
 def test_a_file_that_changed_since_the_cell_was_declared_is_not_run(make_cell: Make, store: Store) -> None:
