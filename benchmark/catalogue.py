@@ -52,7 +52,7 @@ def described(name: str, results: Path, folder: Path = Path("data")) -> Row:
             "method": name,
             "source": method.source,
             "about": _about(method),
-            "paper": _paper(method),
+            **({"paper": paper} if (paper := _paper(method)) else {}),
             "parameters": own,
             "from": extensions.origin(name),
         }

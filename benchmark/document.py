@@ -69,7 +69,9 @@ def find(name: str, shipped: Mapping[str, Path], noun: str, folder: Path | None 
     file = (folder or Path()) / name
     if file.suffix in (".yaml", ".yml") or file.exists():
         return file
-    raise Refusal(f"unknown {noun} '{name}'{nearest(name, shipped)}")
+    meant = file.with_name(f"{file.name}.yaml")
+    hint = f"; did you mean '{name}.yaml'?" if meant.exists() else nearest(name, shipped)
+    raise Refusal(f"unknown {noun} '{name}'{hint}")
 
 
 def read(file: Path) -> Document:

@@ -6,6 +6,7 @@ group ``kdbench``; the entry point names the module that registers them.
 
 import hashlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -78,6 +79,9 @@ def _check(method: type[Method], what: str) -> None:
         raise Refusal(f"{what}: source must be one of {', '.join(SOURCES)}, got {source!r}")
     if method.losses is Method.losses:
         raise Refusal(f"{what} must define losses()")
+    others = list(inspect.signature(method).parameters.values())[3:]  # after the student, the teacher and the facts
+    if loose := [one.name for one in others if one.kind is one.POSITIONAL_OR_KEYWORD]:
+        raise Refusal(f"{what}: a hyper-parameter must be keyword-only, after '*' in __init__, got {', '.join(loose)}")
 
 
 def _digest(path: Path) -> str:

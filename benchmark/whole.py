@@ -23,6 +23,10 @@ def written(file: Path, before: Path | None = None) -> Iterator[BinaryIO]:
         if before is not None and file.exists():
             file.replace(before)
         part.replace(file)
+    except OSError as error:
+        if str(error.filename) == str(part):  # the user knows the other name
+            error.filename = str(file)
+        raise
     finally:
         part.unlink(missing_ok=True)  # if the disk was full, others need the space
 

@@ -23,12 +23,17 @@ from kdbench.refusal import Refusal
 class Unasked:
     """Placeholder for a teacher's embedding that needs() does not request; computing with it raises an error."""
 
+    why = "the teacher's embedding was not asked for: needs() must say teacher_embedding"
+
     def detach(self) -> "Unasked":
         return self
 
     @classmethod
     def __torch_function__(cls, *_: Any) -> Any:
-        raise KeyError("the teacher's embedding was not asked for: needs() must say teacher_embedding")
+        raise KeyError(cls.why)
+
+    def __getitem__(self, _: Any) -> Any:
+        return self.__torch_function__()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # copying and pickling probe for optional attributes
@@ -36,7 +41,14 @@ class Unasked:
         return self.__torch_function__()
 
 
+class UnaskedLabels(Unasked):
+    """The same for the labels of a batch."""
+
+    why = "the labels were not asked for: needs() must say labels"
+
+
 UNASKED: Any = Unasked()
+UNASKED_LABELS: Any = UnaskedLabels()
 
 
 @dataclass(frozen=True)

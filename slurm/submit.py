@@ -282,7 +282,7 @@ def _shown(submission: Submission, arrays: Sequence[Array], site: Site, store: S
         command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(where))}"
         count = len(array.jobs) if len(array.jobs) > 1 else None  # a single job is no array
         text = _make_sbatch_string(command, where, map_count=count, **parameters)
-        texts.append(f"# array {number}: {sum(len(job.cells) for job in array.jobs)} cells\n{text}")
+        texts.append(f"# array {number}: {counted(sum(len(job.cells) for job in array.jobs), 'cell')}\n{text}")
     return texts
 
 

@@ -62,6 +62,8 @@ def cancel(plan: Plan, store: Store) -> str:
 
 
 def _jobs(plan: Plan, store: Store) -> list[str]:
+    if not submitted(store):  # perhaps there is no SLURM on this machine
+        return []
     there = waiting(store, queue.queued())
     return sorted({there[entry.cell.id].job for entry in plan.entries if entry.cell.id in there})
 

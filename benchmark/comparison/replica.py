@@ -147,12 +147,13 @@ def _headline(mine: dict[str, Brief], yours: dict[str, Brief], both: pd.DataFram
         *_broken(mine, yours),
         *(f"{_called(own)}: {_scatter(own)}" for _, own in both.groupby(FIELD)),
     ]
-    tested = [row for row in rows if row.p is not None]
-    apart = sum(abs(row.difference) > row.half for row in tested if row.half is not None)
-    sure = sum(row.p < 1 - LEVEL for row in tested if row.p is not None)
+    means = [row for row in rows if row.n > 1]
+    equal = sum(row.difference == 0 and row.half is None for row in means)
+    apart = sum(abs(row.difference) > row.half for row in means if row.half is not None)
+    sure = sum(row.p < 1 - LEVEL for row in means if row.p is not None)
     found.append(
-        f"of {counted(len(tested), 'mean')} over several seeds, {apart} differ by more than their interval (about "
-        f"{(1 - LEVEL) * len(tested):.0f} by chance), and {sure} after Holm's correction"
+        f"of {counted(len(means), 'mean')} over several seeds, {equal} are equal and {apart} differ by more than their "
+        f"interval (about {(1 - LEVEL) * (len(means) - equal):.0f} by chance), {sure} of them after Holm's correction"
     )
     return found + [said for name in GAINS if (said := _stars(both.drop_duplicates(SERIES), name))]
 
@@ -204,8 +205,8 @@ def _scatter(both: pd.DataFrame) -> str:
     seeds = [
         abs(one - other) for _, own in both.groupby([*SERIES, "teacher"]) for one, other in combinations(own["top1"], 2)
     ]
-    said = f"half of the cells differ by {again:.2f} points or more"
-    return f"{said}, half of our pairs of seeds of one series by {median(seeds):.2f}" if seeds else said
+    said = f"the median difference is {again:.2f} points between two runs of a cell"
+    return f"{said} and {median(seeds):.2f} between two of our seeds of a series" if seeds else said
 
 
 def _gain(gain: float | None, star: bool) -> str:

@@ -78,7 +78,7 @@ def _table(name: str, paper: Paper, records: dict[str, Outline], expected: Expec
         "finished": len(finished),
         "hours": round(sum(known) / 3600, 1) if len(known) == len(missing) and cells else None,
         "paper": paper.paper,
-        "note": "; ".join(filter(None, [paper.other and f"No verdicts: {paper.other}", paper.note])),
+        "note": ". ".join(filter(None, [paper.other and f"No verdicts: {paper.other}", paper.note])),
     }
 
 

@@ -90,6 +90,7 @@ def _rows(records: Sequence[Brief]) -> pd.DataFrame:
                 "discarded": cost.method_parameters,
                 "environment": environment(where.key, where.machine) if own else None,
                 "key": where.key,
+                "processor": where.machine.get("gpu") or where.machine.get("cpu"),
             }
         )
     rows.sort(key=lambda row: str(row["id"]))  # independent of the order of records

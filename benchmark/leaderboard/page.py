@@ -91,11 +91,12 @@ def _facts(board: Board) -> str:
     counts = {
         "record": cells["id"].nunique(),
         "data set": series["dataset"].nunique(),
-        "pair": series["pair"].nunique(),
+        "pair": series.loc[series["teachers"] > 0, "pair"].nunique(),
+        "task sequence": series.loc[series["setting"] == "incremental", "pair"].nunique(),
         "method": series["method"].nunique(),
-        "environment": cells["key"].nunique(),
+        "processor": cells["processor"].nunique(),
     }
-    return " · ".join(f"{count:,} {what}{'s' if count != 1 else ''}" for what, count in counts.items())
+    return " · ".join(f"{count:,} {what}{'s' if count != 1 else ''}" for what, count in counts.items() if count)
 
 
 def _figure(picture: Picture) -> str:

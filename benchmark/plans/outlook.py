@@ -8,6 +8,7 @@ from kdbench.benchmark import data, networks
 from kdbench.benchmark.records.cell import Cell
 from kdbench.benchmark.records.store import Store
 from kdbench.benchmark.training.memory import limit, rememberable, size
+from kdbench.benchmark.words import counted
 from kdbench.methods.method import Needs
 
 
@@ -56,16 +57,14 @@ def _of_one(store: Store, teacher: str, cells: list[tuple[Cell, int, int]]) -> O
 
 
 def in_words(memories: Iterable[Outlook]) -> list[str]:
-    """The estimates in text. Querying every view in advance would never save anything: a run queries no more views."""
+    """The estimates in text."""
     lines, memories = [], list(memories)
     if on := [memory for memory in memories if not memory.off]:
-        there, heard, asked, everything = (
-            sum(getattr(memory, name) for memory in on) for name in ("there", "heard", "asked", "everything")
-        )
+        there, heard, asked = (sum(getattr(memory, name) for memory in on) for name in ("there", "heard", "asked"))
         full = sum(max(memory.full, memory.there) for memory in on)  # other grids may have cached more
         lines.append(
-            f"teachers' memory: {_shown(there)} now, at most {_shown(full)}; teachers answer for about {asked:.0f} "
-            f"epochs of images instead of {heard} (all views: {everything})"
+            f"teachers' memory: {_shown(there)} now, at most {_shown(full)}; it answers for the teachers in about "
+            f"{heard - asked:.0f} of {counted(heard, 'epoch')}"
         )
     if off := [memory for memory in memories if memory.off]:
         largest = _shown(max(memory.full for memory in off))

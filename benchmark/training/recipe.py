@@ -32,6 +32,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         """Check values. An unused field must have its default; otherwise equal runs would have different ids."""
+        if self.schedule == "steps" and not self.milestones:
+            msgspec.structs.force_setattr(self, "schedule", "constant")
         if self.milestones and self.schedule != "steps":
             raise ValueError(f"milestones must be empty with {self.schedule}, which has none, got {self.milestones}")
         if self.warmup != WARMUP and self.schedule != "onecycle":

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kdbench.methods.chain import UNASKED, Chain, Trace
-from kdbench.methods.method import Batch, Method
+from kdbench.methods.chain import UNASKED, UNASKED_LABELS, Chain, Trace
+from kdbench.methods.method import Batch, Method, Needs
 
 
 class Step(nn.Module):
@@ -41,12 +41,19 @@ class Step(nn.Module):
 
         seen = student if self.shared is None else student.narrowed(self.shared)
         if needs.whole_batch and sizes:
-            terms = scalars(self.method.losses(whole(seen, sizes), whole(teacher, sizes), whole_batch(batch, sizes)))
+            shown = only(needs, whole_batch(batch, sizes))
+            terms = scalars(self.method.losses(whole(seen, sizes), whole(teacher, sizes), shown))
         else:
-            terms = weighted(scalars(self.method.losses(seen, teacher, batch)), sizes)
+            terms = weighted(scalars(self.method.losses(seen, teacher, only(needs, batch))), sizes)
         if task:
             terms = terms | weighted({"task": self.method.ce_weight * batch.task(student.logits)}, sizes)
         return terms
+
+
+def only(needs: Needs, batch: Batch) -> Batch:
+    """The batch without labels, unless the method says that it reads them: where classes arrive task by task, the
+    teacher knows none of the new ones."""
+    return batch if needs.labels else replace(batch, labels=UNASKED_LABELS)
 
 
 def scalars(terms: Any) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     if close:
         return "; did you mean " + " or ".join(f"'{plain[match]}'" for match in close) + "?"
     if len(names) > LISTED:
-        return f"; 'kdbench list' shows all names{otherwise}"
+        return f"; 'kdbench list' with a kind, such as networks, shows all names{otherwise}"
     return (f"; known: {', '.join(names)}" if names else "") + otherwise
 
 

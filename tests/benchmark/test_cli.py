@@ -122,6 +122,16 @@ def test_a_grid_of_ones_own_is_shown(kdbench: Command) -> None:
     assert kdbench("show", "mine.yaml").out.startswith("grid: mine.yaml\n")
 
 
+def test_a_grid_that_is_named_without_its_ending_is_recognised(kdbench: Command) -> None:
+    Path("mine.yaml").write_text("datasets: digits\nstudents: resnet8x0.25\nmethods: ce\nrecipe: quick\n")
+    assert kdbench("plan", "mine").sentence == "unknown grid 'mine'; did you mean 'mine.yaml'?"
+
+
+def test_where_nothing_was_submitted_nothing_is_cancelled_and_no_slurm_is_needed(kdbench: Command) -> None:
+    answer = kdbench("cancel", "quickstart", "--results", "none")
+    assert (answer.code, answer.out) == (0, "No cell of this grid is in the queue.\n")
+
+
 @pytest.mark.parametrize("words", [[], ["records"]], ids=" ".join)
 def test_a_verb_that_lacks_its_verb_is_answered_with_the_help(kdbench: Command, words: list[str]) -> None:
     answer = kdbench(*words)
@@ -139,7 +149,7 @@ def test_a_verb_that_lacks_its_verb_is_answered_with_the_help(kdbench: Command, 
         (["list", "methods", "--with", "mine.py"], "mine.py: no such file"),
         (["show", "kdd"], "unknown name 'kdd'; did you mean 'kd'"),
         (["show", "resnet9"], "a resnet's depth must be 6n + 2"),
-        (["show", "../x"], "unknown name '../x'; 'kdbench list' shows all names"),
+        (["show", "../x"], "unknown name '../x'; 'kdbench list' with a kind, such as networks, shows all names"),
         (["show", "x.yaml"], "x.yaml: no such file"),
         (["plan"], "Missing argument 'GRID'"),
         (["plan", "quickstart", "again"], "Got unexpected extra argument (again)"),

@@ -296,6 +296,11 @@ def test_what_ones_own_method_refuses_is_invalid(kdbench: Command, folder: Path)
         ('source = "logits"', "", "relations, got None"),
         ("Echo(Method)", "Echo", "method.py: echo must be a subclass of Method, got Echo"),
         ("def losses", "def loses", "method.py: echo must define losses()"),
+        (
+            "facts, *, weight",
+            "facts, weight",
+            "echo: a hyper-parameter must be keyword-only, after '*' in __init__, got",
+        ),
     ],
 )
 def test_what_a_methods_author_forgot_is_said_at_once(

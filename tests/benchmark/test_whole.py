@@ -32,6 +32,13 @@ def test_a_block_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Pat
     assert (file.read_bytes(), names(tmp_path)) == (b"old", {"a.bin"})
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "missing" / "a.bin"
+    with pytest.raises(OSError) as raised, written(file):
+        pass
+    assert raised.value.filename == str(file)
+
+
 def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
     file = tmp_path / "a.bin"
     with written(file) as one, written(file) as other:

@@ -58,10 +58,10 @@ def test_it_says_how_much_came_out_the_same_and_how_far_the_rest_lies_apart(
     said = report(ours, theirs).close.splitlines()
     assert said == [
         "- 6 cells in both: 3 with the same weights, 3 from another environment",
-        "- digits · tiny: half of the cells differ by 0.50 points or more, half of our pairs of seeds of one series by "
-        "2.25",
-        "- of 1 mean over several seeds, 0 differ by more than their interval (about 0 by chance), and 0 after Holm's "
-        "correction",
+        "- digits · tiny: the median difference is 0.50 points between two runs of a cell and 2.25 between two of our "
+        "seeds of a series",
+        "- of 2 means over several seeds, 1 are equal and 0 differ by more than their interval (about 0 by chance), 0 "
+        "of them after Holm's correction",
     ]
 
 
@@ -97,7 +97,7 @@ def test_a_star_is_looked_for_on_both_sides(ours: Store, theirs: Store, series: 
     found = report(ours, theirs)
     (kd,) = (row for row in found.rows if row["method"] == "kd")
     assert (kd["our_star"], kd["their_star"]) == (True, False)
-    assert kd["p"] < 0.05 and "1 after Holm's correction" in found.close
+    assert kd["p"] < 0.05 and "1 of them after Holm's correction" in found.close
     assert "of 1 gain over ce with a ★ on either side, 0 have it on both, and 1 have opposite signs" in found.close
 
 
@@ -122,7 +122,7 @@ def test_stars_over_kd_are_looked_for_too_and_ways_to_arrive_are_told_apart(
     said = report(ours, theirs).close
     assert "of 1 gain over kd with a ★ on either side, 1 have it on both, and 0 have opposite signs" in said
     assert "over ce" not in said
-    assert "- digits · tiny: half" in said and "- digits · tiny · task by task: half" in said
+    assert "- digits · tiny: the" in said and "- digits · tiny · task by task: the" in said
 
 
 def test_a_student_without_a_teacher_counts_once_however_many_it_stands_beside(
@@ -133,7 +133,7 @@ def test_a_student_without_a_teacher_counts_once_however_many_it_stands_beside(
         fill(store, series({0: 50.0, 1: 50.5, 2: 51.0}), series(KD, "kd", "big"), series(KD, "kd", "resnet8x4"))
     found = report(ours, theirs)
     assert sorted(row["method"] for row in found.rows) == ["ce", "kd", "kd"]
-    assert "half of our pairs of seeds of one series by 2.00" in found.close
+    assert "and 2.00 between two of our seeds of a series" in found.close
 
 
 def test_differences_are_corrected_for_how_many_they_are(ours: Store, theirs: Store, series: Series) -> None:

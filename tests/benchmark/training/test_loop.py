@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -32,7 +33,7 @@ class Spy(Method):
         self, student: Chain, teacher: Chain, facts: Facts, *, weight: float = 0.0, wants: Needs | None = None
     ) -> None:
         super().__init__(student, teacher, facts)
-        self.weight, self.wants = weight, wants or Needs()
+        self.weight, self.wants = weight, replace(wants or Needs(), labels=True)
         self.student = (student,)
         self.batches: list[Batch] = []
         self.traces: list[tuple[Trace, Trace]] = []

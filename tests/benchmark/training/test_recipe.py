@@ -67,6 +67,10 @@ def test_a_constant_rate_stays_and_so_does_any_in_an_initial_phase() -> None:
         assert rates(other, steps=2, initial=True, epochs=5) == [[0.2, 0.2]] * 5  # however long the phase
 
 
+def test_steps_without_milestones_are_a_constant_rate() -> None:
+    assert Recipe(epochs=3) == Recipe(epochs=3, schedule="steps") == Recipe(epochs=3, schedule="constant")
+
+
 def test_the_optimiser_is_the_one_that_is_named_with_decay_on_every_parameter() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     for name, kind, momentum in (("sgd", SGD, 0.8), ("adamw", AdamW, 0.9)):

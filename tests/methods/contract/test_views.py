@@ -22,7 +22,7 @@ class TwoViews(Method):
         self.steps: list[tuple[Trace, Trace, Batch]] = []
 
     def needs(self) -> Needs:
-        return Needs(teacher=frozenset({0}), views=("recipe", "strong"))
+        return Needs(teacher=frozenset({0}), views=("recipe", "strong"), labels=True)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         self.steps.append((student, teacher, batch))
