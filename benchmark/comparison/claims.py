@@ -16,7 +16,7 @@ from kdbench.benchmark.comparison.published import FOLDER, papers
 from kdbench.benchmark.data import source
 from kdbench.benchmark.document import read
 from kdbench.benchmark.leaderboard.report import Column, Report, chance, plain, spread
-from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE, holm
+from kdbench.benchmark.leaderboard.statistics import LEVEL, NOISE, SAMPLE, holm
 from kdbench.benchmark.leaderboard.task import Tasks
 from kdbench.benchmark.plans.parameters import complete, shown
 from kdbench.benchmark.records.record import Brief
@@ -193,8 +193,8 @@ def _gains(
 
 
 def _by_row(claim: Claim, gains: Gains) -> list[Gains]:
-    """Pairs that share a row. Two do not: their interval has one degree of freedom and excludes next to nothing."""
-    if len(gains) == 2 and not claim.grows_with:
+    """Pairs that share a row. Too few to be a sample have a row each."""
+    if len(gains) < SAMPLE and not claim.grows_with:
         return [{pair: gains[pair]} for pair in sorted(gains)]
     return [gains] if gains else []
 

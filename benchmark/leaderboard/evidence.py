@@ -7,7 +7,7 @@ import msgspec
 import pandas as pd
 
 from kdbench.benchmark.leaderboard.drawing import kind
-from kdbench.benchmark.leaderboard.statistics import by_seed, half_width
+from kdbench.benchmark.leaderboard.statistics import SAMPLE, by_seed, half_width
 from kdbench.benchmark.leaderboard.table import FIELD, Board, paired
 from kdbench.benchmark.records.record import Record
 from kdbench.benchmark.records.store import Finding, Store
@@ -20,8 +20,8 @@ WIDTHS = 3  # of one family that a study needs
 def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
     """Each setting, data set and recipe, with its cells and its series.
 
-    Ways for classes to arrive are not a sample of anything, so each is its own field. If some students ran with several
-    methods, students with one method only, such as teachers, are left out.
+    Ways for classes to arrive are not a sample of anything, so each is its own field. So is each of two pairs. If some
+    students ran with several methods, students with one method only, such as teachers, are left out.
     """
     cells, found = dict(iter(board.cells.groupby(FIELD))), []
     for key, series in board.series.groupby(FIELD):
@@ -30,20 +30,21 @@ def fields(board: Board) -> list[tuple[list[str], pd.DataFrame, pd.DataFrame]]:
             several = paired(series)
             if not several.empty:
                 series, own = several, own[own["pair"].isin(several["pair"])]
-            found.append((names, own, series))
-        else:
+        if names[0] == "incremental" or 1 < series["pair"].nunique() < SAMPLE:
             ways = series.groupby("pair")
             found += [([*names, str(way)], own[own["pair"] == way], rows) for way, rows in ways]
+        else:
+            found.append((names, own, series))
     return found
 
 
 def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """``source method unit gain`` of one field.
 
-    The unit is the pair, without methods that ran on one pair only. In a field with one pair, it is the seed.
+    The unit is the pair, without methods that ran on too few. In a field with one pair, it is the seed.
     """
     if series["pair"].nunique() > 1:
-        on_several = series.groupby("method")["pair"].transform("nunique") > 1
+        on_several = series.groupby("method")["pair"].transform("nunique") >= SAMPLE
         rows = series[on_several].rename(columns={"pair": "unit", "over_ce": "gain"})
     else:
         rows = cells.rename(columns={"seed": "unit", "over ce": "gain"})
@@ -53,7 +54,7 @@ def gains(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 def gains_by_seed(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """The same over several pairs, with the seed as the unit: the seeds that all pairs of a method have."""
-    on_several = series.groupby("method")["pair"].transform("nunique") > 1
+    on_several = series.groupby("method")["pair"].transform("nunique") >= SAMPLE
     own = cells[cells["method"].isin(series.loc[on_several, "method"]) & cells["over ce"].notna()]
     runs = own.groupby(["source", "method", "pair", "seed"])["over ce"].mean()
     rows = []
@@ -66,13 +67,13 @@ def gains_by_seed(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 def of_one_pair(cells: pd.DataFrame, series: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.Series] | None:
     """The pair on which most methods ran, their gains by seed, and halves of the table's intervals.
 
-    None unless some methods ran on this pair only: those are not in the gains over pairs.
+    None unless some methods ran on too few pairs: those are not in the gains over pairs.
     """
     ran = series.groupby("pair")["method"].nunique()
     pair = str(ran.idxmax())
     own = series[series["pair"] == pair]
-    others = series.loc[series["pair"] != pair, "method"]
-    if len(ran) == 1 or own["method"].isin(others).all():
+    on_several = series.groupby("method")["pair"].transform("nunique") >= SAMPLE
+    if len(ran) == 1 or on_several.all():
         return None
     return pair, gains(cells[cells["pair"] == pair], own), own.groupby("method")["over_ce_half"].first()
 

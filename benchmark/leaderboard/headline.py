@@ -13,14 +13,16 @@ FIELDS = 3  # with sentences
 
 
 def headlines(board: Board) -> list[tuple[str, str]]:
-    """The finding and its notes for each of the first data sets, with the recipe that has the most runs."""
-    most: dict[tuple[str, ...], tuple[str, pd.DataFrame, pd.DataFrame]] = {}
+    """The finding and its notes for each of the first data sets, with the recipe that has the most runs. If it has two
+    pairs, the one with the most runs."""
+    most: dict[tuple[str, ...], tuple[list[str], pd.DataFrame, pd.DataFrame]] = {}
     for (setting, dataset, recipe, *way), cells, series in sorted(
         evidence.fields(board), key=lambda field: len(field[1])
     ):
-        most[setting, dataset, *way] = recipe, cells, series
+        apart = way if setting == "incremental" else []
+        most[setting, dataset, *apart] = [recipe, *way], cells, series
     found = []
-    for (_, dataset, *way), (recipe, cells, series) in sorted(most.items())[:FIELDS]:
+    for (_, dataset, *_), ((recipe, *way), cells, series) in sorted(most.items(), key=lambda one: one[0])[:FIELDS]:
         where = ", ".join([f"On {dataset}", *way])
         pairs, gains = series["pair"].nunique(), evidence.gains(cells, series)
         said, notes = _said(where, recipe, gains, pairs, evidence.gains_by_seed(cells, series))
@@ -29,7 +31,7 @@ def headlines(board: Board) -> list[tuple[str, str]]:
 
 
 def _besides(cells: pd.DataFrame, series: pd.DataFrame) -> str:
-    """A sentence on methods that ran on one pair only and are in none of these means; empty without any."""
+    """A sentence on methods that ran on too few pairs and are in none of these means; empty without any."""
     one = evidence.of_one_pair(cells, series)
     if one is None or one[1].empty:
         return ""
@@ -37,12 +39,12 @@ def _besides(cells: pd.DataFrame, series: pd.DataFrame) -> str:
     best = evidence.intervals(gains, ["method"]).iloc[0]
     half = halves[best["method"]]
     gain = _points(best["mean"]) + (f" ± {half:.2f}" if pd.notna(half) else "")
-    return f" Most methods ran on {pair}, some of them only there: {best['method']} comes first there, {gain}."
+    return f" Most methods ran on {pair}, some of them hardly elsewhere: {best['method']} comes first there, {gain}."
 
 
 def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int, by_seed: pd.DataFrame) -> tuple[str, str]:
     if gains.empty:
-        ran = "seeds with ce on two pairs" if pairs > 1 else "a seed with ce"
+        ran = "seeds with ce on three pairs" if pairs > 1 else "a seed with ce"
         return f"{where}, no gain can be computed yet.", f"Recipe {recipe}: no method shares {ran}."
     by_unit, unit, of_seeds = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds", evidence.by_source(by_seed)
     leader, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")

@@ -8,6 +8,7 @@ from scipy import optimize, special, stats
 
 LEVEL = 0.95
 ENOUGH = 5  # seeds: with fewer, a test on one pair finds only the largest effects
+SAMPLE = 3  # pairs: an interval over two has one degree of freedom, and excludes next to nothing
 MANY = 1e6  # degrees of freedom, practically infinite
 ALL_FLIPS = 13  # pairs up to which all flips of signs are counted
 NOISE = 1e-9  # from rounding: gains that scatter by less are equal

@@ -24,7 +24,7 @@ class Board:
 
     cells: pd.DataFrame  # one row for each cell: see frame
     series: pd.DataFrame  # one for each method on a pair
-    methods: pd.DataFrame  # one for each method over the pairs of a field; empty if no field has two pairs
+    methods: pd.DataFrame  # one for each method over the pairs of a field; empty if no field has three pairs
     failed: pd.DataFrame = field(default_factory=pd.DataFrame)  # one for each failed run without a record
 
 
@@ -69,7 +69,7 @@ def series(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataF
 
 
 def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """One row for each method over two or more pairs of a data set and recipe. The unit is a pair's mean gain.
+    """One row for each method over three or more pairs of a data set and recipe. The unit is a pair's mean gain.
 
     With fewer pairs than ``pairs_needed``, no p-value can be small enough, and none is given.
     """
@@ -77,7 +77,7 @@ def methods(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     series = paired(series)
     pairs = series.groupby(FIELD)["pair"].transform("nunique")
     ran = series.groupby([*FIELD, "method"])["pair"].transform("nunique")
-    several, every = series[ran > 1].copy(), (ran == pairs)[ran > 1]
+    several, every = series[ran >= statistics.SAMPLE].copy(), (ran == pairs)[ran >= statistics.SAMPLE]
     if several.empty:
         return several
     # Ranks are among methods that ran on every pair: only these are comparable.

@@ -47,13 +47,13 @@ def test_over_pairs_a_pair_is_the_unit(eight: list[Record], series: Series) -> N
 def test_what_a_seed_does_to_all_pairs_alike_shows_where_the_seed_is_the_unit(
     study: Callable[..., list[Record]],
 ) -> None:
-    """kd gains 1, 2 and 6 on one pair and a point more on the other: 3 and 4 by pair; 1.5, 2.5 and 6.5 by seed."""
-    pairs = ("resnet8x0.25", "resnet8x0.5")
+    """kd gains 1, 2 and 6 on one pair and a point more on each further one: 3, 4 and 5 by pair; 2, 3 and 7 by seed."""
+    pairs = ("resnet8x0.25", "resnet8x0.5", "resnet8")
     records = study({"kd": [1, 2, 6]}, students=pairs)
     (row,) = board_of(records).methods.query("method == 'kd'").to_dict("records")
-    assert row["over_ce"] == 3.5 and row["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
+    assert row["over_ce"] == 4 and row["over_ce_half"] == pytest.approx(stats.t.ppf(0.975, 2) / 3**0.5)
     assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 2) * 7**0.5 / 3**0.5)
-    less = board_of(records[:-1])  # the last seed is on one pair only
+    less = board_of(records[:-1])  # the last seed is not on all pairs
     (row,) = less.methods.query("method == 'kd'").to_dict("records")
     assert row["over_ce_half_seeds"] == pytest.approx(stats.t.ppf(0.975, 1) / 2)
 
@@ -105,6 +105,7 @@ def test_the_correlation_within_seeds_is_that_about_each_pairs_mean(series: Seri
     found = rows(series(ce) + series(kd, "kd", "big"))
     assert found[PAIR, "kd"]["correlation"] == pytest.approx(stats.pearsonr(list(ce.values()), list(kd.values()))[0])
     shifted = series({seed: top1 + 9 for seed, top1 in kd.items()}, "kd", "bigger")
+    shifted += series({seed: top1 - 5 for seed, top1 in kd.items()}, "kd", "resnet8x4")
     both = board_of(series(ce) + series(kd, "kd", "big") + shifted).methods.set_index("method")
     assert both.loc["kd", "correlation"] == pytest.approx(found[PAIR, "kd"]["correlation"])
     two = rows(series(ce) + series({0: 60, 1: 58}, "kd", "big"))  # two points are always on a line
@@ -113,7 +114,8 @@ def test_the_correlation_within_seeds_is_that_about_each_pairs_mean(series: Seri
 
 def test_over_pairs_times_are_of_methods_that_were_timed_on_the_same_pairs(series: Series) -> None:
     records = []
-    for student, ce, kd, clkd in (("resnet8", 4, 8, 4), ("resnet8x0.5", 25, 100, 25), ("resnet8x2", 60, 60, 0)):
+    timed = {"resnet8": (4, 8, 4), "resnet8x0.5": (25, 100, 25), "resnet8x4": (5, 10, 5), "resnet8x2": (60, 60, 0)}
+    for student, (ce, kd, clkd) in timed.items():
         records += series({0: 50}, student=student, how={"seconds": ce})
         records += series({0: 55}, "kd", "big", student=student, how={"seconds": kd})
         records += series({0: 55}, "clkd", "big", student=student, how={"seconds": clkd}) if clkd else []

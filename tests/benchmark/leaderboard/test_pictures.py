@@ -157,21 +157,35 @@ def test_a_name_without_room_beside_its_point_hangs_on_a_stroke_and_covers_no_li
     assert not any(box.y0 <= level <= box.y1 for box in boxes.values())
 
 
+STUDENTS = ("resnet8x0.25", "resnet8x0.5", "resnet8")
+
+
 def test_gains_are_over_pairs_or_where_there_is_one_over_seeds(study: Study) -> None:
     one = board_of(study({"kd": [1, 2, 6]}))
     assert list(evidence.gains(one.cells, one.series)["gain"]) == [1, 2, 6]
-    two = board_of(study({"kd": [1, 2, 6]}, students=("resnet8x0.25", "resnet8x0.5")))
-    assert list(evidence.gains(two.cells, two.series)["gain"]) == [3, 4]
-    three = board_of(study({"kd": [1, 2, 6], "rkd": [5, 5, 5]}) + study({"kd": [1, 2, 6]}, students=("resnet8x0.5",)))
-    assert set(evidence.gains(three.cells, three.series)["method"]) == {"kd"}
+    three = board_of(study({"kd": [1, 2, 6]}, STUDENTS))
+    assert list(evidence.gains(three.cells, three.series)["gain"]) == [5, 3, 4]
+    some = board_of(study({"kd": [1, 2, 6], "rkd": [5, 5, 5]}) + study({"kd": [1, 2, 6]}, STUDENTS[1:]))
+    assert set(evidence.gains(some.cells, some.series)["method"]) == {"kd"}
+
+
+def test_two_pairs_are_no_sample_and_each_is_shown_by_itself(study: Study) -> None:
+    found = board_of(study({"kd": [1, 2, 6]}, STUDENTS[:2]))
+    assert [names[3:] for names, *_ in evidence.fields(found)] == [["big → resnet8x0.25"], ["big → resnet8x0.5"]]
+    assert [list(evidence.gains(cells, series)["gain"]) for _, cells, series in evidence.fields(found)] == [
+        [1, 2, 6], [2, 3, 7],
+    ]  # fmt: skip
+    assert found.methods.empty
+    ((said, _),) = headlines(found)
+    assert said.startswith("On digits, big → resnet8x0.5, ")
 
 
 def test_where_some_methods_ran_on_one_pair_alone_its_gains_are_shown_too(study: Study) -> None:
-    full = study({"kd": [1, 2, 6], "rkd": [5, 5, 5]}, students=("resnet8x0.5",))
-    for records in full, full + study({"kd": [1, 2, 6], "rkd": [1, 1, 1]}):
+    full = study({"kd": [1, 2, 6], "rkd": [5, 5, 5]}, STUDENTS[1:2])
+    for records in full, study({"kd": [1, 2, 6], "rkd": [1, 1, 1]}, STUDENTS):
         found = board_of(records)
         assert evidence.of_one_pair(found.cells, found.series) is None
-    found = board_of(full + study({"kd": [1, 2, 6]}))
+    found = board_of(full + study({"kd": [1, 2, 6]}, STUDENTS[::2]))
     one = evidence.of_one_pair(found.cells, found.series)
     assert one is not None
     pair, gains, halves = one
