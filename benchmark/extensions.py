@@ -56,8 +56,7 @@ def _run(module: str, what: str, execute: Callable[[], object]) -> Path:
     try:
         execute()
     except (Exception, SystemExit) as error:
-        why = str(error) if isinstance(error, Refusal) else in_a_sentence(error)
-        raise Refusal(f"{what} cannot be loaded: {why}") from None
+        raise Refusal(f"{what} cannot be loaded: {in_a_sentence(error)}") from None
     new, file = _names() - before, getattr(sys.modules[module], "__file__", None)
     if not new or file is None:
         raise Refusal(f"{what} registers no method, network or data set")

@@ -43,4 +43,6 @@ def in_a_sentence(error: BaseException) -> str:
         if frame.f_globals.get("__name__", "").startswith(EXTENSION)
     ]
     name, what = type(error).__name__, in_a_line(error)
+    if isinstance(error, Refusal):  # a sentence already
+        return what
     return (f"{name}: {what}" if what else name) + (own[-1] if own else "")
