@@ -99,12 +99,13 @@ def _sketched(
         f"are the same on each {unit}{apart}. {interval}{scope}",
         partial(pictures.gains_by_source, gained, unit),
     )
+    halves = series.groupby("method")["over_ce_half"].first() if pairs == 1 else None  # those of the pair's table
     yield (
         "gains",
         f"Gains over {unit}s",
         f"Gain in top-1 over ce on {_units(gained, 'method', unit)}. A bar is one {unit}. {interval} ◂: too far "
         f"away to draw to scale.{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
-        partial(pictures.gains, gained, unit),
+        partial(pictures.gains, gained, unit, halves),
     )
     if one := evidence.of_one_pair(cells, series):
         pair, own, halves = one
