@@ -60,8 +60,8 @@ def test_ids_stay_what_they_were(cell: Cell, id: str) -> None:
 
 def test_defaults_stay_what_they_were() -> None:
     """Ids leave defaults out: one that changed would give old results to what is asked for now."""
-    assert msgspec.to_builtins(Recipe(epochs=1)) == {
-        "epochs": 1,
+    assert msgspec.to_builtins(Recipe(epochs=2, milestones=(1,))) == {
+        "epochs": 2,
         "batch": 64,
         "optimizer": "sgd",
         "lr": 0.05,
@@ -69,7 +69,7 @@ def test_defaults_stay_what_they_were() -> None:
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "schedule": "steps",
-        "milestones": (),
+        "milestones": (1,),
         "warmup": 0.3,
         "augment": True,
         "precision": "fp32",
