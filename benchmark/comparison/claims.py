@@ -155,8 +155,7 @@ def runs_of(records: Iterable[Brief]) -> list[Run]:
 def _place(record: Brief, tasks: Tasks) -> tuple[Pair, Seed]:
     cell, teacher = record.cell, record.cell.teacher
     lineage = msgspec.structs.replace(teacher, seed=0).id if teacher else ""
-    name = cell.pair + (f", {cell.incremental}" if cell.incremental else "")
-    return Pair(cell.dataset, name, cell.student, lineage, tasks.of(cell, tasks.version(record))), (
+    return Pair(cell.dataset, cell.place, cell.student, lineage, tasks.of(cell, tasks.version(record))), (
         f"{teacher.id} {record.result.teacher_weights}" if teacher else "",
         cell.seed,
     )

@@ -105,7 +105,7 @@ def _shared(series: Cell) -> dict[str, str]:
         "setting": series.setting,
         "dataset": series.dataset,
         "recipe": series.protocol,
-        "pair": series.pair + (f", {series.incremental}" if series.incremental else ""),
+        "pair": series.place,
         "source": methods.sources(series.method, series.params),
         "method": shown(series.method, series.params),
     }

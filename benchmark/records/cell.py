@@ -64,6 +64,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def pair(self) -> str:
         return f"{self.teacher.student} → {self.student}" if self.teacher else self.student
 
+    @property
+    def place(self) -> str:
+        """The pair, and how classes arrive: the runs of a data set and recipe that tables put side by side."""
+        return self.pair + (f", {self.incremental}" if self.incremental else "")
+
 
 def called(name: str, ids: Iterable[str]) -> list[str]:
     """The ids that a name refers to: the id itself, else those whose digest starts with it, else those that do."""
