@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from kdbench.benchmark.leaderboard import drawing, evidence, pictures
 from kdbench.benchmark.leaderboard.statistics import LEVEL
@@ -66,6 +67,9 @@ def _painted(sketch: tuple[str, str, str, Draw]) -> Picture | None:
     name, title, caption, draw = sketch
     if (figure := draw()) is None:
         return None
+    words = {word for text in figure.findobj(Text) for word in str(text.get_text()).split()}
+    if far := [mark for mark in pictures.FAR if mark in words]:
+        caption += f" {' '.join(far)}: too far away to draw to scale."
     svg, png = drawing.saved(figure, "svg").decode(), drawing.saved(figure, "png")
     return Picture(name, title, caption, svg, png, figure.get_figwidth())
 
@@ -91,6 +95,7 @@ def _sketched(
     apart = ", so some runs are left out" if len(of_sources) < len(gained) else ""
     scope = "" if pairs > 1 else " One pair says nothing about other pairs."
     interval = f"The line is the {LEVEL:.0%} t interval of the mean over {unit}s."
+    of_the_table = f"The line is the {LEVEL:.0%} interval of the table."
     yield (
         "sources",
         "Gains by source",
@@ -103,8 +108,9 @@ def _sketched(
     yield (
         "gains",
         f"Gains over {unit}s",
-        f"Gain in top-1 over ce on {_units(gained, 'method', unit)}. A bar is one {unit}. {interval} ◂: too far "
-        f"away to draw to scale.{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
+        f"Gain in top-1 over ce on {_units(gained, 'method', unit)}. A bar is one {unit}. "
+        f"{interval if halves is None else of_the_table}"
+        f"{_more(gained['method'].nunique(), pictures.ROWS, 'methods')}{scope}",
         partial(pictures.gains, gained, unit, halves),
     )
     if one := evidence.of_one_pair(cells, series):
@@ -113,7 +119,7 @@ def _sketched(
             "pair",
             "Gains on one pair",
             f"Gain in top-1 over ce on {pair}, the pair with the most methods, over {_units(own, 'method', 'seed')}. A "
-            f"bar is one seed. The line is the {LEVEL:.0%} interval of the table. ◂: too far away to draw to scale."
+            f"bar is one seed. {of_the_table}"
             f"{_more(own['method'].nunique(), pictures.ROWS, 'methods')} One pair says nothing about other pairs.",
             partial(pictures.gains, own, "seed", halves),
         )
@@ -121,7 +127,7 @@ def _sketched(
         "throughput",
         "Accuracy against throughput",
         "Top-1 after the last epoch, mean over seeds, against the training speed relative to ce, with the teacher run "
-        "at every step. The line joins the methods that no other beats in both. ↓: too far away to draw to scale."
+        "at every step. The line joins the methods that no other beats in both."
         f"{_more(pairs, drawing.PANELS, 'pairs')}",
         partial(pictures.accuracy_throughput, series.assign(speed=1 / series["relative_cost"] if whole else math.nan)),
     )
@@ -137,7 +143,7 @@ def _sketched(
         "width",
         "Width study",
         f"Gain in top-1 over ce for students of one depth and growing width. Bars are the tables' {LEVEL:.0%} t "
-        "intervals over seeds. ↓: too far away to draw to scale.",
+        "intervals over seeds.",
         partial(pictures.width_study, evidence.widths(series)),
     )
     yield (

@@ -11,6 +11,7 @@ from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, 
 from kdbench.benchmark.leaderboard.evidence import by_source, intervals
 
 ROWS = 40  # methods in one picture
+FAR = ("◂", "▸", "↓")  # mark what is too far away to draw to scale
 FILLS = ("bottom", "full", "none", "left", "top", "right")  # of the markers of methods with one source
 QUALITY = {"Q": "Q: quality", "S": "S: separation", "I": "I: information", "E": "E: efficiency"}
 

@@ -286,3 +286,14 @@ def test_the_picture_of_sources_says_what_was_left_out_of_it(tmp_path: Path, stu
     sources, gains = list(album(board_of(records), {}, Store(tmp_path)))[:2]
     assert "on 2 seeds." in sources.caption and "2 to 3 seeds" in gains.caption
     assert "some runs are left out" in sources.caption and "left out" not in gains.caption
+
+
+def test_a_caption_explains_the_mark_of_what_is_far_away_only_where_one_is_drawn(tmp_path: Path, study: Study) -> None:
+    near = list(album(board_of(study({"kd": [0, 1], "rkd": [1, 2]})), {}, Store(tmp_path)))
+    assert not any("too far away" in picture.caption for picture in near)
+    afar = study({"kd": [1, 2], "rkd": [0, 3], "dkd": [2, 2.5], "fitnet": [-51, -50]})
+    captions = {
+        picture.name.partition("-")[0]: picture.caption for picture in album(board_of(afar), {}, Store(tmp_path))
+    }
+    assert captions["gains"].endswith("◂: too far away to draw to scale.")
+    assert captions["throughput"].endswith("↓: too far away to draw to scale.")
