@@ -55,10 +55,10 @@ class Run(NamedTuple):
     @classmethod
     def of(cls, record: Brief, tasks: Tasks) -> "Run":
         cell, result = record.cell, record.result
-        return cls(
-            cell.setting, tasks.recipe(cell), *_place(record, tasks), shown(cell.method, cell.params),
-            cell.method == "ce" and result.teacher_top1 is None, result.top1, result.teacher_top1,
-        )  # fmt: skip
+        recipe, name = tasks.recipe(cell, tasks.version(record)), shown(cell.method, cell.params)
+        alone = cell.method == "ce" and result.teacher_top1 is None
+        place = _place(record, tasks)
+        return cls(cell.setting, recipe, *place, name, alone, result.top1, result.teacher_top1)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -243,8 +243,8 @@ def _by_pair(gains: Gains) -> tuple[str, list[float], str]:
         return "seeds", list(_by_seed(runs).values()), "one pair says nothing about other pairs"
     teachers = len({pair.lineage for pair in gains})
     note = "pairs that share a teacher are not independent" if teachers < len(gains) else ""
-    by_pair = [fmean(runs.values()) for runs in gains.values()]
     of_pairs = [_by_seed(runs) for runs in gains.values()]
+    by_pair = [fmean(seeds.values()) for seeds in of_pairs]
     common = set.intersection(*(set(seeds) for seeds in of_pairs))
     by_seed = [fmean(seeds[seed] for seeds in of_pairs) for seed in sorted(common)]
     if by_seed and (interval(by_seed)[1] or 0.0) > (interval(by_pair)[1] or 0.0):

@@ -8,6 +8,7 @@ from kdbench.benchmark.comparison.published import IncrementalFigure, incrementa
 from kdbench.benchmark.comparison.reproduce import beside
 from kdbench.benchmark.data import source
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
+from kdbench.benchmark.leaderboard.task import Tasks
 from kdbench.benchmark.plans.parameters import complete, shown
 from kdbench.benchmark.records.record import Brief
 
@@ -52,17 +53,19 @@ class Row:
 
 def report(records: Iterable[Brief]) -> Report:
     arrived = [record for record in sorted(records, key=lambda r: r.id) if record.cell.setting != "compression"]
-    rows = [plain(row) for figure in incremental() for row in _rows(figure, arrived)]
+    tasks = Tasks(arrived)
+    rows = [plain(row) for figure in incremental() for row in _rows(figure, arrived, tasks)]
     return Report("incremental", "Classes that arrive task by task", ABOUT, rows, COLUMNS)
 
 
-def _rows(figure: IncrementalFigure, arrived: list[Brief]) -> list[Row]:
+def _rows(figure: IncrementalFigure, arrived: list[Brief], tasks: Tasks) -> list[Row]:
     """One row for each of our series, or one without ours if there is none."""
     series: dict[tuple[str, str, str], list[Brief]] = {}
     for record in arrived:
         if _alike(figure, record):
             cell = record.cell
-            key = shown(cell.method, cell.params), str(record.cell.incremental), cell.protocol
+            recipe = tasks.recipe(cell, tasks.version(record))
+            key = shown(cell.method, cell.params), str(record.cell.incremental), recipe
             series.setdefault(key, []).append(record)
     about: dict[str, Any] = {"network": figure.network, "tasks": figure.tasks, "memory": figure.memory}
     rows = []

@@ -62,6 +62,9 @@ def opened(place: Path) -> Iterator[Store]:
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch))
         store.troubles += archive.take_in(store, place).damaged
+        if not store.records_folder.exists():
+            why = f": {store.troubles[0]}" if store.troubles else ""
+            raise Refusal(f"{place} must hold records, got none{why}")
         yield store
 
 
@@ -96,8 +99,10 @@ def _beside(mine: dict[str, Brief], yours: dict[str, Brief]) -> pd.DataFrame:
         sides.append(gains.merge(found.cells[["id", "seed", "teacher", *SERIES, "top1"]], on=SERIES))
     theirs = sides[1].drop(columns=["seed", "teacher", "recipe"])  # they may have written a recipe in another way
     same = ["id", *(name for name in SERIES if name != "recipe")]
-    both = sides[0].merge(theirs, on=same, suffixes=("", "_theirs"))
-    return both.drop_duplicates("id")
+    both = sides[0].merge(theirs, how="left", on=same, suffixes=("", "_theirs")).drop_duplicates("id")
+    # In their tables a cell may have another place, if they trained it on other data.
+    both["top1_theirs"] = both["id"].map({key: record.result.top1 for key, record in yours.items()})
+    return both
 
 
 def _rows(both: pd.DataFrame) -> list[Row]:

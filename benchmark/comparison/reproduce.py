@@ -14,6 +14,7 @@ from scipy import stats
 from kdbench.benchmark.comparison.published import Figure, IncrementalFigure, Paper, papers, stated
 from kdbench.benchmark.leaderboard.report import Column, Report, plain, spread
 from kdbench.benchmark.leaderboard.statistics import LEVEL
+from kdbench.benchmark.leaderboard.task import Tasks
 from kdbench.benchmark.plans.expectation import Expectation
 from kdbench.benchmark.plans.grid import Grid, load
 from kdbench.benchmark.plans.parameters import shown
@@ -136,9 +137,12 @@ def _asked_of(cell: Cell) -> Asked:
 
 def compare(name: str, paper: Paper, records: Iterable[Brief]) -> list[Row]:
     ours: dict[Asked, dict[str, list[Brief]]] = {}
-    for record in sorted(records, key=lambda record: record.id):
+    records = sorted(records, key=lambda record: record.id)
+    tasks = Tasks(records)
+    for record in records:
         if record.cell.setting == "compression" and record.cell.method != IMPORT:
-            series = f"{msgspec.structs.replace(record.cell, seed=0).id} {record.result.teacher_weights}"
+            cell = msgspec.structs.replace(record.cell, seed=0)
+            series = f"{cell.id} {record.result.teacher_weights} {tasks.version(record)}"
             ours.setdefault(_asked_of(record.cell), {}).setdefault(series, []).append(record)
     protocol = {_asked_of(cell): cell for cell in _with_teachers(cells_of(name, paper))} if paper.grid else {}
 

@@ -5,11 +5,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from kdbench.benchmark.leaderboard.frame import SECTION, SERIES, environment
-from kdbench.benchmark.plans.parameters import shown
 from kdbench.benchmark.throughput.record import Throughput
 
 PACES = ["images_per_second", "relative_cost", "peak_memory_mb", "paced_in", "remembered_cost", "paced_alone"]
-ASKED = ["dataset", "recipe", "networks", "method"]  # identifies what a throughput record measured
 
 
 def costs(cells: pd.DataFrame, measured: Iterable[Throughput] = ()) -> pd.DataFrame:
@@ -39,10 +37,7 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
     """The paces of series with throughput records."""
     rows = [
         {
-            "dataset": one.dataset,
-            "recipe": one.recipe,
-            "networks": one.pair,
-            "method": shown(one.method, one.params),
+            "measured": one.id,
             "images_per_second": one.live.images_per_second,
             "relative_cost": one.live.cost + one.initial,
             "peak_memory_mb": one.live.peak_memory_mb,
@@ -53,13 +48,7 @@ def _measured(cells: pd.DataFrame, measured: Iterable[Throughput]) -> pd.DataFra
     ]
     if not rows:
         return pd.DataFrame()
-    paces = pd.DataFrame(rows)
-    paces = paces[~paces.duplicated([*ASKED, "environment"], keep=False)]  # ambiguous
-    series = cells.drop_duplicates(SERIES)[[*SERIES, "teacher"]]
-    # How a teacher was trained changes no speed. A method without a teacher was measured without one.
-    pair = series["pair"].str.replace(r" #\w{6}$", "", regex=True)
-    series["networks"] = pair.where(series["teacher"] != "", pair.str.rpartition(" → ")[2])
-    found = series.merge(paces, on=ASKED)
+    found = cells.drop_duplicates(SERIES)[[*SERIES, "measured"]].merge(pd.DataFrame(rows), on="measured")
     found = found[found["environment"] == _common(found)].rename(columns={"environment": "paced_in"})
     return found.set_index(SERIES).assign(paced_alone=True)[PACES]
 

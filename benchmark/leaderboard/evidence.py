@@ -65,16 +65,15 @@ def gains_by_seed(cells: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_one_pair(cells: pd.DataFrame, series: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.Series] | None:
-    """The pair on which most methods ran, their gains by seed, and halves of the table's intervals.
-
-    None unless some methods ran on too few pairs: those are not in the gains over pairs.
+    """A pair for the methods that ran on too few pairs and are not in the gains over pairs: the one with most of them,
+    gains by seed of all methods there, and halves of the table's intervals. None without such methods.
     """
-    ran = series.groupby("pair")["method"].nunique()
-    pair = str(ran.idxmax())
-    own = series[series["pair"] == pair]
-    on_several = series.groupby("method")["pair"].transform("nunique") >= SAMPLE
-    if len(ran) == 1 or on_several.all():
+    few = series[series.groupby("method")["pair"].transform("nunique") < SAMPLE]
+    if few.empty or series["pair"].nunique() == 1:
         return None
+    ran, missed = series.groupby("pair")["method"].nunique(), few.groupby("pair")["method"].nunique()
+    pair = max(missed.index, key=lambda pair: (missed[pair], ran[pair]))
+    own = series[series["pair"] == pair]
     return pair, gains(cells[cells["pair"] == pair], own), own.groupby("method")["over_ce_half"].first()
 
 

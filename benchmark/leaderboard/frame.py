@@ -11,6 +11,7 @@ from kdbench.benchmark.leaderboard.task import REFERENCES, Tasks
 from kdbench.benchmark.plans.parameters import shown
 from kdbench.benchmark.records.cell import IMPORT, Cell
 from kdbench.benchmark.records.record import Brief, Failure
+from kdbench.benchmark.throughput.record import measured
 
 SECTION = ["setting", "dataset", "recipe", "pair"]  # runs in one section may be compared
 SERIES = [*SECTION, "source", "method"]
@@ -30,8 +31,9 @@ def frame(records: Iterable[Brief]) -> pd.DataFrame:
     alone, taught = cells[cells["teacher"] == ""], cells[cells["teacher"] != ""]
     pairs = taught[["task", "lineage", "pair"]].drop_duplicates()
     beside = pairs.merge(alone.drop(columns=["lineage", "pair"]), on="task")
-    # A teacher is not a result of its own. A student without any teacher has its own section.
-    others = alone[~alone["task"].isin(pairs["task"]) & ~alone["id"].isin(taught["teacher"])]
+    # Teachers are not a result of their own. A student without any teacher has its own section.
+    teaches = alone["id"].isin(taught["teacher"]).groupby(alone["series"]).transform("all")
+    others = alone[~alone["task"].isin(pairs["task"]) & ~teaches]
     cells = pd.concat([taught, beside[cells.columns], others], ignore_index=True)
     # A teacher cell trained in two environments is two teachers: no gain crosses them.
     cells["teacher"] = _distinct(cells, "teacher", "teacher_weights", within=["task"])
@@ -63,7 +65,7 @@ def _rows(records: Sequence[Brief]) -> pd.DataFrame:
         lineage = cell.teacher and msgspec.structs.replace(cell.teacher, seed=0)
         series = msgspec.structs.replace(cell, seed=0, teacher=lineage)
         if (key := (msgspec.json.encode(series), version := tasks.version(record))) not in known:
-            named = {"task": tasks.of(series, version), "recipe": tasks.recipe(series)}
+            named = {"task": tasks.of(series, version), "recipe": tasks.recipe(series, version)}
             known[key] = _shared(series) | named
         if (asked := msgspec.json.encode(cell.teacher)) not in teachers:
             teachers[asked] = cell.teacher.id if cell.teacher else ""
@@ -101,6 +103,7 @@ def _shared(series: Cell) -> dict[str, str]:
     """The values shared by all cells that differ only in seeds."""
     return {
         "lineage": series.teacher.id if series.teacher else "",
+        "measured": measured(series).id,
         "series": series.id,
         "setting": series.setting,
         "dataset": series.dataset,

@@ -39,13 +39,13 @@ def _besides(cells: pd.DataFrame, series: pd.DataFrame) -> str:
     best = evidence.intervals(gains, ["method"]).iloc[0]
     half = halves[best["method"]]
     gain = _points(best["mean"]) + (f" ± {half:.2f}" if pd.notna(half) else "")
-    return f" Most methods ran on {pair}, some of them hardly elsewhere: {best['method']} comes first there, {gain}."
+    return f" Some methods ran on too few pairs for these means. On {pair}, {best['method']} comes first, {gain}."
 
 
 def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int, by_seed: pd.DataFrame) -> tuple[str, str]:
     if gains.empty:
-        ran = "seeds with ce on three pairs" if pairs > 1 else "a seed with ce"
-        return f"{where}, no gain can be computed yet.", f"Recipe {recipe}: no method shares {ran}."
+        over, ran = (" over pairs", "seeds with ce on three pairs") if pairs > 1 else ("", "a seed with ce")
+        return f"{where}, no gain{over} can be computed yet.", f"Recipe {recipe}: no method shares {ran}."
     by_unit, unit, of_seeds = evidence.by_source(gains), "pairs" if pairs > 1 else "seeds", evidence.by_source(by_seed)
     leader, *others = evidence.intervals(by_unit, ["source"]).to_dict("records")
     first = _wider(leader, evidence.intervals(of_seeds[of_seeds["source"] == leader["source"]], ["source"]))
@@ -56,7 +56,7 @@ def _said(where: str, recipe: str, gains: pd.DataFrame, pairs: int, by_seed: pd.
     decided = bool(others) and _sure(first)
     if others:
         lead = _lead(by_unit, of_seeds, first, others[0])
-        decided &= lead is not None and _sure(lead) and best["source"] == first["source"]
+        decided &= lead is not None and lead["mean"] > 0 and _sure(lead) and best["source"] == first["source"]
         behind = _behind(lead, first, others[0], unit) if lead else ""
         notes.append(f"Next: {others[0]['source']}, {_points(others[0]['mean'])}{behind}.")
         notes.append("The leader was picked from these same runs, which favours it.")

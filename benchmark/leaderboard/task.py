@@ -43,9 +43,10 @@ class Tasks:
             code["its data"] = version
         return msgspec.structs.replace(cell, seed=0, teacher=None, method="", params={}, code=code).id
 
-    def recipe(self, cell: Cell) -> str:
-        """One name for a recipe that grids have written in several ways."""
-        return self._recipes[msgspec.json.encode(cell.recipe), cell.world]
+    def recipe(self, cell: Cell, version: str) -> str:
+        """One name for a recipe that grids have written in several ways, with the version of the data if it has one."""
+        name = self._recipes[msgspec.json.encode(cell.recipe), cell.world]
+        return f"{name} #{'-'.join(digest[:6] for digest in version.split())}" if version else name
 
 
 def _plainness(name: str) -> tuple[bool, int, str]:

@@ -40,6 +40,7 @@ from kdbench.methods.method import Method, Phase
 WARM_UP = 5  # steps before the length of a window is chosen
 WINDOWS = 5  # that count; one more before them does not
 SECONDS = 0.5  # minimum length of a window
+STILL_EMPTY = 0.1  # at most this share of answers is found in an empty memory
 ENDLESS = 10**9  # epochs
 SURVEYED = 500  # images shown to a method before the first step; its findings do not change speed
 
@@ -136,17 +137,21 @@ def measure(cell: Cell, engine: Engine, data_folder: Path, scratch: Path) -> Thr
     del taught  # free its memory before the next measurement
     initial = sum(phase.epochs * pace(clock(fresh(phase)), 0).cost for phase in phases) / recipe.epochs
 
-    # Two passes over the same steps of one epoch, which sees no view twice: the memory is empty, then full.
+    # Two passes over the same steps of one epoch, which sees no view twice: the memory is empty, then full. An epoch
+    # may be too short for that.
     longest = (steps - WARM_UP - 1) // (WINDOWS + 1)
     count = max(1, min(longest, math.ceil(SECONDS / (live.step_ms / 1000))))
 
-    def by_memory(folder: str, macs: int) -> Pace | None:
+    def by_memory(folder: str, macs: int, found_at_most: float = 1.0) -> Pace | None:
         taught = fresh()
         answers = memory(taught, dataset, recipe, Path(folder))
-        return None if answers is None else pace(clock(taught, answers, count), macs)
+        if answers is None:
+            return None
+        paced = pace(clock(taught, answers, count), macs)
+        return paced if answers.share <= found_at_most else None
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        cold = by_memory(folder, student_passes + teacher_pass)
+        cold = by_memory(folder, student_passes + teacher_pass, found_at_most=STILL_EMPTY)
         remembered = by_memory(folder, student_passes)
     return Throughput(
         id=cell.id,

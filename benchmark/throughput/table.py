@@ -15,14 +15,14 @@ from kdbench.methods.method import SOURCES
 ABOUT = (
     "Costs are times of a step of the main phase in a steady state, as multiples of a step on labels only that was "
     "timed in turn with it. *live*: the teacher runs at every step. *cold*: its answers are kept in its memory (a "
-    "cache), which is still empty. *remembered*: all answers are in the memory; – if they cannot be kept. "
-    "*amortised*: the mean over a run of the recipe's epochs that starts with an empty memory. *initial*: the phases "
-    "before the main one, spread over its steps, on top of the other costs. *images/s*, *ms/step* and *memory* are "
-    "live. Rows were measured one after the other: on a machine that others use too, compare by cost. *memory*: the "
-    "peak; on a CPU, of the whole process. *adapters*: parameters that are discarded after training. Layers that a "
-    "method would choose by looking at its trained teacher are here the teacher's last. *of peak*: the operations of "
-    "the two networks, without those of the method, as a share of the highest rate that the device reached in a large "
-    "matrix product or a wide convolution."
+    "cache), which is still empty; – if an epoch is too short to see that. *remembered*: all answers are in the "
+    "memory; – if they cannot be kept. *amortised*: the mean over a run of the recipe's epochs that starts with an "
+    "empty memory. *initial*: the phases before the main one, spread over its steps, on top of the other costs. "
+    "*images/s*, *ms/step* and *memory* are live. Rows were measured one after the other: on a machine that others use "
+    "too, compare by cost. *memory*: the peak; on a CPU, of the whole process. *adapters*: parameters that are "
+    "discarded after training. Layers that a method would choose by looking at its trained teacher are here the "
+    "teacher's last. *of peak*: the operations of the two networks, without those of the method, as a share of the "
+    "highest rate that the device reached in a large matrix product or a wide convolution."
 )
 PACES = ["live", "cold", "remembered", "amortised", "initial"]
 COLUMNS = ["source", "method", *PACES, "images/s", "ms/step", "memory", "adapters", "of peak"]

@@ -148,6 +148,16 @@ def test_a_memory_is_measured_empty_and_full_where_there_can_be_one(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_memory_is_not_called_empty_that_a_short_epoch_has_filled(
+    make_cell: MakeCell, quick: None, tmp_path: Path
+) -> None:
+    cell = make_cell("kd", teacher="resnet14x0.5")
+    cell = msgspec.structs.replace(cell, recipe=msgspec.structs.replace(cell.training, batch=150, augment=False))
+    record = measure(cell, CPU, Path(), tmp_path)
+    assert (record.views, record.cold, record.amortised()) == (1, None, None)
+    assert record.remembered and " – " in page([record])
+
+
 def test_who_comes_second_finds_every_answer(make_cell: MakeCell, tmp_path: Path) -> None:
     dataset, cell = load("digits", Path()), make_cell("kd", teacher="resnet14x0.5")
     shares = []

@@ -118,6 +118,31 @@ def test_two_seeds_of_a_teacher_are_one_pair_where_a_students_seed_counts_once(
     assert (row.gain, row.half) == (2.5, pytest.approx(12.706 * 0.5, rel=1e-3))
 
 
+def test_over_pairs_too_a_students_seed_counts_once_under_however_many_teachers(
+    make_cell: MakeCell, series: Series
+) -> None:
+    """On each pair, seeds gain 4 (twice, by teachers with gains of 6 and 2) and 1: 2.5, and not 3."""
+    first, second = (make_cell(student="big", seed=seed) for seed in (0, 1))
+    records = []
+    for student in ("resnet8", "resnet8x0.25", "resnet8x0.5"):
+        for teacher, top1 in (first, [56, 51]), (second, [52]):
+            records += series("clkd", top1, teacher=teacher, student=student)
+            records += series("kd", [50] * len(top1), teacher=teacher, student=student)
+    (row,) = weighed(CLAIM, records)
+    assert (row.pairs, row.runs, row.gain) == (3, 9, 2.5)
+
+
+def test_pairs_on_two_versions_of_the_data_are_two_fields(series: Series) -> None:
+    records = [
+        msgspec.structs.replace(record, data=version)
+        for version in ("a1 b1", "a2 b2")
+        for student in ("resnet8", "resnet8x0.25")
+        for record in series("clkd", [52], student=student) + series("kd", [50], student=student)
+    ]
+    rows = weighed(CLAIM, records)
+    assert [(row.recipe, row.pairs) for row in rows] == [("tiny #a1-b1", 1)] * 2 + [("tiny #a2-b2", 1)] * 2
+
+
 def test_only_the_same_seed_of_the_same_teacher_is_compared(series: Series) -> None:
     assert weighed(CLAIM, series("clkd", [50]) + series("kd", [50, 51])[1:])[0].verdict == "not tested"
     assert weighed(CLAIM, series("clkd", [50]) + series("kd", [50], teacher="bigger"))[0].verdict == "not tested"

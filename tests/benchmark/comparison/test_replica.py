@@ -1,5 +1,6 @@
 """The same cells, run twice: how far the two sides agree, against figures computed by hand."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,26 @@ def test_what_is_no_archive_is_refused(kdbench: Command, tmp_path: Path) -> None
     (tmp_path / "text.zip").write_text("text")
     assert "must be an archive of records" in kdbench("compare", tmp_path / "text.zip").sentence
     assert "No such file" in kdbench("compare", tmp_path / "none.zip").sentence
+
+
+def test_an_archive_without_any_record_that_is_believed_says_why(
+    kdbench: Command, theirs: Store, series: Series, tmp_path: Path
+) -> None:
+    fill(theirs, [msgspec.structs.replace(record, format=99) for record in series({0: 50.0})])
+    file = next(theirs.records_folder.iterdir())
+    with zipfile.ZipFile(tmp_path / "newer.zip", "w") as archive:
+        archive.writestr("records.jsonl", msgspec.json.format(file.read_bytes(), indent=-1) + b"\n")
+    sentence = kdbench("compare", tmp_path / "newer.zip").sentence
+    assert sentence.startswith(f"{tmp_path / 'newer.zip'} must hold records, got none: ") and "format is 99" in sentence
+
+
+def test_cells_that_they_trained_on_other_data_are_compared_all_the_same_and_named(
+    ours: Store, theirs: Store, series: Series
+) -> None:
+    """Their ce has images of its own, so it is not beside their kd; their kd has both."""
+    fill(ours, series(CE), series(KD, "kd", "big"))
+    fill(theirs, [msgspec.structs.replace(record, data="a1 b1") for record in series(CE)])
+    fill(theirs, [msgspec.structs.replace(record, data="a2 b2") for record in series(KD, "kd", "big")])
+    rows = report(ours, theirs).rows
+    assert [(row["method"], row["n"], row["difference"]) for row in rows] == [("ce", 3, 0), ("kd", 3, 0)]
+    assert rows[1]["our_gain"] and rows[1]["their_gain"] is None

@@ -179,6 +179,14 @@ def test_students_of_two_trainings_of_a_teacher_are_not_averaged(ran: Ran) -> No
     assert sorted((r.n, round(r.ours or 0, 2)) for r in found) == [(2, 51.05), (2, 72.0)]  # best epochs
 
 
+def test_nor_are_runs_on_two_versions_of_the_data(ran: Ran) -> None:
+    records = ran("dkd", SMALL, "dkd", [50.0, 50.1, 70.9, 71.1])
+    for number, record in enumerate(records):
+        record.data = "old" if number < 2 else "new"
+    found = [r for r in compare("dkd", paper("dkd"), records) if (r.method, r.pair) == ("DKD", SMALL)]
+    assert sorted(r.n for r in found) == [2, 2]
+
+
 def test_what_was_not_run_and_what_we_do_not_have_is_said() -> None:
     assert {r.verdict for r in compare("dkd", paper("dkd"), [])} == {"not run"}
     assert row("itrd", [], "ITRD").verdict == "no cell of ours"
@@ -277,8 +285,11 @@ def arrived(method: str, params: dict[str, Any], tasks: int, top1: list[float], 
     asked = Incremental(**{"count": tasks, "classifier": "full"} | other)
     cell = {"setting": "incremental", "dataset": "cifar100", "student": "resnet32", "method": method}
     cell |= {"params": complete(method, params), "protocol": "incremental-250", "incremental": asked}
+    cell |= {"recipe": None, "world": 1, "code": {}}
     return [
-        SimpleNamespace(id=f"{method}-{seed}", cell=SimpleNamespace(**cell), result=SimpleNamespace(top1=value))
+        SimpleNamespace(
+            id=f"{method}-{seed}", cell=SimpleNamespace(**cell), result=SimpleNamespace(top1=value), data=""
+        )
         for seed, value in enumerate(top1)
     ]
 

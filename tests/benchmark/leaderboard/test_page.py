@@ -141,6 +141,15 @@ def test_the_headline_decides_nothing_that_chance_may_have_made(
     assert said.startswith(f"On digits, the result is still undecided. {ahead} points")
 
 
+def test_nor_that_one_gains_most_where_the_next_is_ahead_on_the_same_units(study: Study) -> None:
+    """rkd ran on the seeds only on which kd gains little."""
+    records = study({"kd": [1, 1.1, 0.9, 1, 1.2, 9, 9.1, 8.9, 9, 9], "rkd": [3, 3, 2.9, 3, 3.2, 0, 0, 0, 0, 0]})
+    records = [record for record in records if record.cell.method != "rkd" or record.cell.seed < 5]
+    ((said, notes),) = headlines(board_of(records))
+    assert said.startswith("On digits, the result is still undecided. Knowledge from logits is ahead: +5.02 points")
+    assert "Next: relations, +3.02; 1.98 ± 0.06 ahead on the 5 seeds of both." in notes
+
+
 def test_nor_what_the_number_of_weak_methods_has_made(study: Study) -> None:
     """A source that is ahead only because another has a weak method next to the best one of all."""
     ((said, notes),) = headlines(
@@ -195,6 +204,15 @@ def test_a_student_that_ran_by_one_method_alone_is_no_second_pair(study: Study) 
 def test_without_a_reference_nothing_is_claimed(study: Study) -> None:
     ((said, _),) = headlines(board_of(study({"kd": [1, 2]})[1::2]))
     assert said == "On digits, no gain can be computed yet."
+
+
+def test_of_pairs_that_share_no_method_only_gains_over_pairs_are_missing(study: Study) -> None:
+    methods = {"resnet8x0.25": "kd", "resnet8": "rkd", "resnet14": "dkd"}
+    ((said, notes),) = headlines(
+        board_of([one for student, method in methods.items() for one in study({method: [1, 2]}, (student,))])
+    )
+    assert said == "On digits, no gain over pairs can be computed yet."
+    assert notes.endswith("On big → resnet14, dkd comes first, +1.50 ± 6.35.")
 
 
 def test_the_page_and_its_pictures_are_published_beside_the_tables(

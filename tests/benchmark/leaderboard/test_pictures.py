@@ -193,7 +193,14 @@ def test_where_some_methods_ran_on_one_pair_alone_its_gains_are_shown_too(study:
     assert list(gains.loc[gains["method"] == "kd", "gain"]) == [1, 2, 6]
     row = found.series[(found.series["pair"] == pair) & (found.series["method"] == "kd")].iloc[0]
     assert halves["kd"] == row["over_ce_half"] > 0
-    assert "Most methods ran on" in headlines(found)[0][1] and "rkd comes first there, +5.00." in headlines(found)[0][1]
+    assert f"too few pairs for these means. On {pair}, rkd comes first, +5.00." in headlines(found)[0][1]
+
+
+def test_the_one_pair_shown_too_is_of_those_methods_that_ran_on_too_few(study: Study) -> None:
+    records = study({"kd": [1, 2, 6], "dkd": [3, 4, 5]}, STUDENTS) + study({"rkd": [7, 8, 9]}, ("resnet14",))
+    found = board_of(records)
+    one = evidence.of_one_pair(found.cells, found.series)
+    assert one is not None and (one[0], set(one[1]["method"])) == ("big → resnet14", {"rkd"})
 
 
 def rows_of(gains: dict[str, dict[int, float]]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from kdbench.benchmark.plans.grid import load
 from kdbench.benchmark.records.legibility import pretty
 from kdbench.benchmark.records.record import Environment, Failure, Record
 from kdbench.benchmark.records.store import Store
-from kdbench.benchmark.throughput.record import Pace, Throughput, keep
+from kdbench.benchmark.throughput.record import Pace, Throughput, keep, measured
 from kdbench.benchmark.whole import write
 
 Make, Command = Callable[..., Any], Callable[..., Any]
@@ -194,7 +194,7 @@ def test_a_record_of_the_first_format_is_still_read(tmp_path: Path) -> None:
 @pytest.fixture
 def measure(make_cell: Make) -> Callable[..., Throughput]:
     def make(method: str, live: float, remembered: float | None = None, *, key: str = "gpu") -> Throughput:
-        cell = make_cell(method, "big")
+        cell = measured(make_cell(method, None if method == "ce" else "big"))
 
         def pace(speed: float) -> Pace:
             return Pace(cost=1e4 / speed, images_per_second=speed, step_ms=1, peak_memory_mb=321, tflops=0.5)
@@ -210,6 +210,17 @@ def measure(make_cell: Make) -> Callable[..., Throughput]:
         )  # fmt: skip
 
     return make
+
+
+def test_measured_speeds_stay_when_another_grid_names_the_same_recipe_more_plainly(
+    results: Path, measure: Callable[..., Throughput], make_cell: Make, make_record: Make
+) -> None:
+    keep(measure("ce", 8000), results)
+    keep(measure("kd", 2000), results)
+    store = Store(results)
+    store.finish(make_record(make_cell("dkd", "big", protocol="t")))
+    found = publish(results, None).board.series.set_index("method")
+    assert set(found["recipe"]) == {"t"} and found["images_per_second"].dropna().to_dict() == {"ce": 8000, "kd": 2000}
 
 
 def test_the_page_of_speeds_is_what_its_records_give_too(results: Path, measure: Callable[..., Throughput]) -> None:
