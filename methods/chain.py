@@ -174,6 +174,7 @@ class Chain(nn.Module):
     def before_activation(self, depth: int) -> int:
         """The depth nearest to this one whose value has just passed a batch norm and no activation yet."""
         near = [d for d in (depth, depth - 1, depth + 1) if 0 < d < len(self) and self.norm_at(d) is not None]
+        near = [d for d in near if self.form(d) == self.form(depth)]  # the next may begin another stage
         if not near:
             raise Refusal(f"no batch norm stands near depth {depth}")
         return near[0]
@@ -223,13 +224,19 @@ class Chain(nn.Module):
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         return self.network.load_state_dict(state_dict, strict=strict, assign=assign)
 
+    def _grid(self, patches: int) -> tuple[int, int]:
+        """Rows and columns of patches, in the proportions of the image."""
+        _, height, width = self.image
+        likely = (patches * height / width) ** 0.5
+        rows = min((n for n in range(1, patches + 1) if patches % n == 0), key=lambda n: abs(n - likely))
+        return rows, patches // rows
+
     def _form(self, value: Tensor) -> Form:
         match tuple(value.shape):
             case (_, channels, height, width):
                 return Form("map", channels, (height, width))
             case (_, tokens, channels):
-                side = round((tokens - self.prefix_tokens) ** 0.5)
-                return Form("tokens", channels, (side, side), self.prefix_tokens)
+                return Form("tokens", channels, self._grid(tokens - self.prefix_tokens), self.prefix_tokens)
             case (_, channels):
                 return Form("vector", channels)
             case shape:

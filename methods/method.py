@@ -78,7 +78,7 @@ class Needs:
     cut: int | None = None  # cross-entropy's gradient stops at this student depth
     labels: bool = False  # losses() reads batch.labels
     live_teacher: bool = False  # runs the teacher or a part of it: its answers cannot be cached
-    compilable: bool = True  # False if losses() waits for the device, which a CUDA graph cannot contain
+    compilable: bool = True  # False if losses() waits for the device or changes a buffer that its gradient needs
     input_grad: bool = False  # both traces can be differentiated by batch.images; not compiled
     teacher_train: bool = False  # the teacher normalises with batch statistics; its buffers do not change
     views: tuple[str, ...] = ("recipe",)  # further views are in student.views, teacher.views, batch.views

@@ -27,11 +27,11 @@ class FeatureOnly(Method):
 
         L = weight · mean over l of ‖P_l(F^S_l) − F^T_t(l)‖² / elements + ce_weight · CE(student)
 
-    P_l is a 1×1 convolution without bias from the student's channels to the teacher's. It covers all positions, and a
-    class token where both networks have one. The larger of the two maps is averaged to the smaller one's size, the
-    student's before it is projected. CE's gradient stops at the last distilled student depth. The teacher's logits are
-    not used. (The paper's code stores a teacher's tokens in one order and reads them in another. Where it runs the
-    teacher again, as its configurations for the ViTs do not, it projects as we do.)
+    P_l is a 1×1 convolution without bias from the student's channels to the teacher's. It covers all positions, and the
+    tokens before the grid (a class token) if both networks have equally many. The larger of the two maps is averaged to
+    the smaller one's size, the student's before it is projected. CE's gradient stops at the last distilled student
+    depth. The teacher's logits are not used. (The paper's code stores a teacher's tokens in one order and reads them in
+    another. Where it runs the teacher again, as its configurations for the ViTs do not, it projects as we do.)
 
     Depths are the paper's layer numbers (see ``methods/features/layers.py``): ``teacher_depths: [12, 13, 14, 15]``. By
     default the teacher's are the four of the highest knowledge quality Q on the training set, t(l) in order, as

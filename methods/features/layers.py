@@ -48,6 +48,8 @@ def standard(chain: Chain, count: int = PAIRS) -> tuple[int, ...]:
     if len(before_pooling) <= count:  # as many as there are
         return tuple(range(len(ends)))[-count:]
     blocks = len(before_pooling) - 1  # the stem is not a block
+    if blocks == count:
+        return tuple(before_pooling[1:])
     return tuple(round((quarter + 0.5) * blocks / count) for quarter in range(count))
 
 

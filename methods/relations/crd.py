@@ -122,7 +122,8 @@ class CRD(Method):
         self.register_buffer("labels", facts.labels.to(self.of_student.bank.device), persistent=False)
 
     def needs(self) -> Needs:
-        return Needs(teacher_embedding=True, labels=True, whole_batch=True)
+        # A compiled backward pass would read the banks as update() has left them.
+        return Needs(teacher_embedding=True, labels=True, whole_batch=True, compilable=False)
 
     def losses(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         mine = F.normalize(self.mine(student.embedding), dim=1)

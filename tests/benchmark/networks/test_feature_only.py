@@ -193,3 +193,10 @@ def test_the_small_vit_starts_with_equal_logits_and_answers_from_all_of_its_toke
 
 def test_vggs_head_drops_half_twice() -> None:
     assert [m.p for m in meta("fo_vgg19").modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("image", "grid"), [((3, 32, 32), (8, 8)), ((3, 8, 32), (2, 8)), ((3, 32, 16), (8, 4))])
+def test_tokens_lie_on_a_grid_in_the_proportions_of_the_image(
+    image: tuple[int, int, int], grid: tuple[int, int]
+) -> None:
+    assert networks.form("fo_vit_ett", CLASSES, image).form(1).size == grid

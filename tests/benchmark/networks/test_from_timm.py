@@ -177,6 +177,13 @@ def test_a_norm_that_activates_too_is_not_what_a_value_has_just_passed(model: st
     assert chain.norm_at(stem) is None and chain.norm_at(stem - 1) is not None
 
 
+def test_a_norm_of_the_next_stage_does_not_stand_in_for_a_missing_one() -> None:
+    """Its second stage ends with an activation, and the next block has another size."""
+    chain = networks.form("timm:efficientnetv2_rw_t", CLASSES, (3, 32, 32))
+    with pytest.raises(Refusal, match="no batch norm stands near"):
+        chain.before_activation(chain.stages[1])
+
+
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto", "resnetv2_50"])
 def test_a_family_without_batch_norm_says_so(model: str) -> None:
     chain = seasoned(model)

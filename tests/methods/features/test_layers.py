@@ -71,3 +71,9 @@ def test_every_network_has_layers_to_distil_in_rising_order(name: str) -> None:
 def test_a_network_that_cannot_be_cut_has_its_embedding() -> None:
     chain = meta("timm:ghostnet_100")
     assert layers(chain) == [len(chain) - 1] and standard(chain) == (0,)
+
+
+def test_as_many_blocks_as_layers_are_all_tapped() -> None:
+    for count in range(1, 7):
+        numbers = standard(meta("resnet14"), count)
+        assert len(set(numbers)) == count and list(numbers) == sorted(numbers)
