@@ -6,11 +6,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from kdbench.methods.chain import Chain, Trace
 from kdbench.methods.logits.divergence import others
 from kdbench.methods.method import METHODS, Batch, Facts, Method, Needs
+from kdbench.refusal import Refusal
 
 Output = Literal["log_probability", "logit"]
 
@@ -55,6 +56,8 @@ class Jacobian(Method):
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, facts, ce_weight=ce_weight)
+        if any(isinstance(module, nn.Hardsigmoid) for module in student.modules()):
+            raise Refusal("jacobian: torch must know the student's second derivatives, got a student with Hardsigmoid")
         self.of = of
         self.output = output
         self.normalise = normalise

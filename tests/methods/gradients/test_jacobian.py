@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from kdbench.benchmark.networks import form
 from kdbench.benchmark.networks.from_timm import chained
 from kdbench.benchmark.training.step import Step
 from kdbench.benchmark.training.teacher import LiveTeacher
@@ -17,6 +18,7 @@ from kdbench.methods import create
 from kdbench.methods.chain import Chain
 from kdbench.methods.gradients.jacobian import Jacobian, drawn, input_gradient
 from kdbench.methods.method import Batch, Facts, Method
+from kdbench.refusal import Refusal
 from tests.conftest import Golden, Learn, MakeBatch, seeded
 from tests.methods.logits.traces import trace
 
@@ -144,3 +146,10 @@ def test_a_vision_transformers_attention_is_differentiated_twice(facts: Facts, m
     terms(student, teacher, method, make_batch(method.needs()))["jacobian"].backward()
     reached = [p.grad for name, p in student.network.named_parameters() if "qkv.weight" in name]
     assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in reached)
+
+
+def test_a_student_that_torch_cannot_differentiate_twice_is_refused(facts: Facts) -> None:
+    mobile, other = (form(name, 10, (3, 32, 32)) for name in ("timm:mobilenetv3_small_050", "resnet8"))
+    create("jacobian", other, mobile, facts)
+    with pytest.raises(Refusal, match="got a student with Hardsigmoid"):
+        create("jacobian", mobile, other, facts)
