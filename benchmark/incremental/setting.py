@@ -36,7 +36,18 @@ class Incremental(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise Refusal(f"{classes} classes must split into {asked}, at least two of them in the first: impossible")
         if isinstance(self.memory, int) and 0 < self.memory < classes:
             raise Refusal(f"memory must hold an image of each of the {classes} classes, got {self.memory}")
+        self._refuse_what_changes_nothing(later)
         return base, *[later] * (self.count - 1)
+
+    def _refuse_what_changes_nothing(self, later: int) -> None:
+        """Otherwise equal runs would have different ids."""
+        if self.base == later:
+            raise Refusal(f"base must differ from the {later} classes of each other task, or be left out")
+        if self.choice != "herding" and not self.exemplars and self.memory in (0, "all"):
+            raise Refusal(f"choice must be left out unless some images are kept and others not, got {self.choice}")
+        moot = {"base": self.base, "memory": self.memory, "exemplars": self.exemplars, "alignment": self.alignment}
+        if self.count == 1 and (idle := [name for name, value in moot.items() if value]):
+            raise Refusal(f"{' and '.join(idle)} must be left out where all classes come in one task")
 
     def of_each(self, seen: int) -> int | None:
         """The number of images kept per class after this many classes; None means all."""

@@ -47,10 +47,10 @@ def export(store: Store, file: Path, weights: bool = False, only: set[str] | Non
     files = sorted((store.folder / "teachers").glob("*.safetensors")) if weights else []
     files = [teacher for teacher in files if teacher.stem in lines]
 
-    if file.is_dir():
-        raise Refusal(f"the archive must be a file, got the folder '{file}'")
+    if file.exists() and not file.is_file():
+        raise Refusal(f"the archive must be a file, got the {'folder' if file.is_dir() else 'device'} '{file}'")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with written(file) as stream, zipfile.ZipFile(stream, "w") as archive:
+    with written(file.resolve()) as stream, zipfile.ZipFile(stream, "w") as archive:
         _put(archive, RECORDS, (lines[key] + b"\n" for key in sorted(lines)), zipfile.ZIP_DEFLATED)
         for teacher in files:
             _put(archive, _entry(teacher.stem), [teacher.read_bytes()], zipfile.ZIP_STORED)

@@ -66,10 +66,22 @@ def fill(chain: Chain, state: dict[str, Tensor], name: str) -> None:
             raise Refusal(f"{name} must have the weights '{key}' {_shape(value)}, which are missing in the file")
         if key in state and state[key].shape != value.shape:
             raise Refusal(f"{name}: '{key}' must be {_shape(value)}, got {_shape(state[key])}")
+        if key in state and not _plain(state[key], value):
+            raise Refusal(f"{name}: '{key}' must be plain {_type(value)} numbers, got {_type(state[key])}")
     for key in state:
         if key not in own:
             raise Refusal(f"{name} has no weights '{key}', which are in the file: {_shape(state[key])}")
     chain.load_state_dict(state, strict=False)
+
+
+def _plain(found: Tensor, wanted: Tensor) -> bool:
+    stored = found.layout == torch.strided and not found.is_quantized and not found.is_meta
+    return stored and (found.is_floating_point() or not wanted.is_floating_point())
+
+
+def _type(value: Tensor) -> str:
+    words = [str(value.dtype), "" if value.layout == torch.strided else str(value.layout), value.device.type]
+    return " ".join(word.removeprefix("torch.") for word in words if word not in ("", "cpu"))
 
 
 def _shape(value: Tensor) -> str:

@@ -95,12 +95,14 @@ def _record_or_cell(file: Path) -> tuple[Record | None, Cell]:
     decode = msgspec.yaml.decode if file.suffix in (".yaml", ".yml") else msgspec.json.decode
     try:
         record: Record = decode(content, type=Record)
-        return record, record.cell
     except (ValueError, RecursionError):  # ValueError: msgspec's, and that of text that cannot be decoded
         try:
             return None, decode(content, type=Cell)
         except (ValueError, RecursionError) as error:
             raise Refusal(f"{file} must be a record or a cell: {error}") from None
+    if record.id != record.cell.id:
+        raise Refusal(f"{file} must hold a record with its cell's id, {record.cell.id}, got {record.id}")
+    return record, record.cell
 
 
 def _as_declared(cell: Cell, name: str) -> None:

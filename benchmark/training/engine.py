@@ -32,6 +32,8 @@ MOST, MOST_IN_OLD = 2**31 - 1, 2**25  # bytes; the maximum in glibc, and in glib
 TOLD_TO_LIBRARIES = (
     "ONEDNN_MAX_CPU_ISA",
     "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",  # an older name, which oneDNN still reads
+    "DNNL_DEFAULT_FPMATH_MODE",
     "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
     "NVIDIA_TF32_OVERRIDE",

@@ -1,5 +1,6 @@
 """A recipe's optimiser and schedule, from torch."""
 
+import math
 from collections.abc import Iterable
 
 from torch import nn
@@ -25,11 +26,14 @@ def optimize(
     elif recipe.schedule == "steps":
         schedule = MultiStepLR(optimizer, [epoch * steps for epoch in recipe.milestones], gamma=0.1)
     else:
+        total, warmup = recipe.epochs * steps + 1, recipe.warmup
+        while warmup * total == 1:  # torch would divide by the length of a warm-up that ends with the first step
+            warmup = math.nextafter(warmup, 1)
         schedule = OneCycleLR(
             optimizer,
             max_lr=recipe.lr,
-            total_steps=recipe.epochs * steps + 1,
-            pct_start=recipe.warmup,
+            total_steps=total,
+            pct_start=warmup,
             anneal_strategy="cos",
         )
     return optimizer, schedule

@@ -15,7 +15,6 @@ from kdbench.refusal import Refusal
         ({"count": 5}, (2, 2, 2, 2, 2)),
         ({"count": 6, "base": 5}, (5, 1, 1, 1, 1, 1)),
         ({"count": 1}, (10,)),
-        ({"count": 1, "base": 10}, (10,)),
     ],
 )
 def test_classes_come_in_equal_tasks_but_for_the_base(asked: dict[str, Any], sizes: tuple[int, ...]) -> None:
@@ -51,6 +50,21 @@ def test_a_memory_is_shared_by_the_classes_seen_and_exemplars_are_not() -> None:
 def test_a_memory_without_room_for_every_class_is_refused() -> None:
     with pytest.raises(Refusal, match="memory must hold an image of each of the 10 classes, got 9"):
         Incremental(count=5, memory=9).sizes(10)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"count": 5, "base": 2}, "base must differ from the 2 classes of each other task"),
+        ({"count": 5, "choice": "random"}, "choice must be left out"),
+        ({"count": 5, "choice": "random", "memory": "all"}, "choice must be left out"),
+        ({"count": 1, "base": 10}, "base must be left out where all classes come in one task"),
+        ({"count": 1, "memory": 20, "alignment": True}, "memory and alignment must be left out"),
+    ],
+)
+def test_what_would_change_nothing_is_refused_and_makes_no_second_cell(asked: dict[str, Any], why: str) -> None:
+    with pytest.raises(Refusal, match=why):
+        Incremental(**asked).sizes(10)
 
 
 def test_memory_and_exemplars_are_not_asked_for_together() -> None:

@@ -1,5 +1,6 @@
 """Records go from one person to another; nothing in an archive is believed that would not be in a results folder."""
 
+import os
 import random
 import shutil
 import zipfile
@@ -113,6 +114,18 @@ def test_a_grid_narrows_what_goes_out_to_its_cells_and_their_teachers(
     assert kdbench("records", "export", grid, "--to", tmp_path / "some.zip", "--results", mine.folder).code == 0
     archive.take_in(theirs, tmp_path / "some.zip")
     assert theirs.records().keys() == {cell.id, cell.teacher.id}
+
+
+def test_what_is_no_file_is_not_replaced_and_a_link_stays_one(kdbench: Command, mine: Store, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link.zip"
+    os.mkfifo(pipe)
+    link.symlink_to("target.zip")
+    assert "the archive must be a file, got the device" in kdbench(
+        "records", "export", "--to", pipe, "--results", mine.folder
+    ).sentence  # fmt: skip
+    assert pipe.is_fifo()
+    assert kdbench("records", "export", "--to", link, "--results", mine.folder).code == 0
+    assert link.is_symlink() and (tmp_path / "target.zip").is_file()
 
 
 def test_of_a_grid_without_records_nothing_goes_out(kdbench: Command, tmp_path: Path, mine: Store) -> None:

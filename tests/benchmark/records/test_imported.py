@@ -90,6 +90,23 @@ def test_another_networks_weights_are_refused_with_the_first_difference() -> Non
         fill(chain, lacking, "resnet8")
 
 
+@pytest.mark.parametrize(
+    ("changed", "got"),
+    [
+        (lambda value: value > 0, "bool"),
+        (lambda value: value.to(torch.complex64), "complex64"),
+        (lambda value: value.to_sparse(), "float32 sparse_coo"),
+        (lambda value: value.to("meta"), "float32 meta"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "qint8"),
+    ],
+)
+def test_weights_that_are_no_plain_numbers_are_refused(changed: Callable[[Tensor], Tensor], got: str) -> None:
+    chain, weights = networks.build("resnet8", 10, (1, 8, 8)), state()
+    weights["fc.weight"] = changed(weights["fc.weight"])
+    with pytest.raises(Refusal, match=f"resnet8: 'fc.weight' must be plain float32 numbers, got {got}$"):
+        fill(chain, weights, "resnet8")
+
+
 def test_an_imported_teacher_is_named_by_its_content_and_planned_as_finished(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "teacher.pth")
     store = Store(tmp_path / "results")

@@ -237,3 +237,11 @@ def test_a_cell_whose_teacher_no_grid_would_make_is_not_run(make_cell: Callable[
     with pytest.raises(Refusal, match="must hold a record, or a cell as grids make it"):
         run_again(str(declared), tmp_path / "results", Path())
     assert not (tmp_path / "results").exists()
+
+
+def test_a_record_that_was_changed_by_hand_is_not_run(ran: Ran, tmp_path: Path) -> None:
+    _, cell, record = ran
+    other = tmp_path / "their.json"
+    other.write_bytes(msgspec.json.encode(replace(record, cell=replace(cell, seed=7))))
+    with pytest.raises(Refusal, match=f"must hold a record with its cell's id, .*-s7-.*, got {cell.id}$"):
+        run_again(str(other), tmp_path, Path())

@@ -125,6 +125,9 @@ def test_a_run_is_in_another_environment_where_libraries_were_told_to_compute_in
     untold = Engine(CPU).arithmetic("bf16")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     assert Engine(CPU).arithmetic("bf16") == untold | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    assert Engine(CPU).arithmetic("bf16") == untold | {"DNNL_MAX_CPU_ISA": "AVX2"}
 
 
 # -- the same bits ----------------------------------------------------------------------------------------------------

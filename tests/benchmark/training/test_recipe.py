@@ -59,6 +59,13 @@ def test_one_cycle_is_torchs_and_peaks_at_the_recipes_rate(name: str) -> None:
         schedule.step()
 
 
+@pytest.mark.parametrize(("epochs", "steps", "warmup"), [(3, 3, 0.1), (9, 1, 0.1), (4, 1, 0.2), (1, 1, 0.5)])
+def test_one_cycle_may_reach_its_peak_after_the_first_step(epochs: int, steps: int, warmup: float) -> None:
+    recipe = Recipe(epochs=epochs, schedule="onecycle", lr=0.1, warmup=warmup)
+    seen = [lr for epoch in rates(recipe, steps) for lr in epoch]
+    assert seen[0] == pytest.approx(0.1 / 25) and seen == seen[:1] + sorted(seen[1:], reverse=True)
+
+
 def test_a_constant_rate_stays_and_so_does_any_in_an_initial_phase() -> None:
     recipe = Recipe(epochs=3, schedule="constant", lr=0.2)
     assert rates(recipe, steps=2) == [[0.2, 0.2]] * 3
