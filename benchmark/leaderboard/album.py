@@ -118,8 +118,8 @@ def _sketched(
         yield (
             "pair",
             "Gains on one pair",
-            f"Gain in top-1 over ce on {pair}, over {_units(own, 'method', 'seed')}. A "
-            f"bar is one seed. {of_the_table}"
+            f"Gain in top-1 over ce on {pair}, over {_units(own, 'method', 'seed')}. A bar is one seed. "
+            f"{of_the_table}"
             f"{_more(own['method'].nunique(), pictures.ROWS, 'methods')} One pair says nothing about other pairs.",
             partial(pictures.gains, own, "seed", halves),
         )

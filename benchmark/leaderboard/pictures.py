@@ -11,7 +11,7 @@ from kdbench.benchmark.leaderboard.drawing import COLOURS, FAINT, INK, MARKERS, 
 from kdbench.benchmark.leaderboard.evidence import by_source, intervals
 
 ROWS = 40  # methods in one picture
-FAR = ("◂", "▸", "↓")  # mark what is too far away to draw to scale
+FAR = LEFT, RIGHT, BELOW = "◂", "▸", "↓"  # mark what is too far away to draw to scale
 FILLS = ("bottom", "full", "none", "left", "top", "right")  # of the markers of methods with one source
 QUALITY = {"Q": "Q: quality", "S": "S: separation", "I": "I: information", "E": "E: efficiency"}
 
@@ -25,7 +25,7 @@ def accuracy_throughput(rows: pd.DataFrame) -> Figure | None:
         return None
     low = rows.groupby("pair")["top1"].transform(lambda top1: drawing.within(top1)[0])
     below = rows["top1"] < low  # drawn at the lower edge, with its value
-    value = rows["top1"].map(" ↓ {:.1f}".format)
+    value = rows["top1"].map(f" {BELOW} {{:.1f}}".format)
     said = rows["method"].mask(below, rows["method"].map(lambda name: short(name, drawing.LONGEST - 7)) + value)
     rows = rows.assign(kind=rows["source"].map(kind), said=said, below=below, top1=rows["top1"].clip(lower=low))
     figure, panels = drawing.side_by_side(rows, "training speed (ce: 100%)", "top-1, %")
@@ -98,7 +98,7 @@ def _ladder(rows: pd.DataFrame, name: str, unit: str, halves: pd.Series | None =
             half = 0 if pd.isna(row["half"]) else row["half"]
             panel.errorbar(row["mean"], rung, xerr=half, color=colour, marker=marker, elinewidth=1.4)
         else:
-            side, arrow = (0, "◂") if row["mean"] < low else (1, "▸")
+            side, arrow = (0, LEFT) if row["mean"] < low else (1, RIGHT)
             panel.annotate(arrow, (side, rung), xycoords=("axes fraction", "data"), color=colour, va="center")
         sure = f" ± {row['half']:.2f}" if pd.notna(row["half"]) else ""
         panel.annotate(
@@ -149,7 +149,7 @@ def width_study(rows: pd.DataFrame) -> Figure | None:
         for place, (name, line) in enumerate(methods.items()):
             seen.append(of := kind(line["source"].iloc[0]))
             ends = " to ".join(f"{end:.1f}".replace("-", "−") for end in (line["mean"].min(), line["mean"].max()))
-            beyond = f" ↓ {ends}" if line["mean"].max() < low else ""
+            beyond = f" {BELOW} {ends}" if line["mean"].max() < low else ""
             apart = 2 ** (0.04 * (place - (len(methods) - 1) / 2))  # intervals must not hide each other
             panel.errorbar(
                 line["width"] * apart, line["mean"], line["half"].fillna(0), color=COLOURS[of], elinewidth=0.8,
